@@ -1,0 +1,113 @@
+# Every target works from a fresh clone: it makes its own environment in .venv first, where that is not there yet or
+# pyproject.toml or the constraints have changed since. Nothing else on the machine is touched.
+
+# What the targets run. Given on the command line, a variable replaces the one here: make demo DEMO_COMMAND="..."
+DEMO_COMMAND   = .venv/bin/dps-pyro train --demo
+POLICY_COMMAND = .venv/bin/python scripts/make_policy.py
+BENCH_COMMAND  = .venv/bin/python -m benchmarks
+
+# PYTHON: the interpreter .venv is made with (3.11 or newer). Empty: python3.11, else python3, else a newer one.
+PYTHON      =
+CONSTRAINTS = constraints.txt
+# THREADS: threads of one torch process. TEST_WORKERS: test processes, of one thread each.
+THREADS      = 2
+TEST_WORKERS = 2
+# PYTEST_ARGS: more arguments for pytest, e.g. PYTEST_ARGS="-k tracker"
+PYTEST_ARGS  =
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+RUNTIME := .venv/.runtime
+DEV     := .venv/.dev
+# --no-compile: byte code is written when a module is first imported instead of for all of torch at once, which takes
+# most of a minute on two cores and is never needed.
+PIP_INSTALL := .venv/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-compile \
+  --prefer-binary --constraint $(CONSTRAINTS)
+
+# What the caller's shell says of Python stays outside.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
+# No target takes anything from a model hub, nor needs a display.
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+export MPLBACKEND = Agg
+export OMP_NUM_THREADS = $(THREADS)
+
+# Scripts in an environment name the folder it was made in: one that was copied or moved along is made anew.
+ifneq ($(shell cat .venv/.made-in 2>/dev/null),$(CURDIR))
+.PHONY: $(RUNTIME) $(DEV)
+endif
+
+.PHONY: help demo test lint policy bench clean
+
+help:  ## what there is to make
+	@echo "dps_pyro: predict which prompts are worth a rollout, before any rollout."
+	@echo
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@echo
+	@echo "Each makes its own environment in .venv the first time (Python 3.11 or newer; another: PYTHON=/path/to/python)."
+
+demo: $(RUNTIME)  ## train the embedded policy for a few minutes and draw a report
+	@echo "Running: $(DEMO_COMMAND)"
+	@$(DEMO_COMMAND)
+
+test: export OMP_NUM_THREADS = 1
+test: $(DEV)  ## all tests, with coverage (at least 90 %)
+	@echo "Running the tests in $(TEST_WORKERS) processes."
+	@.venv/bin/pytest -n $(TEST_WORKERS) --dist worksteal --cov --cov-report=term --cov-fail-under=90 $(PYTEST_ARGS)
+
+lint: $(DEV)  ## ruff, and mypy --strict on the installed wheel
+	@echo "Checking style (ruff)."
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@echo "Building the wheel."
+	@rm -rf build/lint
+	@mkdir -p build/lint
+	@.venv/bin/python -m build --no-isolation --outdir build/lint . > build/lint/log 2>&1 || { cat build/lint/log; exit 1; }
+	@$(PIP_INSTALL) --no-deps --target build/lint/site build/lint/*.whl
+	@echo "Checking types on the installed wheel (mypy --strict)."
+	@cd build/lint/site && ../../../.venv/bin/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache -p dps_pyro
+
+policy: $(RUNTIME)  ## make the embedded policy again, from nothing
+	@echo "Running: $(POLICY_COMMAND)"
+	@$(POLICY_COMMAND)
+
+bench: $(DEV)  ## run the benchmarks again (takes long)
+	@echo "Running: $(BENCH_COMMAND)"
+	@$(BENCH_COMMAND)
+
+clean:  ## remove .venv, builds and caches; runs stay
+	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUNTIME): pyproject.toml $(CONSTRAINTS)
+	@if [ "$$(cat .venv/.made-in 2>/dev/null)" != "$(CURDIR)" ] || ! .venv/bin/python -m pip --version > /dev/null 2>&1; then \
+	  for python in "$(PYTHON)" python3.11 python3 python3.12 python3.13; do \
+	    [ -n "$$python" ] && "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && break; \
+	    python=; [ -z "$(PYTHON)" ] || break; \
+	  done; \
+	  if [ -z "$$python" ]; then \
+	    echo "dps_pyro needs Python 3.11 or newer, and $(or $(PYTHON),none of python3.11 - python3.13 and python3) is one." >&2; \
+	    echo "Install it (Debian, Ubuntu: apt install python3.11 python3.11-venv), or: make PYTHON=/path/to/python" >&2; \
+	    exit 1; \
+	  fi; \
+	  if ! "$$python" -c 'import ensurepip, venv' 2> /dev/null; then \
+	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "$$python lacks the modules that make environments (venv, ensurepip)." >&2; \
+	    echo "Install them (Debian, Ubuntu: apt install python$$version-venv), or: make PYTHON=/path/to/python" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making an environment in .venv with $$("$$python" --version)."; \
+	  rm -rf .venv; \
+	  "$$python" -m venv .venv; \
+	  echo "$(CURDIR)" > .venv/.made-in; \
+	fi
+	@echo "Installing dps_pyro with PyTorch, Pyro and transformers: half a minute, and the time of the downloads."
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "Installing the tools for testing and checking."
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@

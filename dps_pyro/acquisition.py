@@ -1,0 +1,66 @@
+"""From beliefs to a batch: which prompts to roll out next.
+
+An acquisition gives every prompt a score; the highest scores are taken. Any function of that signature will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["ACQUISITIONS", "Acquisition", "Forecast", "entropy", "thompson", "top", "uniform"]
+
+
+class Forecast(NamedTuple):
+    """What is known of the prompts before the coming step."""
+
+    belief: Tensor  # [N, K], p(z_t | y_<t)
+    informative: Tensor  # [N], the predictive chance of a useful group, in [0, 1]
+    visits: Tensor  # long [N], how often each prompt has been rolled out
+
+
+Acquisition = Callable[[Forecast, torch.Generator], Tensor]
+"""`(forecast, generator) -> scores [N]`: the B highest are selected."""
+
+
+def top(forecast: Forecast, generator: torch.Generator) -> Tensor:
+    """The highest chances of a useful group (DPS, arXiv 2603.10887), ties broken at random.
+
+    Greedy: it returns to the same prompts for as long as they stay useful, and leaves most of the set unseen.
+    """
+    return _shuffled(forecast.informative, generator)
+
+
+def thompson(forecast: Forecast, generator: torch.Generator) -> Tensor:
+    """Draw each prompt's group outcome from its predictive distribution; choose uniformly among those drawn useful.
+
+    The batch distribution of dynamic sampling (DAPO, arXiv 2503.14476) without its rollouts: where fewer than a batch
+    are drawn useful, the others are drawn again, and so on. In one go: a prompt with chance p is first drawn useful in
+    round 1 + floor(log U / log(1 - p)); the earliest rounds are taken, at random within a round.
+    """
+    noise = torch.rand(2, len(forecast.informative), generator=generator, dtype=torch.float64)
+    chance = forecast.informative.double().clamp(0, 1)
+    rounds = torch.floor(noise[0].log() / torch.log1p(-chance))  # p = 1: 0 rounds waited; p = 0: for ever
+    return noise[1] - rounds.nan_to_num(nan=0.0).clamp(max=2.0**40)
+
+
+def entropy(forecast: Forecast, generator: torch.Generator) -> Tensor:
+    """The most uncertain states, `-sum_k b_k log b_k`: exploration for its own sake."""
+    return _shuffled(torch.special.entr(forecast.belief).sum(-1), generator)
+
+
+def uniform(forecast: Forecast, generator: torch.Generator) -> Tensor:
+    """Every prompt alike: the baseline."""
+    return torch.rand(len(forecast.informative), generator=generator)
+
+
+ACQUISITIONS: dict[str, Acquisition] = {"top": top, "thompson": thompson, "entropy": entropy, "uniform": uniform}
+"""The names that configurations and command lines use."""
+
+
+def _shuffled(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """Scores with ties broken at random. Equal beliefs differ by rounding, so what is closer than 1e-7 is a tie."""
+    return scores.double() + 1e-7 * torch.rand(len(scores), generator=generator, dtype=torch.float64)

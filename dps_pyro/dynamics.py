@@ -1,0 +1,338 @@
+r"""The one contract a model fulfils, and the exact filter that follows from it.
+
+A dynamics model says how a prompt's solving progress `z_t`, one of K ordered states, starts, moves and shows:
+
+    theta ~ prior                                  global and per-prompt parameters
+    z_1 ~ initial(theta)
+    y_t | z_t ~ emission(theta, step_t)            how many of the step's rollouts solved the prompt
+    z_{t+1} | z_t ~ transition(theta, step_t)
+
+Orientation: transition matrices are row-stochastic, `transition[..., i, j] = p(next = j | now = i)`; the state axis is
+last, the prompt axis before it. A *belief* is `p(z_t | y_<t)`: what is known before step t's rollouts. Steps with no
+rollouts condition on nothing, and the state still moves on.
+
+`condition` (Bayes' rule) and `predict` (Chapman-Kolmogorov) are the two halves of the filter. The likelihood
+(`Progress`) and the online `Tracker` are both made of them, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution, constraints
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_mean
+from pyro.ops.indexing import Vindex
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from dps_pyro.history import RolloutHistory
+
+if TYPE_CHECKING:
+    from dps_pyro.tracker import Tracker
+
+__all__ = ["Conditioned", "Dynamics", "Progress", "Step", "condition", "predict"]
+
+Theta = TypeVar("Theta")
+
+
+class Step(NamedTuple):
+    """What is known of a training step besides its outcomes; fields broadcast against a model's [..., N] batch."""
+
+    trials: Tensor
+    """Rollouts a prompt, [..., N or 1]; 0 where the prompt was not rolled out."""
+    trained: Tensor | None = None
+    """Whether the policy was updated on the prompt in this step, bool [..., N or 1]; None: wherever `trials > 0`."""
+    progress: Tensor | None = None
+    """The policy's overall progress before the step, for instance its mean reward, [..., 1]; None where unknown."""
+
+
+class Conditioned(NamedTuple):
+    """A belief after Bayes' rule."""
+
+    belief: Tensor  # [..., K], p(z_t | y_<=t)
+    log_evidence: Tensor  # [...], log p(y_t | y_<t)
+
+
+def condition(belief: Tensor, log_likelihood: Tensor) -> Conditioned:
+    """Bayes' rule in probability space: `p(z | y) ∝ p(y | z) p(z)`.
+
+    Args:
+        belief: [..., K], `p(z_t | y_<t)`; need not be normalised.
+        log_likelihood: [..., K], `log p(y_t | z_t)`, -inf allowed; all zeros for a missing step.
+
+    The likelihood is shifted by its largest value among the states that the belief allows, a row at a time, so that
+    nothing underflows: as exact as log space, and much faster. An outcome that is impossible in every allowed state
+    has log evidence -inf; the belief then becomes the normalised likelihood (the outcome is believed), or stays as it
+    was where no state at all could have produced it.
+    """
+    allowed = torch.where(belief > 0, log_likelihood, float("-inf"))
+    shift = allowed.detach().amax(-1, keepdim=True)
+    possible = shift > float("-inf")
+    shift = torch.where(possible, shift, 0.0)
+    joint = belief * torch.where(possible, (allowed - shift).exp(), torch.ones_like(belief))
+    evidence = joint.sum(-1, keepdim=True)
+    posterior = joint / evidence
+    log_evidence = torch.where(possible, evidence.log() + shift, float("-inf")).squeeze(-1)
+    if not bool(possible.all()):
+        posterior = torch.where(possible, posterior, _likeliest(log_likelihood, posterior))
+    return Conditioned(posterior, log_evidence)
+
+
+def predict(belief: Tensor, transition: Tensor) -> Tensor:
+    """Chapman-Kolmogorov: `p(z_{t+1} = j) = sum_i p(z_t = i) transition[..., i, j]`.
+
+    Args:
+        belief: [..., N, K], `p(z_t | y_<=t)`.
+        transition: [..., N or 1, K, K] or [K, K], row-stochastic.
+
+    Returns:
+        [..., N, K], `p(z_{t+1} | y_<=t)`, normalised anew so that ten thousand steps do not drift.
+    """
+    if transition.ndim == 2:  # one matrix for all prompts: a single matrix product, nothing is copied N times
+        ahead = belief @ transition
+    elif transition.shape[-3] == 1:
+        ahead = belief @ transition.squeeze(-3)
+    else:
+        ahead = (belief.unsqueeze(-2) @ transition).squeeze(-2)
+    return ahead / ahead.sum(-1, keepdim=True)
+
+
+def _likeliest(log_likelihood: Tensor, otherwise: Tensor) -> Tensor:
+    weight = (log_likelihood - log_likelihood.amax(-1, keepdim=True).clamp_min(torch.finfo(otherwise.dtype).min)).exp()
+    total = weight.sum(-1, keepdim=True)
+    return torch.where(total > 0, weight / total, otherwise)
+
+
+class Dynamics(ABC, Generic[Theta]):
+    """A model of solving progress. Say four things, and nothing twice; the rest follows.
+
+    A model's methods must broadcast: `theta` may carry leading sample dimensions, `step` leading time dimensions.
+    Batch dimensions that all prompts share may be 1 or left out. Every site is sampled in `prior`; the other three
+    methods only compute.
+    """
+
+    states: tuple[str, ...] = ("unsolved", "partially solved", "solved")
+    """The states' names in order, from unsolved to solved; K of them."""
+
+    @abstractmethod
+    def prior(self, prompts: pyro.plate) -> Theta:
+        """Draw the parameters with `pyro.sample`; per-prompt ones inside `with prompts as rows:` (`rows` are the
+        prompts' indices, for covariates), global ones outside. Returns whatever the other methods want."""
+
+    @abstractmethod
+    def initial(self, theta: Theta) -> dist.Categorical:
+        """`p(z_1)`, batch [..., N or 1] over K states."""
+
+    @abstractmethod
+    def transition(self, theta: Theta, step: Step) -> dist.Categorical:
+        """`p(z_{t+1} | z_t)`, batch [..., N or 1, K] (the state now) over K states (the state next)."""
+
+    @abstractmethod
+    def emission(self, theta: Theta, step: Step) -> TorchDistribution:
+        """`p(y_t | z_t)`, batch [..., N or 1, K], over a group's number of solved rollouts."""
+
+    def informative(self, theta: Theta, step: Step) -> Tensor:
+        """[..., N or 1, K], the chance in each state that a group of `step.trials` rollouts is neither all wrong nor
+        all right, in [0, 1]. Override it where "useful" means something else."""
+        trials = step.trials.unsqueeze(-1)
+        emission = self.emission(theta, step)
+        useless = emission.log_prob(torch.zeros_like(trials)).exp() + emission.log_prob(trials).exp()
+        return torch.where(trials > 1, (1 - useless).clamp(0, 1), 0.0)
+
+    def parameters(
+        self, num_prompts: int, values: Mapping[str, Tensor] | None = None, rows: Tensor | None = None
+    ) -> Theta:
+        """The parameters at given site values; a site that is not given stands at its prior mean.
+
+        Args:
+            num_prompts: N, the size of the prompts plate.
+            values: site name -> value, such as `Posterior.point`; per-prompt sites for all N prompts.
+            rows: long [V], the prompts wanted; None for all.
+        """
+        plate = pyro.plate("prompts", num_prompts, subsample=rows, dim=-1)
+        with torch.no_grad(), poutine.block(), InitMessenger(init_to_mean), _At(values or {}, rows):
+            return self.prior(plate)
+
+    def tracker(
+        self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
+    ) -> Tracker:
+        """The online filter of `num_prompts` prompts at the given site values. A model that learns while it filters
+        (`PaperDPS`) returns one of its own."""
+        from dps_pyro.tracker import Tracker
+
+        return Tracker(self, num_prompts, values=values, dtype=dtype)
+
+    def model(self, history: RolloutHistory, batch_size: int | None = None) -> Tensor:
+        """The Pyro model: the prior, and one observed site "outcomes" a prompt whose states are summed out exactly.
+
+        Args:
+            history: the log; `history.schedule()` leaves the outcomes to be drawn.
+            batch_size: prompts in a mini-batch, for stochastic variational inference over many; None for all.
+
+        Returns:
+            [B, T] the outcomes, observed or drawn.
+        """
+        outcomes = history.dense()
+        prompts = pyro.plate("prompts", history.num_prompts, subsample_size=batch_size, dim=-1)
+        theta = self.prior(prompts)
+        with prompts as rows:
+            progress = Progress(self, theta, Step(outcomes.trials[rows]))
+            observed = None if outcomes.solved is None else outcomes.solved[rows]
+            drawn: Tensor = pyro.sample("outcomes", progress, obs=observed)
+        return drawn
+
+    def enumerated_model(self, history: RolloutHistory) -> None:
+        """The same model with its states written out: sites `z_t` (enumerated in parallel) and `y_t`.
+
+        For `TraceEnum_ELBO`, `infer_discrete` and `pyro.render_model`. Slower than `model`, and equal to it in
+        distribution. Only observations are masked: `TraceEnum_ELBO` does not honour a mask on an enumerated state.
+        """
+        solved, trials = history.dense()
+        prompts = pyro.plate("prompts", history.num_prompts, dim=-1)
+        theta = self.prior(prompts)
+        with prompts:
+            law = self.initial(theta)
+            for t in pyro.markov(range(history.num_steps)):
+                step = Step(trials[:, t])
+                z = pyro.sample(f"z_{t}", law, infer={"enumerate": "parallel"})
+                with poutine.mask(mask=step.trials > 0):
+                    shown = _Shown(self.emission(theta, step), z)
+                    pyro.sample(f"y_{t}", shown, obs=None if solved is None else solved[:, t])
+                law = dist.Categorical(Vindex(self.transition(theta, step).probs)[..., z, :])
+
+
+class Progress(TorchDistribution):  # type: ignore[misc]
+    """The law of prompts' outcomes over T steps, their states summed out by the forward algorithm.
+
+    Batch [..., N], event [T]: `log_prob` is `log p(y_1:T)` for each prompt, exact; `sample` draws a path and what it
+    shows.
+
+    Args:
+        dynamics: the model.
+        theta: its parameters, as `dynamics.prior` returned them.
+        steps: what is known of the T steps, the fields [N or 1, T]: time last, as in the event.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+    has_rsample = False
+
+    def __init__(self, dynamics: Dynamics[Theta], theta: Theta, steps: Step) -> None:
+        first = Step(*(None if field is None else field[..., 0] for field in steps))
+        self._initial = dynamics.initial(theta)
+        # How many sample dimensions theta carries, left of the prompts: time goes further left than those.
+        lead = max(
+            0,
+            len(self._initial.batch_shape) - 1,
+            len(dynamics.transition(theta, first).batch_shape) - 2,
+            len(dynamics.emission(theta, first).batch_shape) - 2,
+        )
+        timed = Step(*(None if field is None else _time_first(field, lead) for field in steps))
+        self._trials = timed.trials  # [T, ..., N]
+        self._emission = dynamics.emission(theta, timed)  # batch [T, ..., N, K]
+        transition = dynamics.transition(theta, timed)
+        if len(transition.batch_shape) < lead + 3:  # one matrix for all steps
+            transition = transition.expand([len(self._trials), *transition.batch_shape])
+        self._transition = transition.probs  # [T, ..., N or 1, K, K]
+        batch = torch.broadcast_shapes(
+            self._initial.batch_shape, self._trials.shape[1:], self._emission.batch_shape[1:-1]
+        )
+        super().__init__(batch, torch.Size([len(self._trials)]), validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: Progress | None = None) -> Progress:
+        """The same law over a larger batch."""
+        new: Progress = self._get_checked_instance(Progress, _instance)
+        new._initial, new._trials = self._initial, self._trials
+        new._emission, new._transition = self._emission, self._transition
+        super(Progress, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        return new
+
+    def log_evidence(self, value: Tensor) -> Tensor:
+        """[T, ..., N], the terms of the prequential score: `log p(y_t | y_<t)`, 0 where missing."""
+        seen = (self._trials > 0).unsqueeze(-1)
+        outcome = torch.where(seen, value.movedim(-1, 0).unsqueeze(-1), 0.0)
+        likelihood = torch.where(seen, self._emission.log_prob(outcome), 0.0)
+        belief = self._initial.probs.expand(*self.batch_shape, -1)
+        terms = []
+        for log_likelihood, transition in zip(likelihood, self._transition, strict=True):
+            conditioned = condition(belief, log_likelihood)
+            terms.append(conditioned.log_evidence)
+            belief = predict(conditioned.belief, transition)
+        return torch.stack(terms)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """[..., N], `log p(y_1:T)` for outcomes [..., N, T]."""
+        return self.log_evidence(value).sum(0)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+        """[..., N, T] outcomes drawn from the law; 0 where missing."""
+        batch = torch.Size(sample_shape) + self.batch_shape
+        num_states = self._initial.probs.shape[-1]
+        shape = (len(self._trials), *self.batch_shape, num_states)
+        with torch.no_grad():
+            z = self._initial.expand(self.batch_shape).sample(sample_shape)
+            shown = self._emission.expand(shape).sample(sample_shape).movedim(len(sample_shape), 0)
+            outcomes = []
+            for t, transition in enumerate(self._transition):
+                outcome = shown[t].gather(-1, z.unsqueeze(-1)).squeeze(-1)
+                outcomes.append(torch.where(self._trials[t] > 0, outcome, 0.0))
+                law = transition.expand(*batch, num_states, num_states)
+                z = dist.Categorical(Vindex(law)[..., z, :]).sample()
+        return torch.stack(outcomes, -1)
+
+
+class _Shown(TorchDistribution):  # type: ignore[misc]
+    """The emission of a known state: batch [..., N, K] gathered at z."""
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real
+    has_rsample = False
+
+    def __init__(self, emission: TorchDistribution, z: Tensor) -> None:
+        self._emission, self._z = emission, z
+        batch = torch.broadcast_shapes(emission.batch_shape[:-1], z.shape)
+        super().__init__(batch, validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: _Shown | None = None) -> _Shown:
+        new: _Shown = self._get_checked_instance(_Shown, _instance)
+        new._emission, new._z = self._emission, self._z
+        super(_Shown, new).__init__(torch.Size(batch_shape), validate_args=False)
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        picked: Tensor = Vindex(self._emission.log_prob(value.unsqueeze(-1)))[..., self._z]
+        return picked
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+        drawn = self._emission.expand([*self.batch_shape, self._emission.batch_shape[-1]]).sample(sample_shape)
+        picked: Tensor = Vindex(drawn)[..., self._z]
+        return picked
+
+
+class _At(Messenger):
+    """Substitute site values, each cut down to the wanted rows where the site is a prompt's own."""
+
+    def __init__(self, values: Mapping[str, Tensor], rows: Tensor | None) -> None:
+        super().__init__()
+        self.values, self.rows = values, rows
+
+    def _pyro_sample(self, msg: Any) -> None:
+        value = self.values.get(msg["name"])
+        if value is None:
+            return
+        own = [frame for frame in msg["cond_indep_stack"] if frame.name == "prompts"]
+        if own and self.rows is not None:
+            value = value.index_select(own[0].dim - len(msg["fn"].event_shape), self.rows)
+        msg["value"], msg["is_observed"] = value, True
+
+
+def _time_first(field: Tensor, lead: int) -> Tensor:
+    """[N or 1, T] -> [T, 1, ..., N or 1] with `lead` ones for theta's sample dimensions."""
+    time_first = field.movedim(-1, 0)
+    return time_first.reshape(time_first.shape[0], *[1] * lead, *time_first.shape[1:])

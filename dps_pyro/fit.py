@@ -1,0 +1,177 @@
+"""Learn a model's parameters from logged rollouts: a prior for the next run's online filter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal, init_to_mean
+from torch import Tensor
+
+from dps_pyro.console import progress_bar
+from dps_pyro.dynamics import Dynamics
+from dps_pyro.history import RolloutHistory
+from dps_pyro.storage import atomic_path, load_state, save_state
+
+__all__ = ["Posterior", "fit"]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What a fit learned.
+
+    Attributes:
+        draws: site name -> [S, ...] draws from the (approximate) posterior.
+        point: site name -> [...] the draws' mean, which the online filter runs at. Means of simplexes are simplexes.
+        losses: float [steps], the negative ELBO an SVI step; empty for NUTS.
+        converged: whether the ELBO had gone flat when the fit ended.
+        about: what was fitted, how, and how long it took.
+    """
+
+    draws: Mapping[str, Tensor]
+    point: Mapping[str, Tensor]
+    losses: Tensor
+    converged: bool
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a folder of safetensors and JSON, atomically; `load` reads it back."""
+        with atomic_path(Path(folder)) as aside:
+            aside.mkdir()
+            tensors = {"draws": _named(self.draws), "point": _named(self.point), "losses": self.losses}
+            save_state(aside, {**tensors, "converged": self.converged, "about": self.about})
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Posterior:
+        """Read a saved posterior.
+
+        Raises:
+            ValueError: the folder is not one, or is damaged.
+        """
+        state = load_state(Path(folder))
+        try:
+            draws, point = _unnamed(state["draws"]), _unnamed(state["point"])
+            return cls(draws, point, state["losses"], state["converged"], state["about"])
+        except KeyError as error:
+            raise ValueError(f"{folder}: expected a saved posterior, got a state without {error}") from error
+
+
+def fit(
+    dynamics: Dynamics[Any],
+    history: RolloutHistory,
+    method: Literal["svi", "nuts"] = "svi",
+    *,
+    steps: int = 2000,
+    learning_rate: float = 0.05,
+    batch_size: int | None = None,
+    draws: int = 200,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    progress: bool = True,
+) -> Posterior:
+    """Fit a dynamics model to logged rollouts.
+
+    Args:
+        dynamics: the model.
+        history: the log; at least one group.
+        method: "svi" maximises the ELBO of a mean-field normal guide (fast, any size); "nuts" samples the exact
+            posterior (small histories).
+        steps: SVI steps at most, or NUTS warm-up steps.
+        learning_rate: Adam's, for "svi".
+        batch_size: prompts in an SVI mini-batch; None for all.
+        draws: posterior draws to keep.
+        tolerance: SVI stops early when the mean loss of the last hundred steps is within this fraction of that of the
+            hundred before.
+        seed: of the whole fit. The global RNGs and Pyro's parameter store are left as they were.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: the history has no groups, or the method is unknown.
+        FloatingPointError: the loss became NaN or infinite; the message says at which step.
+    """
+    if len(history) == 0:
+        raise ValueError("history: expected at least one group of rollouts, got none")
+    start = time.perf_counter()
+    if method not in ("svi", "nuts"):
+        raise ValueError(f"method: expected 'svi' or 'nuts', got {method!r}")
+    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
+        torch.manual_seed(seed)
+        if method == "svi":
+            samples, losses, converged = _svi(
+                dynamics, history, steps, learning_rate, batch_size, draws, tolerance, progress
+            )
+        else:
+            samples, losses, converged = _nuts(dynamics, history, steps, draws, progress)
+    about = {
+        "model": type(dynamics).__name__,
+        "method": method,
+        "prompts": history.num_prompts,
+        "groups": len(history),
+        "steps": len(losses) or steps,
+        "seed": seed,
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    return Posterior(samples, {name: value.mean(0) for name, value in samples.items()}, losses, converged, about)
+
+
+def _svi(
+    dynamics: Dynamics[Any],
+    history: RolloutHistory,
+    steps: int,
+    learning_rate: float,
+    batch_size: int | None,
+    draws: int,
+    tolerance: float,
+    progress: bool,
+) -> tuple[dict[str, Tensor], Tensor, bool]:
+    def plates(history: RolloutHistory, batch_size: int | None = None) -> pyro.plate:
+        return pyro.plate("prompts", history.num_prompts, subsample_size=batch_size, dim=-1)
+
+    guide = AutoNormal(dynamics.model, init_loc_fn=init_to_mean, init_scale=0.05, create_plates=plates)
+    # The learning rate falls tenfold over the steps allowed, so that the last estimates are not the noise's.
+    optimizer = pyro.optim.ClippedAdam({"lr": learning_rate, "lrd": 0.1 ** (1 / max(steps, 1))})
+    svi = SVI(dynamics.model, guide, optimizer, Trace_ELBO())
+    losses: list[float] = []
+    converged = False
+    window = 100
+    with progress_bar(steps, "fitting", progress) as advance:
+        for step in range(steps):
+            loss = svi.step(history, batch_size)
+            if not torch.isfinite(torch.tensor(loss)):
+                raise FloatingPointError(f"the loss is {loss} at step {step}; expected a finite number")
+            losses.append(loss)
+            advance(f"loss {loss / len(history):.4f} a group")
+            if step + 1 >= 3 * window and (step + 1) % window == 0:
+                before, after = (sum(part) / window for part in (losses[-2 * window : -window], losses[-window:]))
+                converged = abs(before - after) <= tolerance * abs(before)
+                if converged:
+                    break
+    with torch.no_grad():
+        drawn = Predictive(guide, num_samples=draws)(history)
+    samples = {name: value for name, value in drawn.items() if not name.endswith("_unconstrained")}
+    return samples, torch.tensor(losses), converged
+
+
+def _nuts(
+    dynamics: Dynamics[Any], history: RolloutHistory, steps: int, draws: int, progress: bool
+) -> tuple[dict[str, Tensor], Tensor, bool]:
+    kernel = NUTS(dynamics.model, jit_compile=False)
+    chain = MCMC(kernel, num_samples=draws, warmup_steps=min(steps, draws), disable_progbar=not progress)
+    chain.run(history)
+    return dict(chain.get_samples()), torch.zeros(0), True
+
+
+def _named(sites: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Site names may hold dots, which saved states keep for nesting: number the tensors and list the names."""
+    return {"names": list(sites), **{str(k): value for k, value in enumerate(sites.values())}}
+
+
+def _unnamed(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: state[str(k)] for k, name in enumerate(state["names"])}

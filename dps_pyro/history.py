@@ -1,0 +1,212 @@
+"""The event log: which prompt was rolled out at which step, and how many of its rollouts solved it.
+
+A history is what models are fitted to, what a run leaves behind (`history.parquet`) and what a late observation is
+re-filtered from. It is sparse: one row an observed group, whatever the number of prompts and steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dps_pyro.storage import atomic_path
+
+__all__ = ["Events", "Outcomes", "RolloutHistory"]
+
+
+class Events(NamedTuple):
+    """The log's columns, one entry a group, in the order in which the groups were recorded."""
+
+    prompt: Tensor  # long [E], 0..num_prompts-1
+    step: Tensor  # long [E], 0..num_steps-1: the training step that the rollouts belong to
+    solved: Tensor  # float64 [E], 0..trials: the number of rollouts solved (a sum of rewards where they are partial)
+    trials: Tensor  # long [E], >= 0: the size of the group
+    predicted: Tensor  # float32 [E], the chance of a useful group predicted at selection; NaN where unknown
+
+
+class Outcomes(NamedTuple):
+    """The log as rectangles, the view that a likelihood reads. Groups of one prompt at one step are added up."""
+
+    solved: Tensor | None  # [N, T]; 0 where missing; None in a schedule, whose outcomes are to be drawn
+    trials: Tensor  # long [N, T]; 0 where missing
+
+
+class RolloutHistory:
+    """An append-only log of groups of rollouts over `num_prompts` prompts.
+
+    Args:
+        prompts: their number, or their stable ids (distinct strings), in row order.
+        num_steps: the number of training steps covered, at least; it grows with what is appended. Steps in which
+            nothing was observed count too, because states move on in them.
+
+    Example::
+
+        history = RolloutHistory(3)
+        history.append([0, 2], step=0, solved=[1, 8], trials=8)
+        history.dense().trials  # tensor([[8], [0], [8]])
+    """
+
+    def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0) -> None:
+        self.ids: list[str] | None = None if isinstance(prompts, int) else list(prompts)
+        self.num_prompts: int = prompts if isinstance(prompts, int) else len(prompts)
+        self.num_steps: int = num_steps
+        self._chunks: list[Events] = []
+        self._outcomes: Outcomes | None = None
+        self._observed = True
+
+    # ---------------------------------------------------------------------------------------------- making one
+
+    @classmethod
+    def from_dense(cls, solved: Tensor, trials: Tensor | int, ids: Sequence[str] | None = None) -> RolloutHistory:
+        """A history from rectangles: `solved` [N, T] and `trials` [N, T] or one number; `trials == 0` is missing."""
+        if solved.ndim != 2:
+            raise ValueError(f"solved: expected [prompts, steps], got shape {tuple(solved.shape)}")
+        trials = torch.as_tensor(trials).expand(solved.shape)
+        history = cls(ids if ids is not None else len(solved), num_steps=solved.shape[1])
+        for step in range(solved.shape[1]):
+            rows = trials[:, step].nonzero().squeeze(-1)
+            history.append(rows, step=step, solved=solved[rows, step], trials=trials[rows, step])
+        history.num_steps = solved.shape[1]
+        return history
+
+    def append(
+        self,
+        prompts: Tensor | Sequence[int],
+        *,
+        step: int,
+        solved: Tensor | Sequence[float],
+        trials: Tensor | Sequence[int] | int,
+        predicted: Tensor | None = None,
+    ) -> None:
+        """Record one step's groups: `prompts` [V] rows, `solved` [V], `trials` [V] or one number.
+
+        Raises:
+            ValueError: a row out of range, a count outside 0..trials, or columns of different lengths.
+        """
+        rows = torch.as_tensor(prompts, dtype=torch.long).reshape(-1)
+        count = torch.as_tensor(solved, dtype=torch.float64).reshape(-1)
+        size = torch.as_tensor(trials, dtype=torch.long).reshape(-1).expand(len(rows)).clone()
+        chance = torch.full([len(rows)], float("nan")) if predicted is None else predicted.to(torch.float32).reshape(-1)
+        if not len(rows) == len(count) == len(chance):
+            raise ValueError(f"expected columns of one length, got {len(rows)} prompts, {len(count)} solved")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_prompts:
+            raise ValueError(f"prompts: expected rows in 0..{self.num_prompts - 1}, got {rows.tolist()[:8]}")
+        if not bool(((count >= 0) & (count <= size)).all()):
+            raise ValueError("solved: expected numbers within 0..trials")
+        if step < 0:
+            raise ValueError(f"step: expected 0 or more, got {step}")
+        self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance))
+        self.num_steps = max(self.num_steps, step + 1)
+        self._outcomes = None
+
+    def schedule(self) -> RolloutHistory:
+        """The same rollouts with their outcomes unknown: a model run on it draws them (`pyro.infer.Predictive`)."""
+        copy = RolloutHistory(self.ids if self.ids is not None else self.num_prompts, num_steps=self.num_steps)
+        copy._chunks = [self.events]
+        copy._observed = False
+        return copy
+
+    # ---------------------------------------------------------------------------------------------- reading it
+
+    @property
+    def events(self) -> Events:
+        """Every group so far, as columns."""
+        if len(self._chunks) != 1:
+            empty = torch.zeros(0, dtype=torch.long)
+            blank = Events(empty, empty, empty.double(), empty, empty.float())
+            columns = zip(*(self._chunks or [blank]), strict=True)
+            self._chunks = [Events(*(torch.cat(column) for column in columns))]
+        return self._chunks[0]
+
+    def __len__(self) -> int:
+        return sum(len(chunk.prompt) for chunk in self._chunks)
+
+    def dense(self) -> Outcomes:
+        """The log as [N, T] rectangles (kept until the next append)."""
+        if self._outcomes is None:
+            events = self.events
+            shape = (self.num_prompts, self.num_steps)
+            where = (events.prompt, events.step)
+            trials = torch.zeros(shape, dtype=torch.long).index_put(where, events.trials, accumulate=True)
+            solved = torch.zeros(shape, dtype=torch.float64).index_put(where, events.solved, accumulate=True)
+            real = solved.to(torch.get_default_dtype())
+            self._outcomes = Outcomes(real if self._observed else None, trials)
+        return self._outcomes
+
+    def rows(self, prompts: Tensor) -> Events:
+        """The groups of the given prompts, `prompt` renumbered 0..len(prompts)-1 in the order given."""
+        place = torch.full([self.num_prompts], -1, dtype=torch.long)
+        place[prompts] = torch.arange(len(prompts))
+        events = self.events
+        keep = place[events.prompt] >= 0
+        kept = Events(*(column[keep] for column in events))
+        return kept._replace(prompt=place[kept.prompt])
+
+    # ---------------------------------------------------------------------------------------------- keeping it
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write the log to one Parquet file, atomically. Columns: prompt, step, solved, trials, predicted; the ids and
+        sizes travel in the schema's metadata under `dps_pyro`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        events = self.events
+        columns = [
+            pa.array(events.prompt.to(torch.int32).numpy()),
+            pa.array(events.step.to(torch.int32).numpy()),
+            pa.array(events.solved.numpy()),
+            pa.array(events.trials.to(torch.int32).numpy()),
+            pa.array(events.predicted.numpy()),
+        ]
+        about = {"ids": self.ids, "num_prompts": self.num_prompts, "num_steps": self.num_steps}
+        table = pa.table(columns, names=list(Events._fields), metadata={"dps_pyro": json.dumps(about)})
+        with atomic_path(Path(path)) as aside:
+            pq.write_table(table, aside, compression="zstd")
+        return Path(path)
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> RolloutHistory:
+        """Read a log. Only prompt, step, solved and trials are needed; without our metadata the sizes are inferred.
+
+        Raises:
+            ValueError: a needed column is missing, or a value is out of range.
+        """
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path)
+        missing = {"prompt", "step", "solved", "trials"} - set(table.column_names)
+        if missing:
+            raise ValueError(
+                f"{path}: expected columns prompt, step, solved, trials; {', '.join(sorted(missing))} not among "
+                f"{', '.join(table.column_names)}"
+            )
+        column = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names}
+        about = json.loads((table.schema.metadata or {}).get(b"dps_pyro", b"{}"))
+        seen = int(column["prompt"].max()) + 1 if len(table) else 0
+        ids = about.get("ids")
+        history = cls(ids if ids is not None else about.get("num_prompts", seen), num_steps=about.get("num_steps", 0))
+        chance = column.get("predicted")
+        # Appending step by step would need the log sorted; the columns are checked as one append and then dated.
+        history.append(column["prompt"], step=0, solved=column["solved"], trials=column["trials"], predicted=chance)
+        steps = column["step"].long()
+        if len(steps) and int(steps.min()) < 0:
+            raise ValueError(f"{path}: step: expected 0 or more, got {int(steps.min())}")
+        history._chunks = [history.events._replace(step=steps)]
+        latest = int(steps.max()) + 1 if len(steps) else 0
+        history.num_steps = max(about.get("num_steps", 0), latest)
+        return history
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The log as tensors (the ids are the sampler's to keep)."""
+        return {**self.events._asdict(), "num_steps": torch.tensor(self.num_steps)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replace the log by a saved one."""
+        self._chunks = [Events(*(state[name].clone() for name in Events._fields))]
+        self.num_steps = int(state["num_steps"])
+        self._outcomes = None

@@ -1,0 +1,206 @@
+"""Reads a run folder as it lies on disk: finished, still running, or killed in the middle of a line.
+
+A report is most wanted when something went wrong, so nothing here insists on a complete run. What could not be read is
+counted or named in `Run.notes`, and the page says so, rather than being dropped in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Record: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """One entry per group of rollouts, E in all, in the order in which they happened.
+
+    `prompt` is a row in 0..num_prompts-1, `solved` may be fractional (dense rewards), and `predicted` is the chance of
+    a useful group as it stood when the prompt was selected, NaN where none was recorded.
+    """
+
+    ids: tuple[str, ...]
+    num_prompts: int
+    prompt: Ints
+    step: Ints
+    solved: Floats
+    trials: Ints
+    predicted: Floats
+
+    @property
+    def useful(self) -> NDArray[np.bool_]:
+        """[E]: True where the group was neither all wrong nor all right, so that it carried a gradient."""
+        return (self.solved > 0) & (self.solved < self.trials)
+
+    def id(self, row: int) -> str:
+        """The prompt's own id, or its row where the log has none."""
+        return self.ids[row] if row < len(self.ids) else f"prompt {row}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says. `train` and `evals` are in step order, without the steps that a resumption redid."""
+
+    folder: Path
+    train: tuple[Record, ...]
+    evals: tuple[Record, ...]
+    summary: Record
+    config: str
+    history: EventLog | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """The trainer writes the summary last."""
+        return bool(self.summary)
+
+    def column(self, key: str) -> Floats:
+        """[T]: one metric over the training steps, NaN where a step lacks it."""
+        return column(self.train, key)
+
+    def value(self, key: str) -> Any:
+        """`key` from the summary or, while there is none, from the newest step that has it; None if nobody has it."""
+        if self.summary.get(key) is not None:
+            return self.summary[key]
+        return next((record[key] for record in reversed(self.train) if record.get(key) is not None), None)
+
+    def number(self, key: str) -> float:
+        """`value`, as a float; NaN if it is missing or no number."""
+        return number(self.value(key))
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """State names from unsolved to solved: the run's own, or numbered ones where it has not named them yet."""
+        names = self.value("states")
+        if isinstance(names, Sequence) and not isinstance(names, str) and names:
+            return tuple(str(name) for name in names)
+        belief = self.value("belief")
+        size = len(belief) if isinstance(belief, Sequence) else 0
+        return tuple(f"state {k + 1} of {size}" for k in range(size))
+
+    @property
+    def selector(self) -> str:
+        """What chose the prompts: from the summary, else from the configuration, else the folder's name."""
+        named = self.value("acquisition") or self.value("selector")
+        if named:
+            return str(named)
+        found = re.search(r"^\s*(?:acquisition|selector):[ \t]*([^\s#{\[][^#\n]*)", self.config, re.MULTILINE)
+        return found.group(1).strip().strip("'\"") if found else self.folder.name
+
+
+def number(value: Any) -> float:
+    """`value` as a float; NaN where it is missing, infinite or not a number (a bool is no measurement either)."""
+    measured = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return float(value) if measured else math.nan
+
+
+def column(records: Sequence[Record], key: str) -> Floats:
+    """[len(records)]: one metric over records, NaN where a record lacks it."""
+    return np.array([number(record.get(key)) for record in records], dtype=np.float64)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        FileNotFoundError: if `folder` has no `metrics.jsonl`, the one file that every run has from its first step.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a run folder with a metrics.jsonl, found none in {folder}")
+    notes: list[str] = []
+    train, evals = _read_metrics(path, notes)
+    config = folder / "config.yaml"
+    return Run(
+        folder=folder,
+        train=tuple(train),
+        evals=tuple(evals),
+        summary=_read_summary(folder / "summary.json", notes),
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        history=_read_history(folder / "history.parquet", notes),
+        notes=tuple(notes),
+    )
+
+
+def _read_metrics(path: Path, notes: list[str]) -> tuple[list[Record], list[Record]]:
+    train: list[Record] = []
+    evals: list[Record] = []
+    unreadable = 0
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                step = int(record["step"])
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # e.g. half a line
+                unreadable += 1
+                continue
+            # A run that resumes from a checkpoint redoes steps: the newer line, and the story it begins, replace the
+            # older one. Evaluations count steps done, training steps count from 0: train step s comes after eval s.
+            if record.get("kind") == "train":
+                _drop(train, step)
+                _drop(evals, step + 1)
+                train.append(record)
+            elif record.get("kind") == "eval":
+                _drop(train, step)
+                _drop(evals, step)
+                evals.append(record)
+    if unreadable:
+        lines_were = "line of metrics.jsonl was" if unreadable == 1 else "lines of metrics.jsonl were"
+        notes.append(f"{unreadable} {lines_were} incomplete and left out.")
+    return train, evals
+
+
+def _drop(records: list[Record], step: int) -> None:
+    while records and int(records[-1]["step"]) >= step:
+        records.pop()
+
+
+def _read_summary(path: Path, notes: list[str]) -> Record:
+    if not path.is_file():
+        return {}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        notes.append("summary.json is incomplete and was left out.")
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def _read_history(path: Path, notes: list[str]) -> EventLog | None:
+    if not path.is_file():
+        return None
+    import pyarrow as pa
+
+    from dps_pyro.history import RolloutHistory
+
+    try:
+        history = RolloutHistory.from_parquet(path)
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        notes.append(f"history.parquet could not be read ({type(error).__name__}) and was left out.")
+        return None
+    events = history.events
+    return EventLog(
+        ids=tuple(history.ids or ()),
+        num_prompts=history.num_prompts,
+        prompt=events.prompt.numpy(),
+        step=events.step.numpy(),
+        solved=events.solved.numpy(),
+        trials=events.trials.numpy(),
+        predicted=events.predicted.double().numpy(),
+    )

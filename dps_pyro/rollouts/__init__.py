@@ -1,0 +1,9 @@
+"""Rollout engines: completions of prompts drawn from the policy.
+
+The engines import their libraries, so they are imported where they are used:
+`from dps_pyro.rollouts.transformers import TransformersEngine`.
+"""
+
+from dps_pyro.rollouts.base import RolloutEngine, Rollouts, Sampling, concatenate
+
+__all__ = ["RolloutEngine", "Rollouts", "Sampling", "concatenate"]

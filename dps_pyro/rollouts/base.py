@@ -1,0 +1,99 @@
+"""What a rollout engine takes and gives back; `transformers.py` and `vllm.py` hold the engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn: the logits are divided by `temperature`, cut to `top_k`, then to `top_p`.
+
+    Args:
+        max_new_tokens: the most tokens of a completion, end-of-sequence included, >= 1.
+        temperature: >= 0; 0 is greedy decoding.
+        top_p: in (0, 1]; keep the smallest set of tokens with at least this probability; 1 keeps all.
+        top_k: >= 0; keep the k likeliest tokens; 0 keeps all.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"expected max_new_tokens >= 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"expected a finite temperature >= 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"expected top_p in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"expected top_k >= 0 (0 keeps all tokens), got {self.top_k}")
+
+
+class Rollouts(NamedTuple):
+    """Completions of prompts: R = prompts * n rows, the n completions of a prompt adjacent, in the prompts' order.
+
+    `logprobs` are those of the distribution that a token was *drawn from*: after temperature, top-k and top-p. They
+    are what an importance ratio divides by, and equal the policy's own where only a temperature was used and the loss
+    uses the same one. Greedy decoding draws from nothing; there they are the model's, at temperature 1.
+    """
+
+    prompt_ids: Tensor  # long [R, P], left-padded
+    prompt_mask: Tensor  # bool [R, P]
+    completion_ids: Tensor  # long [R, C], right-padded; C is the longest completion's length
+    completion_mask: Tensor  # bool [R, C]; True for every sampled token up to and including end-of-sequence
+    logprobs: Tensor  # float32 [R, C], nats; 0 where masked
+    finish: list[str]  # R of "stop" (end-of-sequence was drawn) or "length" (max_new_tokens were)
+    texts: list[str]  # R decoded completions without special tokens
+
+    def select(self, rows: Tensor) -> Rollouts:
+        """The given rows (long [S], or bool [R]) in their order, e.g. those of the groups that carry a signal."""
+        index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        picked = index.tolist()
+        index = index.to(self.prompt_ids.device)
+        return Rollouts(
+            prompt_ids=self.prompt_ids[index],
+            prompt_mask=self.prompt_mask[index],
+            completion_ids=self.completion_ids[index],
+            completion_mask=self.completion_mask[index],
+            logprobs=self.logprobs[index],
+            finish=[self.finish[i] for i in picked],
+            texts=[self.texts[i] for i in picked],
+        )
+
+
+class RolloutEngine(Protocol):
+    """Draws completions from the current policy."""
+
+    def generate(self, prompts: Sequence[str], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
+        """Draw n completions of each prompt; deterministic under `seed`, the global RNG left as it was found."""
+        ...
+
+    def sync(self, policy: nn.Module) -> None:
+        """Make the engine sample from `policy` as it is now; called after each optimizer step."""
+        ...
+
+
+def concatenate(batches: Sequence[Rollouts]) -> Rollouts:
+    """Several batches as one, padded to the widest."""
+    tensors = [_stack([batch[field] for batch in batches], left=field < 2) for field in range(5)]
+    finish = [reason for batch in batches for reason in batch.finish]
+    return Rollouts(*tensors, finish, [text for batch in batches for text in batch.texts])
+
+
+def _stack(parts: Sequence[Tensor], *, left: bool) -> Tensor:
+    width = max(part.shape[1] for part in parts)
+    pads = [(width - part.shape[1], 0) if left else (0, width - part.shape[1]) for part in parts]
+    return torch.cat([torch.nn.functional.pad(part, pad) for part, pad in zip(parts, pads, strict=True)])

@@ -1,0 +1,260 @@
+"""Rollouts with a Hugging Face model in this process.
+
+The decoding loop is written out rather than left to `model.generate`, for four reasons that matter to RL:
+
+- *speed*: `generate` keeps computing rows that have finished until the last one has, and prefills a prompt once per
+  completion. Here finished rows leave the batch and the n completions of a prompt share one prefill;
+- *reproducibility*: row r at step t is decided by one uniform number of the call's own generator, so that the draws
+  do not depend on how the rows are split into batches (up to rounding in the model), and the global RNG is not used;
+- *log-probabilities*: those of the tokens as drawn, after temperature, top-k and top-p, of one step at a time;
+- *the policy itself*: `generate` silently mixes in what a checkpoint's `generation_config.json` says (a repetition
+  penalty of 1.05 in Qwen 2.5, top-k 50 by default); nothing here comes from it but the end-of-sequence ids.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from dps_pyro.policy_gradient import forward_parameters, position_ids
+from dps_pyro.rollouts.base import Rollouts, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    _Warper = Callable[[Any, Any], Tensor]  # (ids so far, logits) -> logits
+
+
+class TransformersEngine:
+    """A `RolloutEngine` that samples from the policy module itself: there is no second copy, and nothing to sync.
+
+    Args:
+        model: a decoder-only causal LM with a key-value cache. Kept in its own dtype, on its own device.
+        tokenizer: its tokenizer; special tokens are added as it defines. It needs no pad token and is not changed.
+        batch_size: the most rows decoded together; None decodes all at once. Bounds memory, not the result.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None = None
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"expected batch_size >= 1 or None, got {batch_size}")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self._eos = _eos_ids(model, tokenizer)
+        self._known = forward_parameters(model)  # a model without positions (ALiBi, say) takes none
+        # Padding is masked everywhere, so that any id in the vocabulary serves a tokenizer that has none.
+        self._pad = next(i for i in (tokenizer.pad_token_id, *self._eos, 0) if i is not None)
+
+    def generate(self, prompts: Sequence[str], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
+        """Draw n completions of each prompt.
+
+        Args:
+            prompts: strings, chat template already applied where there is one; duplicates are fine.
+            n: completions a prompt, >= 1.
+            sampling: see `Sampling`.
+            seed: decides the draws, together with the weights, the prompts, n and the sampling.
+
+        Returns:
+            `Rollouts` on the model's device, ordinary tensors (usable in autograd), without gradient.
+
+        Raises:
+            ValueError: no prompts, n < 1, a prompt without tokens, or one that leaves no room for max_new_tokens in
+                the model's context.
+        """
+        if isinstance(prompts, str) or len(prompts) == 0 or n < 1:
+            got = f"the string {prompts!r}" if isinstance(prompts, str) else f"{len(prompts)} prompts"
+            raise ValueError(f"expected a sequence of at least one prompt, and n >= 1; got {got} and n = {n}")
+        ids, mask = self._tokenize(prompts, sampling.max_new_tokens)
+        rows = torch.arange(len(prompts) * n, device=ids.device) // n  # the prompt of each row
+        # On the CPU, whatever the model's device, so that a seed means the same everywhere; below 1 for `_draw`.
+        generator = torch.Generator().manual_seed(seed)
+        uniforms = torch.rand(len(rows), sampling.max_new_tokens, dtype=torch.float64, generator=generator)
+        uniforms = uniforms.clamp_(max=1 - 2**-32).to(ids.device)
+
+        size = self.batch_size or len(rows)
+        # Not inference_mode: its tensors cannot be saved for backward, and these are trained on.
+        with _evaluating(self.model), torch.no_grad():
+            parts = [
+                self._decode(ids, mask, chunk, chunk_uniforms, sampling)
+                for chunk, chunk_uniforms in zip(torch.split(rows, size), torch.split(uniforms, size), strict=True)
+            ]
+        completions = _Completions(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        return self._rollouts(ids[rows], mask[rows], completions)
+
+    def sync(self, policy: nn.Module) -> None:
+        """Check that `policy` is the module sampled from; its weights are shared, so there is nothing to copy.
+
+        Raises:
+            ValueError: it is another module. Build a new engine for it, or load its weights into this one's model.
+        """
+        if policy is not self.model:
+            raise ValueError(
+                "expected the module that this engine was built with, got another "
+                f"{type(policy).__name__}: an in-process engine samples from the policy itself and copies no weights"
+            )
+
+    def _tokenize(self, prompts: Sequence[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
+        """Left-padded ids (long) and mask (bool), [prompts, longest]."""
+        encoded: list[list[int]] = self.tokenizer(list(prompts))["input_ids"]
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for i, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True)):
+            if not tokens:
+                raise ValueError(f"expected prompts of at least one token, got none in prompt {i}: {prompt!r}")
+            if limit is not None and len(tokens) + max_new_tokens > limit:
+                raise ValueError(
+                    f"expected prompts of at most {limit - max_new_tokens} tokens (a context of {limit} less "
+                    f"{max_new_tokens} new ones), got {len(tokens)} in prompt {i}: {_shorten(prompt)}"
+                )
+        width = max(map(len, encoded))
+        ids = torch.tensor([[self._pad] * (width - len(t)) + t for t in encoded], device=self.model.device)
+        mask = torch.tensor([[False] * (width - len(t)) + [True] * len(t) for t in encoded], device=self.model.device)
+        return ids, mask
+
+    def _decode(self, ids: Tensor, mask: Tensor, rows: Tensor, uniforms: Tensor, sampling: Sampling) -> _Completions:
+        """Complete the prompts `rows` (long [B], ascending) of `ids`; the tensors are `max_new_tokens` wide."""
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        attention = mask[first:last].long()
+        positions = position_ids(attention)
+        logits, cache = self._forward(ids[first:last], attention, positions, None)
+
+        # From here on one row per completion: the n completions of a prompt go on from its one prefill.
+        spread = rows - first
+        cache.batch_select_indices(spread)
+        logits, attention, positions = logits[spread], attention[spread], positions[spread, -1:]
+
+        out = _Completions.empty(len(rows), sampling.max_new_tokens, self._pad, ids.device)
+        eos = torch.tensor(self._eos, dtype=torch.long, device=ids.device)
+        warpers = _warpers(sampling)
+        alive = torch.arange(len(rows), device=ids.device)  # rows of `out` still being written
+        for step in range(sampling.max_new_tokens):
+            tokens, logprobs = _draw(logits, uniforms[alive, step], warpers)
+            stopped = torch.isin(tokens, eos)
+            out.ids[alive, step], out.mask[alive, step] = tokens, True
+            out.logprobs[alive, step], out.stopped[alive] = logprobs, stopped
+            if step + 1 == sampling.max_new_tokens:
+                break
+            if stopped.any():
+                going = (~stopped).nonzero()[:, 0]
+                if len(going) == 0:
+                    break
+                cache.batch_select_indices(going)
+                alive, tokens, attention, positions = (x[going] for x in (alive, tokens, attention, positions))
+            attention = torch.cat([attention, attention.new_ones(len(alive), 1)], 1)
+            positions = positions + 1
+            logits, cache = self._forward(tokens[:, None], attention, positions, cache)
+        return out
+
+    def _forward(self, ids: Tensor, attention: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Next-token logits, float32 [B, V], and the cache grown by `ids` (a new one of the model's kind for None)."""
+        options = {"position_ids": positions, "logits_to_keep": 1}
+        out = self.model(
+            input_ids=ids,
+            attention_mask=attention,
+            past_key_values=cache,
+            use_cache=True,
+            **{name: value for name, value in options.items() if name in self._known},
+        )
+        return out.logits[:, -1].float(), out.past_key_values
+
+    def _rollouts(self, prompt_ids: Tensor, prompt_mask: Tensor, completions: _Completions) -> Rollouts:
+        lengths = completions.mask.sum(1)
+        width = int(lengths.max())
+        stopped = completions.stopped.tolist()
+        # An end-of-sequence id need not be among the tokenizer's special ones: leave it out by its place.
+        visible = (lengths - completions.stopped.long()).tolist()
+        tokens = [row[:length] for row, length in zip(completions.ids.tolist(), visible, strict=True)]
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Rollouts(
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            completion_ids=completions.ids[:, :width],
+            completion_mask=completions.mask[:, :width],
+            logprobs=completions.logprobs[:, :width],
+            finish=["stop" if stop else "length" for stop in stopped],
+            texts=texts,
+        )
+
+
+class _Completions(NamedTuple):
+    """Completions of B rows, `max_new_tokens` wide."""
+
+    ids: Tensor  # long [B, C]
+    mask: Tensor  # bool [B, C]
+    logprobs: Tensor  # float32 [B, C]
+    stopped: Tensor  # bool [B]
+
+    @staticmethod
+    def empty(rows: int, width: int, pad: int, device: torch.device) -> _Completions:
+        return _Completions(
+            ids=torch.full((rows, width), pad, device=device),
+            mask=torch.zeros(rows, width, dtype=torch.bool, device=device),
+            logprobs=torch.zeros(rows, width, device=device),
+            stopped=torch.zeros(rows, dtype=torch.bool, device=device),
+        )
+
+
+def _warpers(sampling: Sampling) -> list[_Warper] | None:
+    """The library's own warpers in its own order, or None for greedy decoding."""
+    if sampling.temperature == 0:
+        return None
+    warpers: list[_Warper] = []
+    if sampling.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k > 0:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return warpers
+
+
+def _draw(logits: Tensor, uniforms: Tensor, warpers: list[_Warper] | None) -> tuple[Tensor, Tensor]:
+    """One token a row and its log-probability, from logits float32 [B, V] and uniforms float64 [B] in [0, 1).
+
+    Inverse transform sampling: the token is the first whose cumulative probability exceeds the row's uniform number.
+    The sums are float64, so that a large vocabulary's tail is not lost; `right=True` never lands on a token of
+    probability zero.
+    """
+    if warpers is None:
+        tokens = logits.argmax(-1)
+        return tokens, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    for warp in warpers:
+        logits = warp(None, logits)  # they look at the scores alone, not at the ids so far
+    logprobs = logits.log_softmax(-1)
+    cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
+    tokens = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+    return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every id that ends a completion: the checkpoint's (a chat model may have several) and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return sorted({int(i) for i in [*listed, tokenizer.eos_token_id] if i is not None})
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every submodule is back in its own mode (a frozen part may be in eval)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _shorten(text: str, width: int = 80) -> str:
+    return repr(text if len(text) <= width else text[: width - 3] + "...")

@@ -1,0 +1,104 @@
+"""What a task is: prompts with stable ids, and a reward that can be verified.
+
+A trainer, a replay or a user's own loop needs three things of a task, and `Task` names them: a `name`, the prompts of a
+split, and the reward of one completion of one prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One problem.
+
+    Attributes:
+        id: Made from the problem's content alone, so that the same problem has the same id for ever.
+        text: What the policy sees, before any chat template.
+        answer: What the reward needs; never shown to the policy.
+        features: What is known of the problem before any rollout, e.g. ``{"operands": 3}``.
+    """
+
+    id: str
+    text: str
+    answer: Any
+    features: Mapping[str, float | str] = field(default_factory=dict)
+
+
+class PromptSet(Sequence[Prompt]):
+    """An immutable sequence of prompts with distinct ids. A slice of it is a `PromptSet` again.
+
+    Raises:
+        ValueError: Two prompts have the same id.
+    """
+
+    __slots__ = ("_ids", "_prompts")
+
+    def __init__(self, prompts: Iterable[Prompt]) -> None:
+        self._prompts = tuple(prompts)
+        self._ids = tuple(prompt.id for prompt in self._prompts)
+        if len(set(self._ids)) != len(self._ids):
+            seen: set[str] = set()
+            repeated = next(i for i in self._ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+            raise ValueError(f"expected prompts with distinct ids, got {repeated!r} more than once")
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The prompts' ids, in order."""
+        return self._ids
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> PromptSet: ...
+    def __getitem__(self, index: int | slice) -> Prompt | PromptSet:
+        return PromptSet(self._prompts[index]) if isinstance(index, slice) else self._prompts[index]
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def __eq__(self, other: object) -> bool:
+        return self._prompts == other._prompts if isinstance(other, PromptSet) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._ids)
+
+    def __repr__(self) -> str:
+        few = ", ".join(map(repr, self._ids[:3]))
+        return f"PromptSet({len(self)} prompts: {few}{', ...' if len(self) > 3 else ''})"
+
+
+class Reward(NamedTuple):
+    """What one completion earned.
+
+    Attributes:
+        value: From 0.0 to 1.0.
+        reason: A few stable words, e.g. ``"correct"`` or ``"wrong value"``: fit for counting in metrics.
+    """
+
+    value: float
+    reason: str
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A set of problems with verifiable rewards."""
+
+    @property
+    def name(self) -> str:
+        """A short name, e.g. ``"countdown"``."""
+        ...
+
+    def prompts(self, split: str) -> PromptSet:
+        """The prompts of `split`, the same on every call."""
+        ...
+
+    def reward(self, prompt: Prompt, completion: str) -> Reward:
+        """Judge one completion.
+
+        It never evaluates the completion as code, never raises on any string, and is bounded in time and memory.
+        """
+        ...

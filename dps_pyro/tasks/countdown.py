@@ -1,0 +1,249 @@
+"""Countdown: combine the given numbers, each exactly once, with ``+ - * /`` into the target.
+
+The problems are solvable by construction: each is the value of a random expression over its numbers. The reward reads
+the answer with a parser and exact rational arithmetic (`dps_pyro.tasks.expression`); nothing is ever executed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from dps_pyro.tasks.base import Prompt, PromptSet, Reward
+from dps_pyro.tasks.expression import ExpressionError, evaluate
+
+OPERANDS: Mapping[int, float] = {2: 0.20, 3: 0.15, 4: 0.15, 5: 0.20, 6: 0.30}
+"""The default share of problems with each count of numbers."""
+
+NUMBERS = (1, 30)
+"""The default range of the given numbers, both ends included."""
+
+TARGETS = (1, 100)
+"""The default range of the targets, both ends included."""
+
+_INSTRUCT = (
+    "Using the numbers [{numbers}], create an equation that equals {target}. You can use the basic arithmetic"
+    " operations (+, -, *, /) and parentheses, and each number must be used exactly once. Show your work in"
+    " <think> </think> tags, and return the final expression, without an equals sign, in <answer> </answer> tags,"
+    " for example <answer>(1 + 2) / 3</answer>."
+)
+
+
+class Problem(NamedTuple):
+    """A solved problem.
+
+    Attributes:
+        numbers: The given numbers, in the order in which the policy sees them.
+        target: The value to reach.
+        solution: An expression over `numbers` worth `target`, its tokens separated by spaces.
+    """
+
+    numbers: tuple[int, ...]
+    target: int
+    solution: str
+
+
+class _Term(NamedTuple):
+    value: int
+    text: str
+    binding: int  # of the outermost operator: 1 for + and -, 2 for * and /, 3 for a literal
+
+
+def random_problem(
+    rng: random.Random, operands: int, numbers: tuple[int, int] = NUMBERS, targets: tuple[int, int] = TARGETS
+) -> Problem:
+    """Draw a problem with its solution.
+
+    The numbers are uniform, the expression joins two random terms at a time with a random operator, and a draw is
+    thrown away unless every value on the way is a positive integer and the last is within `targets`. All draws are of
+    integers, so that they are the same on every platform.
+
+    Raises:
+        ValueError: No draw of very many ended within `targets`.
+    """
+    for _ in range(100_000):
+        given = [rng.randint(*numbers) for _ in range(operands)]
+        terms: list[_Term] | None = [_Term(number, str(number), 3) for number in given]
+        while terms is not None and len(terms) > 1:
+            right = terms.pop(rng.randrange(len(terms)))
+            left = terms.pop(rng.randrange(len(terms)))
+            joined = _join(left, rng.choice("+-*/"), right)
+            terms = None if joined is None else [*terms, joined]
+        if terms is not None and targets[0] <= terms[0].value <= targets[1]:
+            rng.shuffle(given)
+            return Problem(tuple(given), terms[0].value, terms[0].text)
+    raise ValueError(f"found no problem with {operands} numbers in {numbers} and a target in {targets}")
+
+
+def _join(left: _Term, operator: str, right: _Term) -> _Term | None:
+    """``left operator right`` with no parentheses more than needed; None unless it is a positive integer."""
+    if operator == "+":
+        value = left.value + right.value
+    elif operator == "-":
+        value = left.value - right.value
+    elif operator == "*":
+        value = left.value * right.value
+    else:
+        value, remainder = divmod(left.value, right.value)
+        value = 0 if remainder else value
+    if value <= 0:
+        return None
+    binding = 1 if operator in "+-" else 2
+    a = f"( {left.text} )" if left.binding < binding else left.text
+    # a - (b - c) and a / (b / c) need theirs, and so does a * (b / c): the parser joins from the left.
+    needed = right.binding < binding or (right.binding == binding and operator != "+")
+    b = f"( {right.text} )" if needed else right.text
+    return _Term(value, f"{a} {operator} {b}", binding)
+
+
+class Countdown:
+    """The Countdown task.
+
+    Args:
+        operands: How many numbers a problem has -> its share of the problems; positive weights, of any sum. The shares
+            are exact in each split, up to rounding.
+        numbers: The range of the given numbers, both ends included.
+        targets: The range of the targets, both ends included.
+        train_size: The number of training prompts.
+        test_size: The number of test prompts. No test problem is a training problem, in any order of its numbers.
+        seed: Of the problems. The same arguments give the same problems on every platform.
+        style: ``"compact"`` is the language of the embedded policy, ``"3 7 25 = 46 :"``. ``"instruct"`` is English, and
+            asks for reasoning within ``<think>`` and the final expression within ``<answer>``, like TinyZero.
+
+    Raises:
+        ValueError: An argument is out of its range, or there are too few distinct problems of that kind.
+    """
+
+    name = "countdown"
+
+    def __init__(
+        self,
+        *,
+        operands: Mapping[int, float] = OPERANDS,
+        numbers: tuple[int, int] = NUMBERS,
+        targets: tuple[int, int] = TARGETS,
+        train_size: int = 1024,
+        test_size: int = 256,
+        seed: int = 0,
+        style: Literal["compact", "instruct"] = "compact",
+    ) -> None:
+        if not operands or min(operands) < 2 or max(operands) > 8 or not min(operands.values()) > 0:
+            raise ValueError(f"expected operands to map counts from 2 to 8 to positive weights, got {dict(operands)}")
+        for what, (low, high) in (("numbers", numbers), ("targets", targets)):
+            if not 0 < low <= high < 1_000_000:
+                raise ValueError(f"expected {what} to be a range within 1..999999, got {(low, high)}")
+        if train_size < 0 or test_size < 0:
+            raise ValueError(f"expected sizes of at least 0, got train_size={train_size}, test_size={test_size}")
+        if style not in ("compact", "instruct"):
+            raise ValueError(f"expected style 'compact' or 'instruct', got {style!r}")
+        self.operands = dict(operands)
+        self.numbers = numbers
+        self.targets = targets
+        self.seed = seed
+        self.style = style
+        self._solutions: dict[str, str] = {}
+        # The test split is drawn first: a larger training set leaves it, and what is measured on it, as it was.
+        test = self._draw("test", test_size)
+        self._splits = {"train": self._draw("train", train_size), "test": test}
+
+    def prompts(self, split: str) -> PromptSet:
+        """The prompts of ``"train"`` or ``"test"``, the counts of numbers in random order.
+
+        Raises:
+            ValueError: There is no such split.
+        """
+        if split not in self._splits:
+            raise ValueError(f"expected split 'train' or 'test', got {split!r}")
+        return self._splits[split]
+
+    def prompt(self, numbers: Sequence[int], target: int) -> Prompt:
+        """The prompt of a problem of your own, solvable or not.
+
+        Raises:
+            ValueError: There are not 2 to 8 numbers, or one of them or the target is no integer from 1 to 999999.
+        """
+        if not 2 <= len(numbers) <= 8:
+            raise ValueError(f"expected 2 to 8 numbers, got {len(numbers)}")
+        for number in (*numbers, target):
+            if type(number) is not int or not 0 < number < 1_000_000:
+                raise ValueError(f"expected integers from 1 to 999999, got {number!r}")
+        if self.style == "compact":
+            text = f"{' '.join(map(str, numbers))} = {target} :"
+        else:
+            text = _INSTRUCT.format(numbers=", ".join(map(str, numbers)), target=target)
+        return Prompt(
+            id=f"countdown:{','.join(map(str, sorted(numbers)))}={target}",
+            text=text,
+            answer=(tuple(numbers), target),
+            features={"operands": len(numbers), "target": target, "largest": max(numbers)},
+        )
+
+    def solution(self, prompt: Prompt) -> str:
+        """An expression that solves a prompt of either split; for tests and supervised warm starts.
+
+        Raises:
+            KeyError: The prompt is of neither split.
+        """
+        return self._solutions[prompt.id]
+
+    def reward(self, prompt: Prompt, completion: str) -> Reward:
+        """1.0 for an expression of each given number exactly once that is worth the target, else 0.0.
+
+        The answer is the text within the last ``<answer>...</answer>`` or, where there is no ``<answer>``, the whole
+        completion. The reasons: ``"correct"``, ``"wrong value"``, ``"wrong numbers"`` (whatever the value),
+        ``"division by zero"``, ``"unclosed answer"``, and for what could not be parsed ``"empty"``, ``"too long"``,
+        ``"number too long"`` and ``"not an expression"``. Never raises on a string, and takes at most milliseconds.
+        """
+        numbers, target = prompt.answer
+        answer = _answer(completion)
+        if answer is None:
+            return Reward(0.0, "unclosed answer")
+        try:
+            value, literals = evaluate(answer)
+        except ExpressionError as error:
+            return Reward(0.0, error.reason)
+        if sorted(literals) != sorted(numbers):
+            return Reward(0.0, "wrong numbers")
+        return Reward(1.0, "correct") if value == target else Reward(0.0, "wrong value")
+
+    def _draw(self, split: str, size: int) -> PromptSet:
+        """Draw a split's problems, none of them drawn before."""
+        rng = random.Random(f"countdown/{split}/{self.seed}")
+        prompts = []
+        for operands, count in _apportion(self.operands, size).items():
+            misses = 0
+            while count:
+                problem = random_problem(rng, operands, self.numbers, self.targets)
+                prompt = self.prompt(problem.numbers, problem.target)
+                if prompt.id not in self._solutions:
+                    self._solutions[prompt.id] = problem.solution
+                    prompts.append(prompt)
+                    count, misses = count - 1, 0
+                elif (misses := misses + 1) > 10_000:
+                    raise ValueError(
+                        f"expected enough distinct problems for both splits, got {count} too few with {operands}"
+                        f" numbers in {self.numbers} and a target in {self.targets}"
+                    )
+        rng.shuffle(prompts)
+        return PromptSet(prompts)
+
+
+def _apportion(weights: Mapping[int, float], size: int) -> dict[int, int]:
+    """Share out `size` by the largest remainders, e.g. ``{2: 1, 3: 2}`` and 10 -> ``{2: 3, 3: 7}``."""
+    total = sum(weights.values())
+    exact = {key: size * weights[key] / total for key in sorted(weights)}
+    shares = {key: int(share) for key, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda key: (shares[key] - exact[key], key))
+    for key in by_remainder[: size - sum(shares.values())]:
+        shares[key] += 1
+    return shares
+
+
+def _answer(completion: str) -> str | None:
+    """The answer's text; None where the only ``<answer>`` is never closed. Linear in the completion's length."""
+    end = completion.rfind("</answer>")
+    start = completion.rfind("<answer>", 0, end) if end >= 0 else -1
+    if start >= 0:
+        return completion[start + len("<answer>") : end]
+    return None if "<answer>" in completion else completion

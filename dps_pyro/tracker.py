@@ -1,0 +1,168 @@
+"""Every prompt's belief, online: condition the prompts that were rolled out, let all of them move on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dps_pyro.dynamics import Dynamics, Step, condition, predict
+from dps_pyro.history import RolloutHistory
+
+__all__ = ["State", "Tracker"]
+
+State = dict[str, Tensor]
+"""What the filter carries from step to step, rows first. "belief" [N, K] is always there."""
+
+
+class Tracker:
+    """The exact filter over N prompts.
+
+    Args:
+        dynamics: the model.
+        num_prompts: N.
+        values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
+        dtype: of the beliefs; torch's default if left out.
+
+    Rows are 0..N-1. Arguments are taken as valid: `PromptSampler` checks what users hand in.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics[Any],
+        num_prompts: int,
+        *,
+        values: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.dynamics = dynamics
+        self.num_prompts = num_prompts
+        self.dtype = dtype or torch.get_default_dtype()
+        self.step = 0
+        """The coming training step."""
+        self.history = RolloutHistory(num_prompts)
+        self._values = dict(values or {})
+        self._theta = dynamics.parameters(num_prompts, self._values)
+        self._state = self._start(num_prompts, self._theta)
+
+    @property
+    def belief(self) -> Tensor:
+        """[N, K], `p(z_t | y_<t)` for the coming step t."""
+        return self._state["belief"]
+
+    def informative(self, trials: int, rows: Tensor | None = None) -> Tensor:
+        """[N], the predictive chance that a group of `trials` rollouts is neither all wrong nor all right."""
+        theta = self._theta if rows is None else self.dynamics.parameters(self.num_prompts, self._values, rows)
+        by_state = self.dynamics.informative(theta, Step(torch.tensor([trials]))).to(self.dtype)
+        belief = self.belief if rows is None else self.belief[rows]
+        return belief @ by_state[0] if by_state.shape[0] == 1 else (belief * by_state).sum(-1)
+
+    def observe(
+        self, rows: Tensor, solved: Tensor, trials: Tensor, step: int | None = None, predicted: Tensor | None = None
+    ) -> Tensor:
+        """Take in one step's groups and move on to the next step.
+
+        Args:
+            rows: long [V], distinct.
+            solved: [V], within 0..trials.
+            trials: long [V]; 0 conditions on nothing.
+            step: the training step that the rollouts belong to; the coming one if left out. A later one first lets
+                the steps between pass. An earlier one is a late observation: the history of its prompts is filtered
+                again, exactly, and the clock stays.
+            predicted: [V], the chances of a useful group predicted at selection, for the log.
+
+        Returns:
+            [V], `log p(y_t | y_<t)`; of a late observation given what had come before step t when it was made.
+        """
+        at = self.step if step is None else step
+        while self.step < at:
+            nothing = rows[:0]
+            self._pass(nothing, self.belief[nothing], torch.zeros(self.num_prompts, dtype=torch.long))
+        late = at < self.step
+        before = self._replay(rows, until=at)["belief"] if late else self.belief[rows]
+        conditioned = condition(before, self._log_likelihood(rows, solved, trials))
+        self.history.append(rows, step=at, solved=solved, trials=trials, predicted=predicted)
+        if late:
+            again = self._replay(rows, until=self.step)
+            self._state = {name: value.index_copy(0, rows, again[name]) for name, value in self._state.items()}
+        else:
+            visited = trials > 0
+            everywhere = torch.zeros(self.num_prompts, dtype=torch.long).index_copy(0, rows, trials)
+            self._pass(rows[visited], conditioned.belief[visited], everywhere)
+        return conditioned.log_evidence
+
+    def add(self, count: int) -> None:
+        """Track `count` more prompts, as unvisited ones that have been there from the first step."""
+        old = self.num_prompts
+        self.num_prompts += count
+        self.history.num_prompts = self.num_prompts
+        self._theta = self.dynamics.parameters(self.num_prompts, self._values)
+        fresh = self._replay(torch.arange(old, self.num_prompts), until=self.step)
+        self._state = {name: torch.cat([value, fresh[name]]) for name, value in self._state.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a filter of the same model and size needs to go on, tensors and numbers."""
+        return {
+            "filter": dict(self._state),
+            "values": dict(self._values),
+            "history": self.history.state_dict(),
+            "step": self.step,
+            "num_prompts": self.num_prompts,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: it belongs to another kind of model or number of prompts.
+        """
+        saved = state["filter"]
+        shapes = {name: tuple(value.shape) for name, value in self._state.items()}
+        came = {name: tuple(value.shape) for name, value in saved.items()}
+        if shapes != came:
+            raise ValueError(f"state: expected a filter of shapes {shapes}, got {came}")
+        self._values = dict(state["values"])
+        self._theta = self.dynamics.parameters(self.num_prompts, self._values)
+        self._state = {name: value.to(self.dtype) for name, value in saved.items()}
+        self.history.load_state_dict(state["history"])
+        self.step = int(state["step"])
+
+    # ------------------------------------------------------------------------------------------------- the filter
+
+    def _start(self, num_rows: int, theta: Any) -> State:
+        """The carried state before the first step."""
+        initial = self.dynamics.initial(theta).probs.to(self.dtype)
+        return {"belief": initial.expand(num_rows, initial.shape[-1]).clone()}
+
+    def _advance(self, state: State, rows: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
+        """One step: `rows` [V] of the state now have `posterior` [V, K]; all of it moves on."""
+        belief = state["belief"].index_copy(0, rows, posterior)
+        return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
+
+    def _pass(self, rows: Tensor, posterior: Tensor, trials: Tensor) -> None:
+        self._state = self._advance(self._state, rows, posterior, Step(trials), self._theta)
+        self.step += 1
+
+    def _log_likelihood(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
+        """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts."""
+        theta = self.dynamics.parameters(self.num_prompts, self._values, rows)
+        law = self.dynamics.emission(theta, Step(trials))
+        outcome = solved.to(self.dtype).unsqueeze(-1)
+        return torch.where(trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)
+
+    def _replay(self, rows: Tensor, until: int) -> State:
+        """The state of `rows` [V] before step `until`, filtered anew from the history."""
+        theta = self.dynamics.parameters(self.num_prompts, self._values, rows)
+        state = self._start(len(rows), theta)
+        prompt, at, solved, trials, _ = self.history.rows(rows)
+        for t in range(until):
+            now = (at == t).nonzero().squeeze(-1)
+            everywhere = torch.zeros(len(rows), dtype=torch.long).index_add(0, prompt[now], trials[now])
+            counts = torch.zeros(len(rows), dtype=torch.float64).index_add(0, prompt[now], solved[now])
+            seen = everywhere.nonzero().squeeze(-1)
+            likelihood = self._log_likelihood(rows[seen], counts[seen], everywhere[seen])
+            posterior = condition(state["belief"][seen], likelihood).belief
+            state = self._advance(state, seen, posterior, Step(everywhere), theta)
+        return state

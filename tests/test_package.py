@@ -1,0 +1,172 @@
+"""The package as a user gets it: a wheel, installed somewhere else, without this checkout in reach."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MAPPING: dict[str, str] = PROJECT["tool"]["setuptools"]["package-dir"]
+HEAVY = ["transformers", "vllm", "trl", "verl", "arviz", "matplotlib"]
+
+# Isolated from PYTHONPATH and the checkout: only the installed wheel, then what it depends on.
+IMPORT = """
+import json, socket, sys, sysconfig
+
+def refuse(*args, **kwargs):
+    raise OSError("the network was used")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
+# Dropping the import hooks of an editable install leaves the wheel as the only dps_pyro there is.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2].split():
+    __import__(name)
+files = {name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "dps_pyro"}
+json.dump({"files": files, "loaded": sorted(sys.modules)}, sys.stdout)
+"""
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would lead Python, coverage or a model hub elsewhere."""
+    drop = ("PYTHON", "COV", "HF_", "TRANSFORMERS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(drop)}
+
+
+def python(*arguments: str, cwd: Path) -> str:
+    """The output of a Python process that knows nothing of this checkout."""
+    done = subprocess.run(
+        [sys.executable, "-I", *arguments],
+        cwd=cwd,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    """Every module of the package: where it lies in the wheel, and its file."""
+    for package in ("dps_pyro", "dps_pyro.models", "dps_pyro.trainers"):
+        folder = ROOT / MAPPING[package]
+        for file in sorted(folder.rglob("*.py")):
+            yield f"{package.replace('.', '/')}/{file.relative_to(folder).as_posix()}", file
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the sdist without network, as `python -m build` does it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # A copy, so that building neither reads an old build/ nor leaves a new one in the checkout.
+    copy = folder / "source"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in MAPPING.values():
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    python("-m", "build", "--no-isolation", "--outdir", str(folder), str(copy), cwd=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which the wheel was installed, without its dependencies."""
+    target = tmp_path_factory.mktemp("site")
+    python(
+        "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target), str(wheel), cwd=target
+    )
+    return target
+
+
+def imported(site: Path, names: str, cwd: Path) -> dict[str, dict[str, str] | list[str]]:
+    """The files of dps_pyro's modules and the names of all modules after importing `names` from the wheel."""
+    result: dict[str, dict[str, str] | list[str]] = json.loads(python("-c", IMPORT, str(site), names, cwd=cwd))
+    return result
+
+
+def test_every_part_imports_from_the_wheel(site: Path, tmp_path: Path) -> None:
+    names = PROJECT["tool"]["setuptools"]["packages"]
+    files = imported(site, " ".join(names), tmp_path)["files"]
+    assert isinstance(files, dict)
+    assert set(names) <= set(files)
+    outside = {name: file for name, file in files.items() if not Path(file).is_relative_to(site)}
+    assert not outside, f"expected every module from {site}, but these came from elsewhere: {outside}"
+
+
+def test_importing_the_package_is_light_and_stays_offline(site: Path, tmp_path: Path) -> None:
+    loaded = imported(site, "dps_pyro", tmp_path)["loaded"]
+    assert {"torch", "pyro"} <= set(loaded)
+    assert [name for name in loaded if name.startswith(("dps_pyro.models", "dps_pyro.trainers"))] == []
+    assert [name for name in HEAVY if name in loaded] == []
+    more = imported(site, "dps_pyro.models dps_pyro.tasks dps_pyro.rollouts", tmp_path)["loaded"]
+    assert [name for name in HEAVY if name in more] == []
+
+
+def test_the_wheel_holds_every_module_and_the_data(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name for name, _ in sources()} <= names
+    assert "dps_pyro/py.typed" in names
+    assert {"config.json", "model.safetensors", "README.md"} <= {
+        name.removeprefix("dps_pyro/policies/countdown/")
+        for name in names
+        if name.startswith("dps_pyro/policies/countdown/")
+    }
+    templates = {f"dps_pyro/templates/{file.name}" for file in (ROOT / "dps_pyro/templates").iterdir()}
+    assert templates and templates <= names
+    # The mapping puts models/ and trainers/ below the package, and nothing else into anyone's site-packages.
+    assert {name.partition("/")[0] for name in names} == {"dps_pyro", "dps_pyro-0.1.0.dist-info"}
+
+
+def test_the_wheel_declares_what_it_needs(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read("dps_pyro-0.1.0.dist-info/METADATA").decode()
+        scripts = archive.read("dps_pyro-0.1.0.dist-info/entry_points.txt").decode()
+    assert "License-Expression: Apache-2.0" in metadata
+    core = {line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line}
+    for name in ("torch", "pyro-ppl", "numpy", "transformers", "arviz"):
+        assert any(line.startswith(f"Requires-Dist: {name}>=") for line in core), f"{name} is not among {core}"
+    assert not any("==" in line for line in core), f"expected lower bounds only, got {core}"
+    assert "dps-pyro = dps_pyro.cli:main" in scripts
+
+
+def imports(file: Path) -> set[str]:
+    """The absolute names a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: expected an absolute import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def barred(module: str) -> tuple[str, ...]:
+    """What a module may not import: trainers -> models -> dps_pyro, and the command line alone sees everything."""
+    if module == "dps_pyro/cli.py" or module.startswith("dps_pyro/trainers/"):
+        return ()
+    if module.startswith("dps_pyro/models/"):
+        return ("dps_pyro.trainers",)
+    return ("dps_pyro.models", "dps_pyro.trainers")
+
+
+def test_imports_point_one_way() -> None:
+    modules = dict(sources())
+    assert {"dps_pyro/tracker.py", "dps_pyro/models/__init__.py", "dps_pyro/trainers/__init__.py"} <= set(modules)
+    wrong = {
+        module: [name for name in imports(file) if name.startswith(barred(module))] for module, file in modules.items()
+    }
+    assert not {module: names for module, names in wrong.items() if names}

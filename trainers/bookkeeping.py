@@ -1,0 +1,97 @@
+"""What the loop counts: seeds, seconds, rollouts spent and saved, means over optimizer steps."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from dps_pyro.policy_gradient import informative_groups
+
+__all__ = ["Clock", "Ledger", "Means", "seed_for"]
+
+
+def seed_for(seed: int, *purpose: str | int) -> int:
+    """A seed of its own for every purpose, such as ("rollout", step, part): what is drawn then depends on the step and
+    not on what was drawn before it, so that a resumed run draws the same."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+class Clock:
+    """Wall-clock seconds of a step's parts: `with clock("rollout"): ...` adds to `seconds["seconds/rollout"]`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Time a block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            name = f"seconds/{part}"
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class Means:
+    """Sums of micro-batches' shares, averaged over optimizer steps."""
+
+    def __init__(self, *names: str) -> None:
+        self._sums = dict.fromkeys(names, 0.0)
+        self._steps = 0
+
+    def add(self, shares: Mapping[str, float]) -> None:
+        """Add a micro-batch's shares."""
+        for name, value in shares.items():
+            self._sums[name] += value
+
+    def close(self) -> None:
+        """End an optimizer step."""
+        self._steps += 1
+
+    def values(self) -> dict[str, float | None]:
+        """The means; None where there was no optimizer step."""
+        return {name: total / self._steps if self._steps else None for name, total in self._sums.items()}
+
+
+class Ledger:
+    """Steps done, rollouts spent, and an estimate of the rollouts saved.
+
+    Dynamic sampling draws prompts uniformly until enough groups are useful: to find u useful groups where a share p of
+    the prompts is useful it rolls out u / p groups. The estimate of what the same useful groups would have cost it is
+    `sum over steps of useful groups / p * group size`, with p the tracker's predicted share over all prompts at that
+    step; `saved` is that minus the rollouts spent.
+    """
+
+    def __init__(self, group_size: int) -> None:
+        self.group_size = group_size
+        self.step = 0
+        self.rollouts = 0
+        self._elsewhere = 0.0
+        self._last: dict[str, float] = {}
+
+    def book(self, rewards: Tensor, pool: float) -> None:
+        """Book one step's groups: `rewards` [G, n], `pool` the predicted useful share over all prompts."""
+        useful = informative_groups(rewards)
+        self.step += 1
+        self.rollouts += rewards.numel()
+        self._elsewhere += int(useful.sum()) * self.group_size / max(pool, 1e-3)
+        self._last = {"reward": float(rewards.mean()), "useful": float(useful.double().mean())}
+
+    def metrics(self) -> dict[str, float]:
+        """reward and useful of the last step; rollouts and saved so far."""
+        return {"rollouts": self.rollouts, **self._last, "saved": self._elsewhere - self.rollouts}
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run goes on from."""
+        return {"step": self.step, "rollouts": self.rollouts, "elsewhere": self._elsewhere}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from a saved ledger."""
+        self.step, self.rollouts = int(state["step"]), int(state["rollouts"])
+        self._elsewhere = state["elsewhere"]

@@ -1,0 +1,265 @@
+"""The training loop, top to bottom: select, roll out, reward, observe, advantages, update, sync.
+
+One step with the defaults: 32 prompts are selected from the beliefs, 8 rollouts each make 256 completions. Say 24 of the
+32 groups come back mixed. All 32 are observed (an all-wrong group is news to the tracker); the 24 x 8 = 192 completions
+with an advantage are trained on, in one optimizer step; the 64 others cost no forward pass. Uniform selection, where a
+third of the prompts are useful, would have paid 256 rollouts for 88 completions to train on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dps_pyro.fit import Posterior
+from dps_pyro.live import LiveView
+from dps_pyro.policy_gradient import (
+    Counts,
+    advantages,
+    completion_logprobs,
+    count,
+    informative_groups,
+    policy_loss,
+)
+from dps_pyro.report import write_report
+from dps_pyro.rollouts import RolloutEngine, Rollouts, Sampling, concatenate
+from dps_pyro.rollouts.transformers import TransformersEngine
+from dps_pyro.sampler import PromptSampler
+from dps_pyro.tasks import Prompt, Task
+from dps_pyro.trainers.bookkeeping import Clock, Ledger, Means, seed_for
+from dps_pyro.trainers.config import TrainConfig, make_dynamics, make_task, save_config
+from dps_pyro.trainers.policy import autocast, load_policy, render
+from dps_pyro.trainers.run_folder import RunFolder
+from dps_pyro.trainers.summary import summarise
+
+__all__ = ["evaluate", "train"]
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train, or resume training.
+
+    Returns:
+        The run's summary, as in its folder's `summary.json`.
+
+    Raises:
+        ValueError: a setting is wrong, the folder holds another run, or the last checkpoint is damaged.
+        FloatingPointError: the loss is no longer finite; the last checkpoint is good.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    folder = RunFolder(config.out, resume=config.resume)
+    checkpoint = folder.load_checkpoint() if config.resume else None
+
+    # The parts: a policy, an engine that samples from it, a task, and a sampler that tracks the task's prompts.
+    policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
+    reference = load_policy(config)[0].eval().requires_grad_(False) if config.kl > 0 else None
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    engine = TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
+    task = make_task(config)
+    prompts = task.prompts("train")
+    sampler = PromptSampler(
+        make_dynamics(config.dynamics, config.dynamics_args),
+        prompts.ids,
+        acquisition=config.acquisition,
+        trials=config.group_size,
+        posterior=None if config.prior is None else Posterior.load(config.prior),
+        seed=config.seed,
+    )
+    ledger = Ledger(config.group_size)
+    if checkpoint is not None:
+        ledger.load_state_dict(checkpoint.state["ledger"])
+        sampler.load_state_dict(checkpoint.state["sampler"])
+        optimizer.load_state_dict(checkpoint.optimizer_state())
+        checkpoint.restore_rng()
+    folder.begin(save_config(config), ledger.step if checkpoint else None)
+
+    with LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
+
+        def held_out() -> None:
+            result = evaluate(engine, tokenizer, task, config)
+            view.evaluated(folder.log({"kind": "eval", "step": ledger.step, "rollouts": ledger.rollouts} | result))
+
+        if checkpoint is None:
+            held_out()
+        while ledger.step < config.steps:
+            clock = Clock()
+            with clock("select"):
+                rows = sampler.select(min(config.batch_size * config.dynamic_sampling, len(prompts)))
+                forecast = sampler.metrics()
+
+            candidates = [prompts[row] for row in rows.tolist()]
+            groups = roll_out(engine, tokenizer, task, candidates, config, ledger.step, clock)
+            with clock("observe"):
+                solved = groups.rewards.sum(-1)
+                sampler.observe(rows[: len(solved)], solved, config.group_size)
+
+            with clock("update"):
+                seed = seed_for(config.seed, "update", ledger.step)
+                learned = update(policy, reference, optimizer, groups, config, seed)
+                engine.sync(policy)
+
+            ledger.book(groups.rewards, pool=forecast["informative/pool"])
+            view.update(
+                folder.log(
+                    {
+                        "kind": "train",
+                        "step": ledger.step - 1,
+                        **ledger.metrics(),
+                        "useful_predicted": forecast["informative/selected"],
+                        "useful_pool": forecast["informative/pool"],
+                        "belief": sampler.belief.mean(0).tolist(),
+                        "visited": sampler.metrics()["visited"],
+                        "log_evidence": sampler.metrics()["log_evidence"],
+                        "length": float(groups.rollouts.completion_mask.sum(1).double().mean()),
+                        **learned,
+                        **clock.seconds,
+                    }
+                )
+            )
+
+            last = ledger.step == config.steps
+            if last or (config.eval_every > 0 and ledger.step % config.eval_every == 0):
+                held_out()
+            if last or ledger.step % config.checkpoint_every == 0:
+                state = {"ledger": ledger.state_dict(), "sampler": sampler.state_dict()}
+                folder.save_checkpoint(ledger.step, state, policy, optimizer, tokenizer, keep=config.keep_checkpoints)
+                sampler.history.to_parquet(folder.path / "history.parquet")
+
+        summary = summarise(folder, config, sampler)
+        view.close(summary)
+    write_report(folder.path)
+    return summary
+
+
+class Groups(NamedTuple):
+    """Prompts, rolled out and judged."""
+
+    rollouts: Rollouts  # G * n rows, the n of a prompt adjacent
+    rewards: Tensor  # [G, n], 0..1
+
+
+def roll_out(
+    engine: RolloutEngine,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Prompt],
+    config: TrainConfig,
+    step: int,
+    clock: Clock,
+) -> Groups:
+    """Roll out the candidates, a batch at a time, until a batch's worth of groups is useful.
+
+    Without dynamic sampling the candidates are one batch. With it (DAPO, arXiv 2503.14476) later batches are paid for
+    only while useful groups are missing.
+    """
+    sampling = Sampling(config.max_new_tokens, config.temperature)
+    rollouts: list[Rollouts] = []
+    rewards = torch.zeros(0, config.group_size)
+    for part in range(0, len(prompts), config.batch_size):
+        batch = prompts[part : part + config.batch_size]
+        with clock("rollout"):
+            texts = [render(tokenizer, prompt.text) for prompt in batch]
+            seed = seed_for(config.seed, "rollout", step, part)
+            rollouts.append(engine.generate(texts, config.group_size, sampling, seed=seed))
+        with clock("reward"):
+            owners = [prompt for prompt in batch for _ in range(config.group_size)]
+            earned = [task.reward(prompt, text).value for prompt, text in zip(owners, rollouts[-1].texts, strict=True)]
+            rewards = torch.cat([rewards, torch.tensor(earned).view(len(batch), config.group_size)])
+        if int(informative_groups(rewards).sum()) >= config.batch_size:
+            break
+    return Groups(concatenate(rollouts), rewards)
+
+
+def update(
+    policy: nn.Module,
+    reference: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    groups: Groups,
+    config: TrainConfig,
+    seed: int,
+) -> dict[str, float]:
+    """Take the optimizer steps of one training step.
+
+    Groups without signal are dropped before the forward pass: they cost nothing and dilute nothing.
+
+    Returns:
+        loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps; NaN where no
+        group had a signal.
+
+    Raises:
+        FloatingPointError: the gradient is no longer finite; the policy is as it was.
+    """
+    useful = informative_groups(groups.rewards)
+    rollouts = groups.rollouts.select(useful.repeat_interleave(config.group_size))
+    values = advantages(groups.rewards, config.loss)[useful].flatten().to(rollouts.logprobs.device)
+    generator = torch.Generator().manual_seed(seed)
+    means = Means("loss", "grad_norm", "clip_fraction", "kl", "reference_kl", "entropy")
+    for _ in range(config.epochs):
+        order = torch.randperm(len(values), generator=generator)
+        for mini in order.tensor_split(min(config.mini_batches, max(len(order), 1))):
+            if len(mini) == 0:
+                continue
+            counts = count(rollouts.completion_mask[mini])
+            optimizer.zero_grad(set_to_none=True)
+            for micro in mini.split(config.micro_batch):
+                means.add(_backward(policy, reference, rollouts.select(micro), values[micro], counts, config))
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"gradient norm: expected a finite number, got {float(norm)}")
+            optimizer.step()
+            means.add({"grad_norm": float(norm)})
+            means.close()
+    return means.values()
+
+
+def _backward(
+    policy: nn.Module,
+    reference: nn.Module | None,
+    rollouts: Rollouts,
+    values: Tensor,
+    counts: Counts,
+    config: TrainConfig,
+) -> dict[str, float]:
+    """One micro-batch's share of the gradient."""
+    sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
+    with autocast(config, values.device):
+        logprobs = completion_logprobs(policy, *sequences, temperature=config.temperature)
+        known = None
+        if reference is not None:
+            with torch.no_grad():
+                known = completion_logprobs(reference, *sequences, temperature=config.temperature)
+    share = policy_loss(
+        config.loss,
+        logprobs,
+        rollouts.logprobs,
+        values,
+        rollouts.completion_mask,
+        counts,
+        max_completion_length=config.max_new_tokens,
+        clip=config.clip,
+        reference_logprobs=known,
+        beta=config.kl,
+    )
+    share.loss.backward()  # type: ignore[no-untyped-call]
+    return {name: float(value.detach()) for name, value in share._asdict().items()}
+
+
+def evaluate(engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig) -> dict[str, float]:
+    """Held-out accuracy: the share of `eval_samples` completions a test prompt that solve it, at the training
+    temperature. The same draws at every evaluation. The standard error is over prompts."""
+    prompts = task.prompts("test")
+    texts = [render(tokenizer, prompt.text) for prompt in prompts]
+    sampling = Sampling(config.max_new_tokens, config.temperature)
+    rollouts = engine.generate(texts, config.eval_samples, sampling, seed=seed_for(config.seed, "evaluate"))
+    owners = [prompt for prompt in prompts for _ in range(config.eval_samples)]
+    earned = [task.reward(prompt, text).value for prompt, text in zip(owners, rollouts.texts, strict=True)]
+    by_prompt = torch.tensor(earned, dtype=torch.float64).view(len(prompts), -1).mean(1)
+    return {
+        "accuracy": float(by_prompt.mean()),
+        "stderr": float(by_prompt.std() / len(prompts) ** 0.5),
+        "prompts": len(prompts),
+        "samples": config.eval_samples,
+    }

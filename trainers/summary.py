@@ -1,0 +1,59 @@
+"""The end of a run: what it reached, and what its rollouts taught about the prompts."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dps_pyro.dynamics import Dynamics, Step
+from dps_pyro.fit import fit
+from dps_pyro.sampler import PromptSampler
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.run_folder import RunFolder
+
+__all__ = ["summarise"]
+
+
+def summarise(folder: RunFolder, config: TrainConfig, sampler: PromptSampler) -> dict[str, Any]:
+    """Fit the model to the run's own history (`posterior/`), and write `summary.json`."""
+    lines = folder.metrics()
+    train = [line for line in lines if line["kind"] == "train"]
+    accuracy = [line["accuracy"] for line in lines if line["kind"] == "eval"]
+    learned: dict[str, Any] = {"states": list(sampler.dynamics.states)}
+    if type(sampler.dynamics).tracker is Dynamics.tracker:  # a model that counts online has nothing left to fit
+        posterior = fit(sampler.dynamics, sampler.history, steps=400, seed=config.seed)
+        posterior.save(folder.path / "posterior")
+        learned |= _learned(sampler.dynamics, dict(posterior.point), sampler.num_prompts)
+    summary = {
+        "model": config.dynamics,
+        "acquisition": config.acquisition,
+        **learned,
+        "accuracy_before": accuracy[0],
+        "accuracy_after": accuracy[-1],
+        "useful_share": sum(line["useful"] for line in train) / len(train),
+        "useful_pool": sum(line["useful_pool"] for line in train) / len(train),
+        "rollouts": train[-1]["rollouts"],
+        "saved": train[-1]["saved"],
+        "steps": len(train),
+        "seconds": sum(value for line in train for name, value in line.items() if name.startswith("seconds/")),
+    }
+    folder.write_text("summary.json", json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _learned(dynamics: Dynamics[Any], point: dict[str, Tensor], num_prompts: int) -> dict[str, Any]:
+    """The fitted chain, averaged over prompts: initial [K], transition [K, K], rates [K] where the model has them."""
+    theta = dynamics.parameters(num_prompts, point)
+    one = Step(torch.ones(1, dtype=torch.long))
+    transition = dynamics.transition(theta, one).probs
+    size = transition.shape[-1]
+    rates = torch.as_tensor(dynamics.emission(theta, one).mean).reshape(-1, size).mean(0).tolist()
+    return {
+        "initial": dynamics.initial(theta).probs.reshape(-1, size).mean(0).tolist(),
+        "transition": transition.reshape(-1, size, size).mean(0).tolist(),
+        "rates": rates if all(map(math.isfinite, rates)) else None,
+    }
