@@ -2,7 +2,7 @@
 # pyproject.toml or the constraints have changed since. Nothing else on the machine is touched.
 
 # What the targets run. Given on the command line, a variable replaces the one here: make demo DEMO_COMMAND="..."
-DEMO_COMMAND   = .venv/bin/dps-pyro train --demo
+DEMO_COMMAND   = .venv/bin/dps-pyro demo
 POLICY_COMMAND = .venv/bin/python scripts/make_policy.py
 BENCH_COMMAND  = .venv/bin/python -m benchmarks
 

@@ -26,7 +26,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution, constraints
-from pyro.infer.autoguide.initialization import InitMessenger, init_to_mean
+from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.ops.indexing import Vindex
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -148,15 +148,19 @@ class Dynamics(ABC, Generic[Theta]):
     def parameters(
         self, num_prompts: int, values: Mapping[str, Tensor] | None = None, rows: Tensor | None = None
     ) -> Theta:
-        """The parameters at given site values; a site that is not given stands at its prior mean.
+        """The parameters at given site values; a site that is not given stands at its prior mean (where that is not
+        finite, at its median; where neither has a formula, at its base distribution's, transformed).
 
         Args:
             num_prompts: N, the size of the prompts plate.
             values: site name -> value, such as `Posterior.point`; per-prompt sites for all N prompts.
             rows: long [V], the prompts wanted; None for all.
+
+        Raises:
+            ValueError: a per-prompt value is not of N prompts, or a site that is not given has no such centre.
         """
         plate = pyro.plate("prompts", num_prompts, subsample=rows, dim=-1)
-        with torch.no_grad(), poutine.block(), InitMessenger(init_to_mean), _At(values or {}, rows):
+        with torch.no_grad(), poutine.block(), InitMessenger(_centre), _At(values or {}, rows):
             return self.prior(plate)
 
     def tracker(
@@ -233,12 +237,11 @@ class Progress(TorchDistribution):  # type: ignore[misc]
             len(dynamics.transition(theta, first).batch_shape) - 2,
             len(dynamics.emission(theta, first).batch_shape) - 2,
         )
+        self._own = lead + 1  # batch dimensions between time and the states
         timed = Step(*(None if field is None else _time_first(field, lead) for field in steps))
         self._trials = timed.trials  # [T, ..., N]
-        self._emission = dynamics.emission(theta, timed)  # batch [T, ..., N, K]
-        transition = dynamics.transition(theta, timed)
-        if len(transition.batch_shape) < lead + 3:  # one matrix for all steps
-            transition = transition.expand([len(self._trials), *transition.batch_shape])
+        self._emission = _timed(dynamics.emission(theta, timed), len(self._trials), lead + 3)  # batch [T, ..., N, K]
+        transition = _timed(dynamics.transition(theta, timed), len(self._trials), lead + 3)
         self._transition = transition.probs  # [T, ..., N or 1, K, K]
         batch = torch.broadcast_shapes(
             self._initial.batch_shape, self._trials.shape[1:], self._emission.batch_shape[1:-1]
@@ -249,16 +252,19 @@ class Progress(TorchDistribution):  # type: ignore[misc]
         """The same law over a larger batch."""
         new: Progress = self._get_checked_instance(Progress, _instance)
         new._initial, new._trials = self._initial, self._trials
-        new._emission, new._transition = self._emission, self._transition
+        new._emission, new._transition, new._own = self._emission, self._transition, self._own
         super(Progress, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         return new
 
     def log_evidence(self, value: Tensor) -> Tensor:
         """[T, ..., N], the terms of the prequential score: `log p(y_t | y_<t)`, 0 where missing."""
+        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
         seen = (self._trials > 0).unsqueeze(-1)
-        outcome = torch.where(seen, value.movedim(-1, 0).unsqueeze(-1), 0.0)
-        likelihood = torch.where(seen, self._emission.log_prob(outcome), 0.0)
-        belief = self._initial.probs.expand(*self.batch_shape, -1)
+        # [sample dimensions of the value alone, T, ..., N, 1]: time lines up with the law's own
+        outcome = value.expand(*batch, -1).movedim(-1, -self._own - 1).unsqueeze(-1)
+        likelihood = self._emission.log_prob(torch.where(seen, outcome, 0.0))
+        likelihood = torch.where(seen, likelihood, 0.0).movedim(-self._own - 2, 0)
+        belief = self._initial.probs.expand(*batch, -1)
         terms = []
         for log_likelihood, transition in zip(likelihood, self._transition, strict=True):
             conditioned = condition(belief, log_likelihood)
@@ -274,10 +280,10 @@ class Progress(TorchDistribution):  # type: ignore[misc]
         """[..., N, T] outcomes drawn from the law; 0 where missing."""
         batch = torch.Size(sample_shape) + self.batch_shape
         num_states = self._initial.probs.shape[-1]
-        shape = (len(self._trials), *self.batch_shape, num_states)
+        extra, own = batch[: -self._own], batch[-self._own :]
         with torch.no_grad():
-            z = self._initial.expand(self.batch_shape).sample(sample_shape)
-            shown = self._emission.expand(shape).sample(sample_shape).movedim(len(sample_shape), 0)
+            z = self._initial.expand(own).sample(extra)
+            shown = self._emission.expand([len(self._trials), *own, num_states]).sample(extra).movedim(len(extra), 0)
             outcomes = []
             for t, transition in enumerate(self._transition):
                 outcome = shown[t].gather(-1, z.unsqueeze(-1)).squeeze(-1)
@@ -327,12 +333,51 @@ class _At(Messenger):
         if value is None:
             return
         own = [frame for frame in msg["cond_indep_stack"] if frame.name == "prompts"]
-        if own and self.rows is not None:
-            value = value.index_select(own[0].dim - len(msg["fn"].event_shape), self.rows)
+        if own:
+            dim = own[0].dim - len(msg["fn"].event_shape)
+            if value.ndim < -dim or value.shape[dim] != own[0].full_size:
+                raise ValueError(
+                    f"values: expected {msg['name']!r} for {own[0].full_size} prompts, got shape {tuple(value.shape)}"
+                )
+            if self.rows is not None:
+                value = value.index_select(dim, self.rows)
         msg["value"], msg["is_observed"] = value, True
+
+
+def _centre(site: Any) -> Tensor:
+    """A site's prior mean, or the next best thing: never drawn, so that it is the same each time it is asked for."""
+    centre = _middle(site["fn"])
+    if centre is None:
+        raise ValueError(f"values: expected a value for {site['name']!r}, whose prior has no mean to stand at")
+    return centre
+
+
+def _middle(law: Any) -> Tensor | None:
+    if isinstance(law, torch.distributions.Independent):
+        return _middle(law.base_dist)
+    half = torch.tensor(0.5)
+    for formula in (lambda: law.mean, lambda: law.icdf(half).expand(law.batch_shape + law.event_shape)):
+        try:
+            value: Tensor = formula()
+        except NotImplementedError:
+            continue
+        if bool(value.isfinite().all()):
+            return value
+    if not isinstance(law, torch.distributions.TransformedDistribution):
+        return None
+    base = _middle(law.base_dist)
+    for transform in law.transforms if base is not None else []:
+        base = transform(base)
+    return base
 
 
 def _time_first(field: Tensor, lead: int) -> Tensor:
     """[N or 1, T] -> [T, 1, ..., N or 1] with `lead` ones for theta's sample dimensions."""
     time_first = field.movedim(-1, 0)
     return time_first.reshape(time_first.shape[0], *[1] * lead, *time_first.shape[1:])
+
+
+def _timed(law: Any, num_steps: int, dims: int) -> Any:
+    """The law with time as the first of its `dims` batch dimensions, where it does not depend on the step too."""
+    missing = dims - len(law.batch_shape)
+    return law.expand([num_steps, *[1] * (missing - 1), *law.batch_shape]) if missing > 0 else law

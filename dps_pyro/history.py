@@ -7,9 +7,10 @@ re-filtered from. It is sparse: one row an observed group, whatever the number o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,12 +89,15 @@ class RolloutHistory:
         Raises:
             ValueError: a row out of range, a count outside 0..trials, or columns of different lengths.
         """
-        rows = torch.as_tensor(prompts, dtype=torch.long).reshape(-1)
-        count = torch.as_tensor(solved, dtype=torch.float64).reshape(-1)
-        size = torch.as_tensor(trials, dtype=torch.long).reshape(-1).expand(len(rows)).clone()
-        chance = torch.full([len(rows)], float("nan")) if predicted is None else predicted.to(torch.float32).reshape(-1)
-        if not len(rows) == len(count) == len(chance):
-            raise ValueError(f"expected columns of one length, got {len(rows)} prompts, {len(count)} solved")
+        # Copies: the log must not change with the caller's buffers.
+        rows = _column("prompts", prompts, torch.long)
+        count = _column("solved", solved, torch.float64)
+        size = _column("trials", trials, torch.long)
+        size = size.expand(len(rows)).clone() if len(size) == 1 else size
+        chance = _column("predicted", [math.nan] * len(rows) if predicted is None else predicted, torch.float32)
+        if not len(rows) == len(count) == len(size) == len(chance):
+            lengths = f"{len(rows)} prompts, {len(count)} solved, {len(size)} trials, {len(chance)} predicted"
+            raise ValueError(f"expected columns of one length, got {lengths}")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_prompts:
             raise ValueError(f"prompts: expected rows in 0..{self.num_prompts - 1}, got {rows.tolist()[:8]}")
         if not bool(((count >= 0) & (count <= size)).all()):
@@ -102,6 +106,17 @@ class RolloutHistory:
             raise ValueError(f"step: expected 0 or more, got {step}")
         self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance))
         self.num_steps = max(self.num_steps, step + 1)
+        self._outcomes = None
+
+    def add(self, count: int) -> None:
+        """Make room for `count` more prompts, unnamed ones.
+
+        Raises:
+            ValueError: the prompts of this history have ids.
+        """
+        if self.ids is not None:
+            raise ValueError("expected a history without ids, to which prompts can be added unnamed")
+        self.num_prompts += count
         self._outcomes = None
 
     def schedule(self) -> RolloutHistory:
@@ -185,7 +200,17 @@ class RolloutHistory:
                 f"{path}: expected columns prompt, step, solved, trials; {', '.join(sorted(missing))} not among "
                 f"{', '.join(table.column_names)}"
             )
-        column = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names}
+        try:
+            column = {
+                name: torch.from_numpy(table[name].to_numpy().astype(kind))
+                for name, kind in (("prompt", "f8"), ("step", "f8"), ("solved", "f8"), ("trials", "f8"), ("predicted", "f4"))
+                if name in table.column_names
+            }
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected columns of numbers, got {error}") from error
+        strange = [name for name in ("prompt", "step", "trials") if not bool((column[name] % 1 == 0).all())]
+        if strange:
+            raise ValueError(f"{path}: expected whole numbers in {', '.join(strange)}, got others")
         about = json.loads((table.schema.metadata or {}).get(b"dps_pyro", b"{}"))
         seen = int(column["prompt"].max()) + 1 if len(table) else 0
         ids = about.get("ids")
@@ -207,6 +232,15 @@ class RolloutHistory:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Replace the log by a saved one."""
-        self._chunks = [Events(*(state[name].clone() for name in Events._fields))]
-        self.num_steps = int(state["num_steps"])
+        chunks = [Events(*(state[name].clone() for name in Events._fields))]
+        self._chunks, self.num_steps = chunks, int(state["num_steps"])
         self._outcomes = None
+
+
+def _column(name: str, values: Any, dtype: torch.dtype) -> Tensor:
+    """A copy of `values` as a vector; whole numbers where the dtype is."""
+    given = torch.as_tensor(values).detach().reshape(-1)
+    column = given.to(dtype, copy=True)
+    if dtype == torch.long and not torch.equal(column.to(given.dtype), given):
+        raise ValueError(f"{name}: expected whole numbers, got {given.tolist()[:8]}")
+    return column

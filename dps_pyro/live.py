@@ -63,6 +63,7 @@ class LiveView:
             raise ValueError(f"expected steps >= 0 and every >= 1, got steps={steps}, every={every}")
         self.steps = steps
         self.done = done
+        self._resumed = done > 0
         self.folder = folder
         self.every = every
         self.console = console or Console()
@@ -190,7 +191,8 @@ class LiveView:
         )
         saved = Text(f"about {_count(self._metric('saved'))} saved against dynamic sampling", "dim")
         body.add_row("rollouts", _count(self._metric("rollouts")), saved)
-        first = self._accuracies[0][0] if len(self._accuracies) > 1 else math.nan
+        # A resumed run has not seen where it started.
+        first = self._accuracies[0][0] if len(self._accuracies) > 1 and not self._resumed else math.nan
         before = Text(f"from {_percent(first)}" if math.isfinite(first) else "", "dim")
         body.add_row("accuracy", self._accuracy("+-" if self._ascii else "±"), before)
         return Group(head, body)
@@ -204,7 +206,9 @@ class LiveView:
         after = number(summary.get("accuracy_after", last[0][0] if last else None))
         uniform = summary.get("uniform")
         arm = number(uniform.get("useful_share")) if isinstance(uniform, Mapping) else math.nan
-        pool = self._pool[0] / self._pool[1] if self._pool[1] else math.nan
+        pool = number(summary.get("useful_pool"))
+        if not math.isfinite(pool) and self._pool[1]:
+            pool = self._pool[0] / self._pool[1]
         gain = f"  ({(after - before) * 100:+.1f} points)" if math.isfinite(after - before) else ""
         rollouts, saved = (number(summary.get(key, self._last.get(key))) for key in ("rollouts", "saved"))
         would = (

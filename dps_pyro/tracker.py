@@ -77,28 +77,34 @@ class Tracker:
             [V], `log p(y_t | y_<t)`; of a late observation given what had come before step t when it was made.
         """
         at = self.step if step is None else step
-        while self.step < at:
-            nothing = rows[:0]
-            self._pass(nothing, self.belief[nothing], torch.zeros(self.num_prompts, dtype=torch.long))
-        late = at < self.step
-        before = self._replay(rows, until=at)["belief"] if late else self.belief[rows]
-        conditioned = condition(before, self._log_likelihood(rows, solved, trials))
-        self.history.append(rows, step=at, solved=solved, trials=trials, predicted=predicted)
-        if late:
+        if at < self.step:
+            before = self._replay(rows, until=at)["belief"]
+            conditioned = condition(before, self._log_likelihood(rows, solved, trials))
+            self.history.append(rows, step=at, solved=solved, trials=trials, predicted=predicted)
             again = self._replay(rows, until=self.step)
             self._state = {name: value.index_copy(0, rows, again[name]) for name, value in self._state.items()}
-        else:
-            visited = trials > 0
-            everywhere = torch.zeros(self.num_prompts, dtype=torch.long).index_copy(0, rows, trials)
-            self._pass(rows[visited], conditioned.belief[visited], everywhere)
+            return conditioned.log_evidence
+        state, nobody = self._state, torch.zeros(self.num_prompts, dtype=torch.long)
+        for _ in range(self.step, at):
+            state = self._advance(state, rows[:0], state["belief"][:0], Step(nobody), self._theta)
+        conditioned = condition(state["belief"][rows], self._log_likelihood(rows, solved, trials))
+        visited = trials > 0
+        everywhere = Step(nobody.index_copy(0, rows, trials))
+        state = self._advance(state, rows[visited], conditioned.belief[visited], everywhere, self._theta)
+        self.history.append(rows, step=at, solved=solved, trials=trials, predicted=predicted)
+        self._state, self.step = state, at + 1
         return conditioned.log_evidence
 
     def add(self, count: int) -> None:
-        """Track `count` more prompts, as unvisited ones that have been there from the first step."""
+        """Track `count` more prompts, as unvisited ones that have been there from the first step.
+
+        Raises:
+            ValueError: `values` holds per-prompt sites, which know nothing of new prompts.
+        """
         old = self.num_prompts
-        self.num_prompts += count
-        self.history.num_prompts = self.num_prompts
-        self._theta = self.dynamics.parameters(self.num_prompts, self._values)
+        theta = self.dynamics.parameters(old + count, self._values)
+        self.history.add(count)
+        self.num_prompts, self._theta = old + count, theta
         fresh = self._replay(torch.arange(old, self.num_prompts), until=self.step)
         self._state = {name: torch.cat([value, fresh[name]]) for name, value in self._state.items()}
 
@@ -118,16 +124,17 @@ class Tracker:
         Raises:
             ValueError: it belongs to another kind of model or number of prompts.
         """
+        _expect(state, "filter", "values", "history", "step")
         saved = state["filter"]
         shapes = {name: tuple(value.shape) for name, value in self._state.items()}
         came = {name: tuple(value.shape) for name, value in saved.items()}
         if shapes != came:
             raise ValueError(f"state: expected a filter of shapes {shapes}, got {came}")
-        self._values = dict(state["values"])
-        self._theta = self.dynamics.parameters(self.num_prompts, self._values)
-        self._state = {name: value.to(self.dtype) for name, value in saved.items()}
+        theta = self.dynamics.parameters(self.num_prompts, state["values"])
+        step = int(state["step"])
         self.history.load_state_dict(state["history"])
-        self.step = int(state["step"])
+        self._values, self._theta, self.step = dict(state["values"]), theta, step
+        self._state = {name: value.to(self.dtype) for name, value in saved.items()}
 
     # ------------------------------------------------------------------------------------------------- the filter
 
@@ -140,10 +147,6 @@ class Tracker:
         """One step: `rows` [V] of the state now have `posterior` [V, K]; all of it moves on."""
         belief = state["belief"].index_copy(0, rows, posterior)
         return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
-
-    def _pass(self, rows: Tensor, posterior: Tensor, trials: Tensor) -> None:
-        self._state = self._advance(self._state, rows, posterior, Step(trials), self._theta)
-        self.step += 1
 
     def _log_likelihood(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
         """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts."""
@@ -166,3 +169,9 @@ class Tracker:
             posterior = condition(state["belief"][seen], likelihood).belief
             state = self._advance(state, seen, posterior, Step(everywhere), theta)
         return state
+
+
+def _expect(state: Mapping[str, Any], *names: str) -> None:
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise ValueError(f"state: expected {', '.join(names)}, got none of {', '.join(missing)}")

@@ -55,16 +55,20 @@ class PaperDPS(Dynamics[Parameters]):
         decay: float = 0.7,
         initial: Sequence[float] | Tensor | None = None,
     ) -> None:
-        self.prior_alpha = _real(prior_alpha).expand(3, 3).clone()
+        counts = _real(prior_alpha)
+        if counts.shape not in ((), (3, 3)):
+            raise ValueError(f"prior_alpha: expected a number or shape (3, 3), got shape {tuple(counts.shape)}")
+        self.prior_alpha = counts.expand(3, 3).clone()
         start = torch.ones(3) if initial is None else _real(initial)
         if initial is not None:
             self.prior_alpha = self.prior_alpha.to(torch.promote_types(self.prior_alpha.dtype, start.dtype))
-        if not bool((self.prior_alpha >= 0).all() and (self.prior_alpha.sum(-1) > 0).all()):
+        totals = self.prior_alpha.sum(-1)
+        if not bool((self.prior_alpha >= 0).all() and (totals > 0).all() and totals.isfinite().all()):
             raise ValueError(f"prior_alpha: expected counts >= 0 with a positive sum in each row, got {prior_alpha}")
         if not 0 <= decay <= 1:
             raise ValueError(f"decay: expected a number in [0, 1], got {decay}")
         self.decay = decay
-        if start.shape != (3,) or not bool((start >= 0).all() and start.sum() > 0):
+        if start.shape != (3,) or not bool((start >= 0).all() and 0 < start.sum() < float("inf")):
             raise ValueError(f"initial: expected three chances, got {initial}")
         self.start = start.to(self.prior_alpha.dtype) / start.sum()
 

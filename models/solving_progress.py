@@ -63,7 +63,8 @@ class SolvingProgress(Dynamics[Parameters]):
         gaps = pyro.sample("gaps", dist.Dirichlet(self.rate_gaps))
         initial = pyro.sample("initial", dist.Dirichlet(self.initial_concentration))
         matrix = pyro.sample("transition", dist.Dirichlet(self.transition_concentration).to_event(1))
-        return Parameters(initial, matrix, rates=gaps.cumsum(-1)[..., :-1])
+        # In float32 the sum can round to just above 1.
+        return Parameters(initial, matrix, rates=gaps.cumsum(-1)[..., :-1].clamp(max=1.0))
 
     def initial(self, theta: Parameters) -> dist.Categorical:
         """`p(z_1)`, batch [...]: one for all prompts."""
@@ -75,7 +76,8 @@ class SolvingProgress(Dynamics[Parameters]):
 
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the state), batch [..., N, 3]."""
-        return dist.Binomial(step.trials.unsqueeze(-1), theta.rates)
+        # Unchecked, so that a group's partial rewards may add up to a fraction.
+        return dist.Binomial(step.trials.unsqueeze(-1), theta.rates, validate_args=False)
 
 
 def _concentration(

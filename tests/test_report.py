@@ -309,9 +309,12 @@ def test_a_resumed_run_keeps_the_newer_story(tmp_path: Path) -> None:
     assert [(record["step"], record["accuracy"]) for record in run.evals] == [(0, 0.1), (2, 0.9)]
     assert len(run.notes) == 1
 
+    (tmp_path / "metrics.jsonl").write_text(lines(*old, new[0]))  # killed again, before the evaluation
+    assert [record["step"] for record in read_run(tmp_path).evals] == [0]
+
 
 def test_missing_and_wild_values_do_not_stop_the_page(tmp_path: Path) -> None:
-    wild = [math.nan, math.inf, None, "text", [], 10**400]
+    wild: list[Any] = [math.nan, math.inf, None, "text", [], 10**400]
     steps = [train(step, useful=value, useful_pool=value, belief=value) for step, value in enumerate(wild)]
     steps[0]["rollouts"] = math.nan
     evals = [{**evaluation(0, 0.1), "stderr": -1.0}, {**evaluation(9, 0.2), "accuracy": math.nan, "rollouts": None}]

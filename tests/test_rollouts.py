@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dps_pyro.policy_gradient import completion_logprobs, count, policy_loss
-from dps_pyro.rollouts import Rollouts, Sampling
+from dps_pyro.rollouts import Rollouts, Sampling, concatenate
 from dps_pyro.rollouts.transformers import TransformersEngine
 
 SPECIAL = ["<pad>", "<s>", "</s>"]
@@ -103,6 +103,16 @@ def test_select_keeps_rows_in_order(engine):
     assert_close(picked.completion_ids, rollouts.completion_ids[[4, 1]])
     masked = rollouts.select(torch.tensor([False, True, False, False, True, False]))
     assert masked.finish == [rollouts.finish[1], rollouts.finish[4]]
+
+
+def test_concatenated_batches_are_what_one_call_would_have_been_but_for_padding(engine, model):
+    one = engine.generate(PROMPTS[:2], 4, Sampling(max_new_tokens=3), seed=0)
+    two = engine.generate(PROMPTS[2:], 4, Sampling(max_new_tokens=8), seed=1)
+    both = concatenate([one, two])
+    assert both.texts == one.texts + two.texts
+    assert both.finish == one.finish + two.finish
+    assert both.prompt_mask[:, -1].all()  # still left-padded
+    assert_close(both.logprobs, completion_logprobs(model, *both[:4]), atol=1e-4, rtol=0)
 
 
 # ---------------------------------------------------------------------------------------------------- log-probabilities

@@ -92,6 +92,9 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """How many of them stay."""
 
+    report: bool = True
+    """After the last step, fit the model to the run's own history (posterior/) and draw report.html."""
+
     # Machine
     seed: int = 0
     """Of everything drawn: prompts chosen, rollouts, evaluations."""

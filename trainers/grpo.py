@@ -130,7 +130,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
         summary = summarise(folder, config, sampler)
         view.close(summary)
-    write_report(folder.path)
+    if config.report:
+        write_report(folder.path)
     return summary
 
 

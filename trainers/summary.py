@@ -24,7 +24,8 @@ def summarise(folder: RunFolder, config: TrainConfig, sampler: PromptSampler) ->
     train = [line for line in lines if line["kind"] == "train"]
     accuracy = [line["accuracy"] for line in lines if line["kind"] == "eval"]
     learned: dict[str, Any] = {"states": list(sampler.dynamics.states)}
-    if type(sampler.dynamics).tracker is Dynamics.tracker:  # a model that counts online has nothing left to fit
+    countless = type(sampler.dynamics).tracker is Dynamics.tracker
+    if config.report and countless:  # a model that counts online has nothing left to fit
         posterior = fit(sampler.dynamics, sampler.history, steps=400, seed=config.seed)
         posterior.save(folder.path / "posterior")
         learned |= _learned(sampler.dynamics, dict(posterior.point), sampler.num_prompts)

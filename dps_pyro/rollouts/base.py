@@ -88,9 +88,15 @@ class RolloutEngine(Protocol):
 
 def concatenate(batches: Sequence[Rollouts]) -> Rollouts:
     """Several batches as one, padded to the widest."""
-    tensors = [_stack([batch[field] for batch in batches], left=field < 2) for field in range(5)]
-    finish = [reason for batch in batches for reason in batch.finish]
-    return Rollouts(*tensors, finish, [text for batch in batches for text in batch.texts])
+    return Rollouts(
+        prompt_ids=_stack([batch.prompt_ids for batch in batches], left=True),
+        prompt_mask=_stack([batch.prompt_mask for batch in batches], left=True),
+        completion_ids=_stack([batch.completion_ids for batch in batches], left=False),
+        completion_mask=_stack([batch.completion_mask for batch in batches], left=False),
+        logprobs=_stack([batch.logprobs for batch in batches], left=False),
+        finish=[reason for batch in batches for reason in batch.finish],
+        texts=[text for batch in batches for text in batch.texts],
+    )
 
 
 def _stack(parts: Sequence[Tensor], *, left: bool) -> Tensor:
