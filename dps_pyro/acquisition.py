@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["ACQUISITIONS", "Acquisition", "Forecast", "entropy", "thompson", "top", "uniform"]
+__all__ = ["ACQUISITIONS", "Acquisition", "Forecast", "entropy", "soft", "thompson", "top", "uniform"]
 
 
 class Forecast(NamedTuple):
@@ -44,7 +44,23 @@ def thompson(forecast: Forecast, generator: torch.Generator) -> Tensor:
     noise = torch.rand(2, len(forecast.informative), generator=generator, dtype=torch.float64)
     chance = forecast.informative.double().clamp(0, 1)
     rounds = torch.floor(noise[0].log() / torch.log1p(-chance))  # p = 1: 0 rounds waited; p = 0: for ever
-    return noise[1] - rounds.nan_to_num(nan=0.0).clamp(max=2.0**40)
+    # 2^30 rounds are for ever, and leave enough digits to choose at random among many hopeless prompts.
+    return noise[1] - rounds.nan_to_num(nan=0.0).clamp(max=2.0**30)
+
+
+def soft(sharpness: float) -> Acquisition:
+    """A soft top B: draw the batch without replacement with weights `p ** sharpness`, p the chance of a useful group.
+
+    Between `uniform` (0) and `top` (infinity), and close to `thompson` at 1: the larger, the more useful groups and the
+    fewer different prompts. Drawn by the Gumbel-top-k trick (arXiv 1903.06059).
+    """
+
+    def acquire(forecast: Forecast, generator: torch.Generator) -> Tensor:
+        noise = torch.rand(len(forecast.informative), generator=generator, dtype=torch.float64)
+        gumbel = -(-noise.clamp_min(1e-300).log()).log()
+        return gumbel + sharpness * forecast.informative.double().clamp_min(1e-12).log()
+
+    return acquire
 
 
 def entropy(forecast: Forecast, generator: torch.Generator) -> Tensor:
@@ -57,7 +73,13 @@ def uniform(forecast: Forecast, generator: torch.Generator) -> Tensor:
     return torch.rand(len(forecast.informative), generator=generator)
 
 
-ACQUISITIONS: dict[str, Acquisition] = {"top": top, "thompson": thompson, "entropy": entropy, "uniform": uniform}
+ACQUISITIONS: dict[str, Acquisition] = {
+    "top": top,
+    "soft": soft(4.0),
+    "thompson": thompson,
+    "entropy": entropy,
+    "uniform": uniform,
+}
 """The names that configurations and command lines use."""
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -223,7 +223,7 @@ class Progress(TorchDistribution):  # type: ignore[misc]
         steps: what is known of the T steps, the fields [N or 1, T]: time last, as in the event.
     """
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
     has_rsample = False
 
@@ -296,7 +296,7 @@ class Progress(TorchDistribution):  # type: ignore[misc]
 class _Shown(TorchDistribution):  # type: ignore[misc]
     """The emission of a known state: batch [..., N, K] gathered at z."""
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real
     has_rsample = False
 
@@ -355,13 +355,12 @@ def _centre(site: Any) -> Tensor:
 def _middle(law: Any) -> Tensor | None:
     if isinstance(law, torch.distributions.Independent):
         return _middle(law.base_dist)
-    half = torch.tensor(0.5)
-    for formula in (lambda: law.mean, lambda: law.icdf(half).expand(law.batch_shape + law.event_shape)):
+    for formula in (lambda: law.mean, lambda: law.icdf(torch.full(law.batch_shape, 0.5))):
         try:
             value: Tensor = formula()
         except NotImplementedError:
             continue
-        if bool(value.isfinite().all()):
+        if value.shape == law.batch_shape + law.event_shape and bool(value.isfinite().all()):
             return value
     if not isinstance(law, torch.distributions.TransformedDistribution):
         return None

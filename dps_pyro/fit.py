@@ -44,7 +44,7 @@ class Posterior:
         """Write a folder of safetensors and JSON, atomically; `load` reads it back."""
         with atomic_path(Path(folder)) as aside:
             aside.mkdir()
-            tensors = {"draws": _named(self.draws), "point": _named(self.point), "losses": self.losses}
+            tensors = {"draws": dict(self.draws), "point": dict(self.point), "losses": self.losses}
             save_state(aside, {**tensors, "converged": self.converged, "about": self.about})
         return Path(folder)
 
@@ -57,8 +57,7 @@ class Posterior:
         """
         state = load_state(Path(folder))
         try:
-            draws, point = _unnamed(state["draws"]), _unnamed(state["point"])
-            return cls(draws, point, state["losses"], state["converged"], state["about"])
+            return cls(state["draws"], state["point"], state["losses"], state["converged"], state["about"])
         except KeyError as error:
             raise ValueError(f"{folder}: expected a saved posterior, got a state without {error}") from error
 
@@ -166,12 +165,3 @@ def _nuts(
     chain = MCMC(kernel, num_samples=draws, warmup_steps=min(steps, draws), disable_progbar=not progress)
     chain.run(history)
     return dict(chain.get_samples()), torch.zeros(0), True
-
-
-def _named(sites: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Site names may hold dots, which saved states keep for nesting: number the tensors and list the names."""
-    return {"names": list(sites), **{str(k): value for k, value in enumerate(sites.values())}}
-
-
-def _unnamed(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: state[str(k)] for k, name in enumerate(state["names"])}

@@ -201,11 +201,8 @@ class RolloutHistory:
                 f"{', '.join(table.column_names)}"
             )
         try:
-            column = {
-                name: torch.from_numpy(table[name].to_numpy().astype(kind))
-                for name, kind in (("prompt", "f8"), ("step", "f8"), ("solved", "f8"), ("trials", "f8"), ("predicted", "f4"))
-                if name in table.column_names
-            }
+            present = [name for name in Events._fields if name in table.column_names]
+            column = {name: torch.from_numpy(table[name].to_numpy().astype("float64")) for name in present}
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected columns of numbers, got {error}") from error
         strange = [name for name in ("prompt", "step", "trials") if not bool((column[name] % 1 == 0).all())]

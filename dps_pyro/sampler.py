@@ -1,14 +1,15 @@
 """Which prompts to roll out next: five verbs, the same for every training loop.
 
-    sampler = PromptSampler(SolvingProgress(), num_prompts=len(dataset), seed=0)
-    rows = sampler.select(batch_size)                       # before the rollouts
-    sampler.observe(rows, solved, trials)                   # after them
+sampler = PromptSampler(SolvingProgress(), num_prompts=len(dataset), seed=0)
+rows = sampler.select(batch_size)                       # before the rollouts
+sampler.observe(rows, solved, trials)                   # after them
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,21 +52,18 @@ class PromptSampler:
         seed: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.ids = None if isinstance(num_prompts, int) else _checked_ids(num_prompts)
-        self.num_prompts = num_prompts if isinstance(num_prompts, int) else len(num_prompts)
-        if self.num_prompts < 1:
-            raise ValueError(f"num_prompts: expected at least one prompt, got {self.num_prompts}")
-        if trials < 1:
-            raise ValueError(f"trials: expected a group of at least one rollout, got {trials}")
+        self.ids = _checked_ids(num_prompts)
+        self.num_prompts = _count("num_prompts", num_prompts if self.ids is None else len(self.ids), 1)
+        self.trials = _count("trials", trials, 1)
         if isinstance(acquisition, str) and acquisition not in ACQUISITIONS:
             names = ", ".join(ACQUISITIONS)
             raise ValueError(f"acquisition: expected one of {names}, or a function, got {acquisition!r}")
         self.dynamics = dynamics
-        self.trials = trials
-        self._row = None if self.ids is None else {name: row for row, name in enumerate(self.ids)}
+        self._row: dict[Any, int] = {name: row for row, name in enumerate(self.ids or [])}
         self._acquire = ACQUISITIONS[acquisition] if isinstance(acquisition, str) else acquisition
         values = None if posterior is None else posterior.point
         self.tracker = dynamics.tracker(self.num_prompts, values=values, dtype=dtype)
+        self.tracker.history.ids = self.ids
         self._generator = torch.Generator().manual_seed(seed)
         self._visits = torch.zeros(self.num_prompts, dtype=torch.long)
         self._predicted: dict[int, float] = {}
@@ -78,12 +76,14 @@ class PromptSampler:
         """Choose the coming step's prompts: long [batch_size], distinct rows (`sampler.ids[row]` names them).
 
         Raises:
-            ValueError: `batch_size` is not within 1..num_prompts.
+            ValueError: `batch_size` is not within 1..num_prompts, or a custom acquisition did not return a score for
+                each prompt.
         """
-        if not 1 <= batch_size <= self.num_prompts:
-            raise ValueError(f"batch_size: expected 1..{self.num_prompts} prompts, got {batch_size}")
+        batch_size = _count("batch_size", batch_size, 1, self.num_prompts)
         chance = self.informative(self.trials)
         scores = self._acquire(Forecast(self.belief, chance, self._visits), self._generator)
+        if scores.shape != chance.shape or bool(scores.isnan().any()):
+            raise ValueError(f"acquisition: expected {self.num_prompts} scores, got {scores}")
         rows = scores.topk(batch_size).indices
         self._predicted = dict(zip(rows.tolist(), chance[rows].tolist(), strict=True))
         self._last["informative/selected"] = float(chance[rows].mean())
@@ -111,8 +111,13 @@ class PromptSampler:
             ValueError: something else came; the sampler is as it was.
         """
         rows = self._rows(prompts)
-        size = _whole("trials", trials, len(rows))
-        count = _numbers("solved", solved, len(rows))
+        size = _whole("trials", trials)
+        size = size.expand(len(rows)) if size.ndim == 0 else size
+        count = _numbers("solved", solved)
+        for name, column in (("solved", count), ("trials", size)):
+            if column.shape != rows.shape:
+                expected = f"shape ({len(rows)},), one entry a prompt"
+                raise ValueError(f"{name}: expected {expected}, got shape {tuple(column.shape)}")
         wrong = ~((count >= 0) & (count <= size))  # NaN is neither
         if bool(wrong.any()):
             worst = int(wrong.nonzero()[0])
@@ -120,8 +125,7 @@ class PromptSampler:
                 f"solved: expected numbers within 0..trials, got {count[worst].item():g} of {int(size[worst])} "
                 f"at position {worst}"
             )
-        if step is not None and step < 0:
-            raise ValueError(f"step: expected 0 or more, got {step}")
+        step = None if step is None else _count("step", step, 0)
         predicted = torch.tensor([self._predicted.get(row, math.nan) for row in rows.tolist()])
         evidence = self.tracker.observe(rows, count, size, step, predicted)
         useful = (count > 0) & (count < size)
@@ -137,9 +141,7 @@ class PromptSampler:
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance, in [0, 1], that a group of `trials` rollouts in the coming step is useful:
         neither all wrong nor all right."""
-        if trials < 1:
-            raise ValueError(f"trials: expected a group of at least one rollout, got {trials}")
-        return self.tracker.informative(trials)
+        return self.tracker.informative(_count("trials", trials, 1))
 
     def metrics(self) -> dict[str, float]:
         """Numbers to log after `observe`: belief mass a state, predicted and realised useful shares, coverage,
@@ -175,12 +177,18 @@ class PromptSampler:
         Raises:
             ValueError: the state is another sampler's.
         """
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(f"state: expected a sampler's, got one without {', '.join(sorted(missing))}")
         if state["ids"] != self.ids:
             raise ValueError("state: expected the same prompt ids in the same order, got others")
+        if state["visits"].shape != self._visits.shape:
+            raise ValueError(f"state: expected {self.num_prompts} prompts, got {len(state['visits'])}")
+        generator = torch.Generator()
+        generator.set_state(state["generator"])
+        predicted = {int(row): chance for row, chance in state["predicted"].items()}
         self.tracker.load_state_dict(state["tracker"])
-        self._generator.set_state(state["generator"])
-        self._visits = state["visits"].clone()
-        self._predicted = {int(row): chance for row, chance in state["predicted"].items()}
+        self._generator, self._visits, self._predicted = generator, state["visits"].clone(), predicted
         self._totals, self._last = dict(state["totals"]), dict(state["last"])
 
     # ------------------------------------------------------------------------------------------------- the state
@@ -206,16 +214,19 @@ class PromptSampler:
         return names if len(names) == count else [f"state_{k}" for k in range(count)]
 
     def _rows(self, prompts: Tensor | Sequence[int] | Sequence[str]) -> Tensor:
+        if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+            raise ValueError(f"prompts: expected a vector of rows or ids, got {prompts!r}")
         names = [] if isinstance(prompts, Tensor) else list(prompts)
         if any(isinstance(name, str) for name in names):
-            unknown = [name for name in names if self._row is None or name not in self._row]
+            unknown = [name for name in names if not (isinstance(name, str) and name in self._row)]
             if unknown:
-                known = "rows, as this sampler has no ids" if self._row is None else f"{self.num_prompts} known ids"
+                known = f"one of {self.num_prompts} known ids" if self.ids else "rows, as this sampler has no ids"
                 raise ValueError(f"prompts: expected {known}, got {unknown[0]!r}")
-            assert self._row is not None
-            rows = torch.tensor([self._row[str(name)] for name in names], dtype=torch.long)
+            rows = torch.tensor([self._row[name] for name in names], dtype=torch.long)
         else:
-            rows = _whole("prompts", prompts, None)
+            rows = _whole("prompts", prompts)
+            if rows.ndim != 1:
+                raise ValueError(f"prompts: expected a vector of rows or ids, got shape {tuple(rows.shape)}")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_prompts:
             outside = rows[(rows < 0) | (rows >= self.num_prompts)]
             raise ValueError(f"prompts: expected rows in 0..{self.num_prompts - 1}, got {int(outside[0])}")
@@ -225,33 +236,45 @@ class PromptSampler:
         return rows
 
 
-def _numbers(name: str, value: Any, length: int | None) -> Tensor:
-    """A vector of reals, float64 [length]; a scalar is repeated."""
+def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """One whole number."""
+    expected = f"a whole number of at least {least}" if most is None else f"a whole number in {least}..{most}"
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}") from error
+    if isinstance(value, bool) or number < least or (most is not None and number > most):
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return number
+
+
+def _numbers(name: str, value: Any) -> Tensor:
+    """Real numbers, float64."""
     try:
         tensor = torch.as_tensor(value, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: expected numbers, got {value!r}") from error
     if tensor.is_complex():
         raise ValueError(f"{name}: expected real numbers, got {tensor.dtype}")
-    tensor = tensor.to(torch.float64)
-    if tensor.ndim == 0 and length is not None:
-        tensor = tensor.expand(length)
-    if tensor.ndim != 1 or (length is not None and len(tensor) != length):
-        expected = "a vector" if length is None else f"shape ({length},), one entry a prompt"
-        raise ValueError(f"{name}: expected {expected}, got shape {tuple(tensor.shape)}")
-    return tensor
+    return tensor.to(torch.float64)
 
 
-def _whole(name: str, value: Any, length: int | None) -> Tensor:
-    """A vector of whole numbers >= 0, long [length]; a scalar is repeated."""
-    tensor = _numbers(name, value, length)
-    wrong = ~((tensor >= 0) & (tensor == tensor.floor()) & tensor.isfinite())
+def _whole(name: str, value: Any) -> Tensor:
+    """Whole numbers, long, of at least 0 and less than 2^31."""
+    tensor = _numbers(name, value)
+    wrong = ~((tensor >= 0) & (tensor == tensor.floor()) & (tensor < 2**31))
     if bool(wrong.any()):
         raise ValueError(f"{name}: expected whole numbers of at least 0, got {tensor[wrong][0].item():g}")
+    # A mask is not a list of rows, nor a count.
+    if tensor.numel() and torch.as_tensor(value).dtype == torch.bool:
+        raise ValueError(f"{name}: expected whole numbers, got booleans")
     return tensor.long()
 
 
-def _checked_ids(ids: Sequence[str]) -> list[str]:
+def _checked_ids(ids: Any) -> list[str] | None:
+    """The ids, or None where a number was given."""
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        return None
     names = list(ids)
     strange = [name for name in names if not isinstance(name, str)]
     if strange:

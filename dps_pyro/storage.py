@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder to; it takes the name `path` when the block ends well.
 
     A reader sees the old content or the new, never a part: the new is flushed to disk before the rename, and the
-    rename after it. When the block raises, what was written aside is removed and `path` stays as it was.
+    rename after it. When the block raises, what was written aside is removed and `path` stays as it was. (Only a
+    folder in place of a folder, where the system cannot exchange two names in one go, is missing for a moment.)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -30,13 +33,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield aside
         _flush(aside)
         if path.is_dir() and aside.is_dir():  # a folder cannot be renamed over a folder that is not empty
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            _remove(old)
-            os.replace(path, old)
-            os.replace(aside, path)
-            _remove(old)
+            _swap(aside, path)
         else:
-            os.replace(aside, path)
+            aside.replace(path)
         _sync(path.parent)
     finally:
         _remove(aside)
@@ -47,7 +46,9 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
     Args:
         folder: an existing folder; make it whole with `atomic_path`.
-        state: dictionaries (string keys, no dots) of tensors, and of values that JSON keeps exactly.
+        state: dictionaries (string keys) of tensors, and of values that JSON keeps exactly.
+
+    A tensor is named by its JSON pointer (RFC 6901), such as `/tracker/filter/belief`.
     """
     tensors: dict[str, Tensor] = {}
     rest = _split(state, "", tensors)
@@ -61,13 +62,9 @@ def load_state(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: a file is missing or damaged; the message names it.
     """
-    try:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "state.safetensors")
-    except Exception as error:  # safetensors, json and the file system each raise their own
-        raise ValueError(f"{folder}: expected a whole saved state, got {type(error).__name__}: {error}") from error
-    for name, tensor in tensors.items():
-        *parents, leaf = name.split(".")
+    state: dict[str, Any] = _whole(folder / "state.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
+    for name, tensor in _whole(folder / "state.safetensors", load_file).items():
+        *parents, leaf = (part.replace("~1", "/").replace("~0", "~") for part in name.split("/")[1:])
         place = state
         for parent in parents:
             place = place.setdefault(parent, {})
@@ -75,19 +72,39 @@ def load_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+def _whole(path: Path, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(path)
+    except Exception as error:  # safetensors, json and the file system each raise their own
+        raise ValueError(f"{path}: expected a whole saved state, got {type(error).__name__}: {error}") from error
+
+
 def _split(state: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     rest: dict[str, Any] = {}
     for key, value in state.items():
-        if "." in key:
-            raise ValueError(f"state: expected keys without dots, got {prefix}{key!r}")
+        pointer = f"{prefix}/{key.replace('~', '~0').replace('/', '~1')}"
         if isinstance(value, Tensor):
             # clone: safetensors refuses tensors that share memory, which views of one buffer do
-            tensors[f"{prefix}{key}"] = value.detach().cpu().contiguous().clone()
+            tensors[pointer] = value.detach().cpu().contiguous().clone()
         elif isinstance(value, dict):
-            rest[key] = _split(value, f"{prefix}{key}.", tensors)
+            rest[key] = _split(value, pointer, tensors)
         else:
             rest[key] = value
     return rest
+
+
+def _swap(aside: Path, path: Path) -> None:
+    """Exchange two folders' names, on Linux in one go."""
+    if sys.platform == "linux":
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        rename = getattr(ctypes.CDLL(None), "renameat2", None)  # not in every C library
+        if rename is not None and rename(here, os.fsencode(aside), here, os.fsencode(path), exchange) == 0:
+            return
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    _remove(old)
+    path.replace(old)
+    aside.replace(path)
+    old.replace(aside)
 
 
 def _remove(path: Path) -> None:
@@ -110,5 +127,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-

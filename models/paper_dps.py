@@ -19,7 +19,7 @@ follow without forgetting. The tracker is what the paper runs, and what `PromptS
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -125,7 +125,7 @@ class _CountingTracker(Tracker):
 class _ObservedState(TorchDistribution):  # type: ignore[misc]
     """A group's count given its class: 0, uniform over 1..n-1, or n."""
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.nonnegative_integer
     has_rsample = False
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from operator import add, mul, sub, truediv
 from time import perf_counter
 from typing import Any
 
@@ -266,10 +269,14 @@ def test_any_completion_earns_a_reward_with_a_known_reason(completion: str) -> N
     assert value == (1.0 if reason == "correct" else 0.0)
 
 
-@given(st.permutations([3, 7, 25]), st.lists(st.sampled_from("+-*/"), min_size=2, max_size=2), st.booleans())
-def test_correct_means_worth_the_target(numbers: list[int], operators: list[str], right: bool) -> None:
-    """Python's own arithmetic, on expressions made here, is the oracle."""
-    a, b, c = numbers
-    text = f"{a} {operators[0]} ({b} {operators[1]} {c})" if right else f"({a} {operators[0]} {b}) {operators[1]} {c}"
-    worth = eval(text)
-    assert TASK.reward(PROMPT, text).reason == ("correct" if abs(worth - 46) < 1e-9 else "wrong value")
+APPLY: dict[str, Callable[[Fraction, Fraction], Fraction]] = {"+": add, "-": sub, "*": mul, "/": truediv}
+
+
+@pytest.mark.parametrize("target", [46, 53, 10])
+@given(st.permutations([3, 7, 25]), st.sampled_from("+-*/"), st.sampled_from("+-*/"), st.booleans())
+def test_correct_means_worth_the_target(target: int, numbers: list[int], one: str, two: str, right: bool) -> None:
+    a, b, c = map(Fraction, numbers)
+    text = "{} {} ({} {} {})" if right else "({} {} {}) {} {}"
+    worth = APPLY[one](a, APPLY[two](b, c)) if right else APPLY[two](APPLY[one](a, b), c)
+    reward = TASK.reward(TASK.prompt([3, 7, 25], target), text.format(a, one, b, two, c))
+    assert reward.reason == ("correct" if worth == target else "wrong value")

@@ -57,7 +57,7 @@ class TrainConfig:
     """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name."""
     dynamics_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of its constructor, in the YAML file."""
-    acquisition: Literal["thompson", "top", "entropy", "uniform"] = "thompson"
+    acquisition: Literal["soft", "thompson", "top", "entropy", "uniform"] = "thompson"
     """How beliefs become a batch: dynamic sampling's distribution, the paper's top B, the most uncertain, any."""
     prior: Path | None = None
     """A posterior saved by `dps-pyro fit` (or a run's posterior/ folder) to start from."""

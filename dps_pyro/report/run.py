@@ -154,7 +154,7 @@ def _read_metrics(path: Path, notes: list[str]) -> tuple[list[Record], list[Reco
             # older one. Evaluations count steps done, training steps count from 0: train step s comes after eval s.
             if record.get("kind") == "train":
                 _drop(train, step)
-                pass
+                _drop(evals, step + 1)
                 train.append(record)
             elif record.get("kind") == "eval":
                 _drop(train, step)

@@ -77,7 +77,7 @@ def random_problem(
 
 
 def _join(left: _Term, operator: str, right: _Term) -> _Term | None:
-    """``left operator right`` with no parentheses more than needed; None unless it is a positive integer."""
+    """``left operator right``; None unless it is a positive integer."""
     if operator == "+":
         value = left.value + right.value
     elif operator == "-":
@@ -91,7 +91,8 @@ def _join(left: _Term, operator: str, right: _Term) -> _Term | None:
         return None
     binding = 1 if operator in "+-" else 2
     a = f"( {left.text} )" if left.binding < binding else left.text
-    # a - (b - c) and a / (b / c) need theirs, and so does a * (b / c): the parser joins from the left.
+    # Expressions are read from the left: a - (b - c) and a / (b / c) need their parentheses, a + (b - c) does not, and
+    # a * (b / c) keeps them to show that the quotient is a whole number.
     needed = right.binding < binding or (right.binding == binding and operator != "+")
     b = f"( {right.text} )" if needed else right.text
     return _Term(value, f"{a} {operator} {b}", binding)
