@@ -88,7 +88,7 @@ $(RUNTIME): pyproject.toml $(CONSTRAINTS)
 	    python=; [ -z "$(PYTHON)" ] || break; \
 	  done; \
 	  if [ -z "$$python" ]; then \
-	    echo "dps_pyro needs Python 3.11 or newer, and $(or $(PYTHON),none of python3.11 - python3.13 and python3) is one." >&2; \
+	    echo "dps_pyro needs Python 3.11 or newer; $(if $(PYTHON),$(PYTHON) is not one,there is none on the PATH)." >&2; \
 	    echo "Install it (Debian, Ubuntu: apt install python3.11 python3.11-venv), or: make PYTHON=/path/to/python" >&2; \
 	    exit 1; \
 	  fi; \

@@ -31,6 +31,7 @@ from pyro.ops.indexing import Vindex
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from dps_pyro.forward import Conditioned, condition, log_likelihood, predict
 from dps_pyro.history import RolloutHistory
 
 if TYPE_CHECKING:
@@ -50,63 +51,6 @@ class Step(NamedTuple):
     """Whether the policy was updated on the prompt in this step, bool [..., N or 1]; None: wherever `trials > 0`."""
     progress: Tensor | None = None
     """The policy's overall progress before the step, for instance its mean reward, [..., 1]; None where unknown."""
-
-
-class Conditioned(NamedTuple):
-    """A belief after Bayes' rule."""
-
-    belief: Tensor  # [..., K], p(z_t | y_<=t)
-    log_evidence: Tensor  # [...], log p(y_t | y_<t)
-
-
-def condition(belief: Tensor, log_likelihood: Tensor) -> Conditioned:
-    """Bayes' rule in probability space: `p(z | y) ∝ p(y | z) p(z)`.
-
-    Args:
-        belief: [..., K], `p(z_t | y_<t)`; need not be normalised.
-        log_likelihood: [..., K], `log p(y_t | z_t)`, -inf allowed; all zeros for a missing step.
-
-    The likelihood is shifted by its largest value among the states that the belief allows, a row at a time, so that
-    nothing underflows: as exact as log space, and much faster. An outcome that is impossible in every allowed state
-    has log evidence -inf; the belief then becomes the normalised likelihood (the outcome is believed), or stays as it
-    was where no state at all could have produced it.
-    """
-    allowed = torch.where(belief > 0, log_likelihood, float("-inf"))
-    shift = allowed.detach().amax(-1, keepdim=True)
-    possible = shift > float("-inf")
-    shift = torch.where(possible, shift, 0.0)
-    joint = belief * torch.where(possible, (allowed - shift).exp(), torch.ones_like(belief))
-    evidence = joint.sum(-1, keepdim=True)
-    posterior = joint / evidence
-    log_evidence = torch.where(possible, evidence.log() + shift, float("-inf")).squeeze(-1)
-    if not bool(possible.all()):
-        posterior = torch.where(possible, posterior, _likeliest(log_likelihood, posterior))
-    return Conditioned(posterior, log_evidence)
-
-
-def predict(belief: Tensor, transition: Tensor) -> Tensor:
-    """Chapman-Kolmogorov: `p(z_{t+1} = j) = sum_i p(z_t = i) transition[..., i, j]`.
-
-    Args:
-        belief: [..., N, K], `p(z_t | y_<=t)`.
-        transition: [..., N or 1, K, K] or [K, K], row-stochastic.
-
-    Returns:
-        [..., N, K], `p(z_{t+1} | y_<=t)`, normalised anew so that ten thousand steps do not drift.
-    """
-    if transition.ndim == 2:  # one matrix for all prompts: a single matrix product, nothing is copied N times
-        ahead = belief @ transition
-    elif transition.shape[-3] == 1:
-        ahead = belief @ transition.squeeze(-3)
-    else:
-        ahead = (belief.unsqueeze(-2) @ transition).squeeze(-2)
-    return ahead / ahead.sum(-1, keepdim=True)
-
-
-def _likeliest(log_likelihood: Tensor, otherwise: Tensor) -> Tensor:
-    weight = (log_likelihood - log_likelihood.amax(-1, keepdim=True).clamp_min(torch.finfo(otherwise.dtype).min)).exp()
-    total = weight.sum(-1, keepdim=True)
-    return torch.where(total > 0, weight / total, otherwise)
 
 
 class Dynamics(ABC, Generic[Theta]):
@@ -243,9 +187,8 @@ class Progress(TorchDistribution):  # type: ignore[misc]
         self._emission = _timed(dynamics.emission(theta, timed), len(self._trials), lead + 3)  # batch [T, ..., N, K]
         transition = _timed(dynamics.transition(theta, timed), len(self._trials), lead + 3)
         self._transition = transition.probs  # [T, ..., N or 1, K, K]
-        batch = torch.broadcast_shapes(
-            self._initial.batch_shape, self._trials.shape[1:], self._emission.batch_shape[1:-1]
-        )
+        laws = (self._emission.batch_shape[1:-1], transition.batch_shape[1:-1])
+        batch = torch.broadcast_shapes(self._initial.batch_shape, self._trials.shape[1:], *laws)
         super().__init__(batch, torch.Size([len(self._trials)]), validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: Progress | None = None) -> Progress:
@@ -258,23 +201,26 @@ class Progress(TorchDistribution):  # type: ignore[misc]
 
     def log_evidence(self, value: Tensor) -> Tensor:
         """[T, ..., N], the terms of the prequential score: `log p(y_t | y_<t)`, 0 where missing."""
-        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
-        seen = (self._trials > 0).unsqueeze(-1)
-        # [sample dimensions of the value alone, T, ..., N, 1]: time lines up with the law's own
-        outcome = value.expand(*batch, -1).movedim(-1, -self._own - 1).unsqueeze(-1)
-        likelihood = self._emission.log_prob(torch.where(seen, outcome, 0.0))
-        likelihood = torch.where(seen, likelihood, 0.0).movedim(-self._own - 2, 0)
-        belief = self._initial.probs.expand(*batch, -1)
+        belief = self._initial.probs
         terms = []
-        for log_likelihood, transition in zip(likelihood, self._transition, strict=True):
-            conditioned = condition(belief, log_likelihood)
+        for shown, transition in zip(self._shown(value), self._transition, strict=True):
+            conditioned = condition(belief, shown)
             terms.append(conditioned.log_evidence)
             belief = predict(conditioned.belief, transition)
         return torch.stack(terms)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """[..., N], `log p(y_1:T)` for outcomes [..., N, T]."""
-        return self.log_evidence(value).sum(0)
+        """[..., N], `log p(y_1:T)` for outcomes [..., N, T]: the sum of `log_evidence`, with a gradient of its own."""
+        return log_likelihood(self._initial.probs, self._transition, self._shown(value))
+
+    def _shown(self, value: Tensor) -> Tensor:
+        """[T, ..., N, K], `log p(y_t | z_t)`; 0 where missing."""
+        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
+        seen = (self._trials > 0).unsqueeze(-1)
+        # [sample dimensions of the value alone, T, ..., N, 1]: time lines up with the law's own
+        outcome = value.expand(*batch, -1).movedim(-1, -self._own - 1).unsqueeze(-1)
+        likelihood = self._emission.log_prob(torch.where(seen, outcome, 0.0))
+        return torch.where(seen, likelihood, 0.0).movedim(-self._own - 2, 0)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         """[..., N, T] outcomes drawn from the law; 0 where missing."""

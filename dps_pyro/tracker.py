@@ -150,6 +150,8 @@ class Tracker:
 
     def _log_likelihood(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
         """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts."""
+        if len(rows) == 0:  # no plate in Pyro may be empty
+            return self.belief[:0]
         theta = self.dynamics.parameters(self.num_prompts, self._values, rows)
         law = self.dynamics.emission(theta, Step(trials))
         outcome = solved.to(self.dtype).unsqueeze(-1)

@@ -20,7 +20,7 @@ HEAVY = ["transformers", "vllm", "trl", "verl", "arviz", "matplotlib"]
 
 # Isolated from PYTHONPATH and the checkout: only the installed wheel, then what it depends on.
 IMPORT = """
-import json, socket, sys, sysconfig
+import json, socket, sys
 
 def refuse(*args, **kwargs):
     raise OSError("the network was used")
