@@ -17,16 +17,36 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 fine, 2 for what the user can mend."""
+    """Run a command; returns the exit status: 0 fine, 1 numbers broke down, 2 what the user can mend, 130 Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"train": _train, "demo": _demo, "fit": _fit, "report": _report}
     if not given or given[0] not in commands:
         return _usage(given)
     try:
         return commands[given[0]](given[1:])
-    except (ValueError, FileNotFoundError) as error:
-        print(f"dps-pyro {given[0]}: {error}", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt as stop:
+        return _say(given[0], "stopped", stop, 130)
+    except FloatingPointError as error:
+        again = "" if given[0] == "fit" else "\nResumed as it is, it would end here again: try a lower --learning-rate."
+        return _say(given[0], f"{error}{again}", error, 1)
+    except (ValueError, OSError) as error:
+        if not _ours(error):
+            raise
+        return _say(given[0], error, error, 2)
+
+
+def _say(command: str, message: object, error: BaseException, status: int) -> int:
+    print(f"dps-pyro {command}: {message}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+    return status
+
+
+def _ours(error: Exception) -> bool:
+    """Whether the message is meant for the user: the file system's, or raised here and not in a library's depths."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return isinstance(error, OSError) or raised.partition(".")[0] == "dps_pyro" or raised == "__main__"
 
 
 def _usage(given: Sequence[str]) -> int:
@@ -43,9 +63,11 @@ def _usage(given: Sequence[str]) -> int:
   dps-pyro report RUN [RUN ...]   draw the report of a run, others beside it
 
 Each has --help. dps-pyro --version prints the version."""
-    wanted = given[:1] in ([], ["-h"], ["--help"])
-    print(text if wanted else f"dps-pyro: expected a command, got {given[0]!r}\n\n{text}", file=sys.stdout if wanted else sys.stderr)
-    return 0 if wanted else 2
+    if given[:1] in ([], ["-h"], ["--help"]):
+        print(text)
+        return 0
+    print(f"dps-pyro: expected a command, got {given[0]!r}\n\n{text}", file=sys.stderr)
+    return 2
 
 
 # ------------------------------------------------------------------------------------------------------------ train
@@ -53,16 +75,22 @@ Each has --help. dps-pyro --version prints the version."""
 
 def _train(arguments: list[str]) -> int:
     from dps_pyro.trainers.config import TrainConfig, load_config
-    from dps_pyro.trainers.grpo import train
 
     file, rest = _take(arguments, "--config")
-    if file is None and "--resume" in rest and "--out" in rest[:-1]:
-        file = str(Path(rest[rest.index("--out") + 1]) / "config.yaml")  # a resumed run keeps its configuration
+    out, _ = _take(rest, "--out")
+    if file is None and "--resume" in rest and out is not None and (Path(out) / "config.yaml").is_file():
+        file = str(Path(out) / "config.yaml")  # a resumed run keeps its configuration
     if file is not None and not Path(file).is_file():
         raise ValueError(f"config: expected a YAML file, got {file}")
     start = TrainConfig() if file is None else load_config(Path(file))
-    description = f"{TrainConfig.__doc__} Settings come from --config FILE (YAML), if given, and the options below."
+    description = f"""{TrainConfig.__doc__}
+
+Settings come from --config FILE (YAML, one `name: value` a line, names with underscores), where given, and from the
+options below, which come first. task_args and dynamics_args are for the file: `task_args: {{train_size: 4096}}`."""
     config = tyro.cli(TrainConfig, prog="dps-pyro train", args=rest, default=start, description=description)
+
+    from dps_pyro.trainers.grpo import train
+
     train(config)
     return 0
 
@@ -70,7 +98,9 @@ def _train(arguments: list[str]) -> int:
 def _take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
     """The value of an option, and the arguments without it."""
     for place, argument in enumerate(arguments):
-        if argument == option and place + 1 < len(arguments):
+        if argument == option:
+            if place + 1 == len(arguments):
+                raise ValueError(f"{option[2:]}: expected a path after {option}, got nothing")
             return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
         if argument.startswith(f"{option}="):
             return argument.partition("=")[2], arguments[:place] + arguments[place + 1 :]
@@ -103,6 +133,7 @@ class _FitOptions:
 def _fit(arguments: list[str]) -> int:
     options = tyro.cli(_FitOptions, prog="dps-pyro fit", args=arguments)
 
+    import pyarrow as pa
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -111,7 +142,10 @@ def _fit(arguments: list[str]) -> int:
     from dps_pyro.history import RolloutHistory
     from dps_pyro.trainers.config import make_dynamics
 
-    history = RolloutHistory.from_parquet(options.history)
+    try:
+        history = RolloutHistory.from_parquet(options.history)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"history: expected a Parquet file, got {options.history}: {error}") from error
     posterior = fit(
         make_dynamics(options.model),
         history,
@@ -129,8 +163,10 @@ def _fit(arguments: list[str]) -> int:
         table.add_row(name, *(value.replace("tensor(", "").rstrip(")") for value in values))
     console = Console()
     console.print(table)
-    flat = "the ELBO is flat" if posterior.converged else "the ELBO was still moving: try more --steps"
-    console.print(f"{options.out}: {posterior.about['steps']} steps, {posterior.about['seconds']} s; {flat}.")
+    ended = "sampled" if options.method == "nuts" else "the ELBO is flat"
+    if not posterior.converged:
+        ended = "the ELBO was still moving: try more --steps"
+    console.print(f"{options.out}: {posterior.about['steps']} steps, {posterior.about['seconds']} s; {ended}.")
     return 0
 
 

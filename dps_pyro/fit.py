@@ -86,8 +86,8 @@ def fit(
         learning_rate: Adam's, for "svi".
         batch_size: prompts in an SVI mini-batch; None for all.
         draws: posterior draws to keep.
-        tolerance: SVI stops early when the mean loss of the last hundred steps is within this fraction of that of the
-            hundred before.
+        tolerance: SVI stops early when the mean loss of the last hundred steps is within this fraction, and the
+            standard error of the difference, of that of the hundred before.
         seed: of the whole fit. The global RNGs and Pyro's parameter store are left as they were.
         progress: show a progress bar.
 
@@ -148,8 +148,9 @@ def _svi(
             losses.append(loss)
             advance(f"loss {loss / len(history):.4f} a group")
             if step + 1 >= 3 * window and (step + 1) % window == 0:
-                before, after = (sum(part) / window for part in (losses[-2 * window : -window], losses[-window:]))
-                converged = abs(before - after) <= tolerance * abs(before)
+                before, after = torch.tensor(losses[-2 * window :]).view(2, window)
+                noise = (before.var() / window + after.var() / window).sqrt()
+                converged = bool((before.mean() - after.mean()).abs() <= tolerance * before.mean().abs() + noise)
                 if converged:
                     break
     with torch.no_grad():

@@ -232,7 +232,10 @@ class LiveView:
         table.add_row("estimated saved", Text(f"{_count(saved)}{would}"))
         table.add_row("time", Text(f"{_clock_time(number(summary.get('seconds')))}  ({self.done} steps)"))
         if self.folder is not None:
+            report = self.folder / "report.html"
             table.add_row("files", Text(str(self.folder)))
+            table.add_row("report", Text(str(report) if report.is_file() else f"dps-pyro report {self.folder}"))
+            table.add_row("more steps", Text(f"dps-pyro train --resume --out {self.folder} --steps {2 * self.steps}"))
         return table
 
 

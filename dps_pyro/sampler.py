@@ -1,8 +1,10 @@
 """Which prompts to roll out next: five verbs, the same for every training loop.
 
-sampler = PromptSampler(SolvingProgress(), num_prompts=len(dataset), seed=0)
-rows = sampler.select(batch_size)                       # before the rollouts
-sampler.observe(rows, solved, trials)                   # after them
+The three lines of a training script::
+
+    sampler = PromptSampler(SolvingProgress(), num_prompts=len(dataset), seed=0)
+    rows = sampler.select(batch_size)                       # before the rollouts
+    sampler.observe(rows, solved, trials)                   # after them
 """
 
 from __future__ import annotations
@@ -260,11 +262,11 @@ def _numbers(name: str, value: Any) -> Tensor:
 
 
 def _whole(name: str, value: Any) -> Tensor:
-    """Whole numbers, long, of at least 0 and less than 2^31."""
+    """Whole numbers, long, within 0..2^31-1 (what the log can hold)."""
     tensor = _numbers(name, value)
     wrong = ~((tensor >= 0) & (tensor == tensor.floor()) & (tensor < 2**31))
     if bool(wrong.any()):
-        raise ValueError(f"{name}: expected whole numbers of at least 0, got {tensor[wrong][0].item():g}")
+        raise ValueError(f"{name}: expected whole numbers in 0..2^31-1, got {tensor[wrong][0].item():g}")
     # A mask is not a list of rows, nor a count.
     if tensor.numel() and torch.as_tensor(value).dtype == torch.bool:
         raise ValueError(f"{name}: expected whole numbers, got booleans")

@@ -159,6 +159,8 @@ class Tracker:
 
     def _replay(self, rows: Tensor, until: int) -> State:
         """The state of `rows` [V] before step `until`, filtered anew from the history."""
+        if len(rows) == 0:  # no plate in Pyro may be empty
+            return {name: value[:0] for name, value in self._state.items()}
         theta = self.dynamics.parameters(self.num_prompts, self._values, rows)
         state = self._start(len(rows), theta)
         prompt, at, solved, trials, _ = self.history.rows(rows)

@@ -42,17 +42,17 @@ class SolvingProgress(Dynamics[Parameters]):
 
     Args:
         rate_gaps: [4], Dirichlet concentrations of the gaps 0 → rate_1 → rate_2 → rate_3 → 1. The default puts the
-            rates near 0.03, 0.5 and 0.97.
+            rates near 0.02, 0.5 and 0.98.
         initial: [3], Dirichlet concentrations of the initial distribution.
         transition: [3, 3], Dirichlet concentrations of the transition matrix's rows. The default expects a state to
-            last about twenty steps, and to move to a neighbour.
+            last about a hundred steps, and to move to a neighbour: a prompt's progress is slow beside a step.
     """
 
     def __init__(
         self,
-        rate_gaps: Sequence[float] | Tensor = (1.0, 16.0, 16.0, 1.0),
+        rate_gaps: Sequence[float] | Tensor = (1.0, 24.0, 24.0, 1.0),
         initial: Sequence[float] | Tensor = (1.0, 1.0, 1.0),
-        transition: Sequence[Sequence[float]] | Tensor = ((19.0, 0.9, 0.1), (0.5, 19.0, 0.5), (0.1, 0.9, 19.0)),
+        transition: Sequence[Sequence[float]] | Tensor = ((99.0, 0.9, 0.1), (0.5, 99.0, 0.5), (0.1, 0.9, 99.0)),
     ) -> None:
         self.rate_gaps = _concentration("rate_gaps", rate_gaps, (4,))
         self.initial_concentration = _concentration("initial", initial, (3,))

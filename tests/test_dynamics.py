@@ -217,6 +217,26 @@ def test_gradients_are_finite_and_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(log_prob, tuple(value.requires_grad_() for value in values.values()))
 
 
+@pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, lambda: oracle.OwnLadder(3)])
+def test_gradients_by_smoothing_equal_those_through_the_filter(make: Any) -> None:
+    torch.set_default_dtype(torch.float64)
+    model = make()
+    solved, trials = oracle.random_groups(4, 5)
+    trials = trials.clamp_min(2) * (trials > 0)
+    theta = prior_theta(model, 4)
+    many = type(theta)(*(part.expand(3, *part.shape).clone() for part in theta))
+    if isinstance(model, SolvingProgress):
+        many = type(theta)(*(part.unsqueeze(1) for part in many))
+    for parameters, batch in ((theta, [4]), (theta, [2, 4]), (many, [3, 4]), (many, [2, 3, 4])):
+        sites = tuple(part.detach().requires_grad_() for part in parameters)
+        law = Progress(model, type(theta)(*sites), Step(trials)).expand(batch)
+        weights = torch.rand(batch)
+        smoothed = torch.autograd.grad((law.log_prob(solved) * weights).sum(), sites, None, True, allow_unused=True)
+        filtered = torch.autograd.grad((law.log_evidence(solved).sum(0) * weights).sum(), sites, allow_unused=True)
+        for one, other in zip(smoothed, filtered, strict=True):
+            torch.testing.assert_close(one, other)
+
+
 def test_gradients_stay_finite_where_one_state_is_ruled_out() -> None:
     rates = torch.tensor([1e-30, 0.5, 1 - 1e-7], requires_grad=True)
     model = SolvingProgress()
@@ -281,7 +301,8 @@ def test_the_model_runs_under_svi_predictive_and_enumeration(make: Any) -> None:
     for parallel in (False, True):
         prior = Predictive(model.model, num_samples=6, parallel=parallel)(history.schedule())
         # Pyro lines up draws in parallel by their number of axes: [S, 1, ...] for sites that all prompts share.
-        draws = {name: value.unsqueeze(1) if value.shape[1] != 4 or value.ndim < 3 else value for name, value in sites.items()}
+        shared = isinstance(model, SolvingProgress)
+        draws = {name: value.unsqueeze(1) if shared else value for name, value in sites.items()}
         posterior = Predictive(model.model, draws if parallel else sites, parallel=parallel)(history.schedule())
         for drawn in (prior["outcomes"], posterior["outcomes"]):
             assert drawn.shape == (6, 4, 5)
@@ -370,7 +391,9 @@ class Awkward(Grades):
             shape = dist.Normal(torch.zeros(3), 1.0).to_event(1)
             ordered = dist.TransformedDistribution(shape, dist.transforms.OrderedTransform())
             cuts = pyro.sample("cuts", ordered)
-            logit = pyro.sample("logit", dist.TransformedDistribution(dist.Normal(1.0, 1.0), dist.transforms.SigmoidTransform()))
+            logit = pyro.sample(
+                "logit", dist.TransformedDistribution(dist.Normal(1.0, 1.0), dist.transforms.SigmoidTransform())
+            )
         return torch.cat([half.expand(cuts.shape[0], 1), cuts, logit.unsqueeze(-1)], -1)
 
 

@@ -42,11 +42,11 @@ class Means:
     """Sums of micro-batches' shares, averaged over optimizer steps."""
 
     def __init__(self, *names: str) -> None:
-        self._sums = dict.fromkeys(names, 0.0)
+        self._sums: dict[str, float | Tensor] = dict.fromkeys(names, 0.0)
         self._steps = 0
 
-    def add(self, shares: Mapping[str, float]) -> None:
-        """Add a micro-batch's shares."""
+    def add(self, shares: Mapping[str, float | Tensor]) -> None:
+        """Add a micro-batch's shares. Tensors stay where they are: reading one would wait for the GPU."""
         for name, value in shares.items():
             self._sums[name] += value
 
@@ -56,7 +56,7 @@ class Means:
 
     def values(self) -> dict[str, float | None]:
         """The means; None where there was no optimizer step."""
-        return {name: total / self._steps if self._steps else None for name, total in self._sums.items()}
+        return {name: float(total) / self._steps if self._steps else None for name, total in self._sums.items()}
 
 
 class Ledger:

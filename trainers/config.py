@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -14,7 +20,22 @@ import dps_pyro.models
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.tasks import Countdown, Task
 
-__all__ = ["TrainConfig", "load_config", "make_dynamics", "make_task", "save_config"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["TrainConfig", "check_resumed", "load_config", "make_dynamics", "make_task", "save_config"]
+
+_Made = TypeVar("_Made")
+
+_AT_LEAST = {
+    **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "dynamic_sampling", "epochs"), 1),
+    **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
+    **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every"), 0),
+    "threads": 1,
+    "group_size": 2,  # an advantage needs company
+}
+_KEPT = ("model", "task", "task_args", "dynamics", "dynamics_args", "prior")
+"""What a resumed run cannot change: its checkpoint is of these."""
 
 
 @dataclass
@@ -25,7 +46,7 @@ class TrainConfig:
     out: Path | None = None
     """Run folder; runs/<number> if left out."""
     resume: bool = False
-    """Go on from the last checkpoint in --out, with the configuration given here."""
+    """Go on from the last checkpoint in --out; settings are the run's own, except for those given here."""
 
     # What
     model: str = "countdown"
@@ -45,7 +66,7 @@ class TrainConfig:
     temperature: float = 1.0
     """Sampling temperature, for training and evaluation."""
     max_new_tokens: int = 24
-    """Longest completion, in tokens."""
+    """Longest completion, in tokens: 24 suits the embedded policy, a model that reasons needs hundreds."""
     rollout_batch: int | None = None
     """Rollouts decoded together, which bounds memory; all of a step's if left out."""
     dynamic_sampling: int = 1
@@ -58,7 +79,8 @@ class TrainConfig:
     dynamics_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of its constructor, in the YAML file."""
     acquisition: Literal["soft", "thompson", "top", "entropy", "uniform"] = "thompson"
-    """How beliefs become a batch: dynamic sampling's distribution, the paper's top B, the most uncertain, any."""
+    """How beliefs become a batch: dynamic sampling's distribution ("thompson"), the paper's top B, a soft one, the most
+    uncertain, any."""
     prior: Path | None = None
     """A posterior saved by `dps-pyro fit` (or a run's posterior/ folder) to start from."""
 
@@ -73,8 +95,8 @@ class TrainConfig:
     """Passes over a step's rollouts."""
     mini_batches: int = 1
     """Optimizer steps a pass."""
-    micro_batch: int = 256
-    """Completions a forward pass; bounds memory and changes nothing else."""
+    micro_batch: int = 64
+    """Completions a forward pass, of about the same length each; bounds memory and changes nothing else."""
     clip: tuple[float, float] | None = None
     """Lower and upper clip of the ratio; the loss's own if left out."""
     kl: float = 0.0
@@ -94,6 +116,8 @@ class TrainConfig:
 
     report: bool = True
     """After the last step, fit the model to the run's own history (posterior/) and draw report.html."""
+    compare: tuple[Path, ...] = ()
+    """Finished runs to draw beside this one in the report."""
 
     # Machine
     seed: int = 0
@@ -106,44 +130,118 @@ class TrainConfig:
     """CPU threads; torch's choice if left out."""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "max_new_tokens", "dynamic_sampling", "epochs", "mini_batches")
-        for name in (*positive, "micro_batch", "checkpoint_every", "keep_checkpoints", "eval_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.group_size < 2:
-            raise ValueError(f"group_size: expected 2 or more (an advantage needs company), got {self.group_size}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature: expected more than 0, got {self.temperature}")
+        hints = _hints()
+        for item in dataclasses.fields(self):
+            setattr(self, item.name, _convert(item.name, getattr(self, item.name), hints[item.name]))
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: expected {least} or more, got {value}")
+        for name in ("temperature", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
+            raise ValueError(f"clip: expected lower in [0, 1] and upper of at least 0, got {list(self.clip)}")
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(TrainConfig)
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """A setting as its type says, from what YAML, the command line or Python make of it."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is UnionType:  # all of ours are "something, or None"
+        return None if value is None else _convert(name, value, parts[0])
+    if kind is Literal:
+        if value not in parts:
+            raise ValueError(f"{name}: expected one of {', '.join(parts)}; got {value!r}")
+        return value
+    if kind is tuple and isinstance(value, list | tuple) and (parts[-1] is ... or len(value) == len(parts)):
+        return tuple(_convert(name, part, parts[0]) for part in value)  # all of ours are of one type
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    if kind is float and math.isfinite(number := _number(value)):
+        return number
+    if kind in (bool, int, str, dict) and type(value) is kind:
+        return value
+    raise ValueError(f"{name}: expected {_EXPECTED[kind]}, got {value!r}")
+
+
+_EXPECTED: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a string",
+    Path: "a path",
+    dict: "settings, as {name: value}",
+    tuple: "a list of the right length",
+}
+
+
+def _number(value: Any) -> float:
+    """A float; YAML reads 1e-4, without a point, as a string. NaN for what is none."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def load_config(path: Path) -> TrainConfig:
     """Read a configuration file (YAML); settings left out keep their defaults.
 
     Raises:
-        ValueError: the file is no mapping, or names a setting that does not exist.
+        ValueError: the file is no mapping, names a setting that does not exist, or holds a wrong value.
     """
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: expected settings, one a line as `name: value`, got {type(loaded).__name__}")
     known = {item.name for item in dataclasses.fields(TrainConfig)}
-    unknown = sorted(set(loaded) - known)
+    unknown = sorted(str(name) for name in set(loaded) - known)
     if unknown:
         raise ValueError(f"{path}: expected settings among {', '.join(sorted(known))}; got {', '.join(unknown)}")
-    for name in ("out", "prior"):
-        if loaded.get(name) is not None:
-            loaded[name] = Path(loaded[name])
-    if loaded.get("clip") is not None:
-        loaded["clip"] = tuple(loaded["clip"])
-    return TrainConfig(**loaded)
+    try:
+        return TrainConfig(**loaded)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def save_config(config: TrainConfig) -> str:
-    """The configuration as YAML that `load_config` reads."""
-    plain = dataclasses.asdict(config)
-    for name in ("out", "prior"):
-        plain[name] = None if plain[name] is None else str(plain[name])
-    plain["clip"] = None if plain["clip"] is None else list(plain["clip"])
-    return yaml.safe_dump(plain, sort_keys=False)
+    """The configuration as YAML that `load_config` reads; `resume` is of one invocation, and left out.
+
+    Raises:
+        ValueError: `task_args` or `dynamics_args` hold something that YAML does not.
+    """
+    plain = {name: _plain(value) for name, value in dataclasses.asdict(config).items() if name != "resume"}
+    try:
+        return yaml.safe_dump(plain, sort_keys=False)
+    except yaml.YAMLError as error:
+        raise ValueError(f"task_args, dynamics_args: expected numbers, strings, lists and mappings: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Paths and tuples as YAML has them."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def check_resumed(before: TrainConfig, now: TrainConfig) -> None:
+    """Check that a run can go on with the settings it is given.
+
+    Raises:
+        ValueError: one of those differs that its checkpoints depend on.
+    """
+    for name in _KEPT:
+        was, wanted = (_plain(getattr(config, name)) for config in (before, now))
+        if was != wanted:
+            raise ValueError(f"{name}: expected the run's own, {was!r}, to resume it, got {wanted!r}")
 
 
 def make_dynamics(name: str, arguments: dict[str, Any] | None = None) -> Dynamics[Any]:
@@ -154,10 +252,11 @@ def make_dynamics(name: str, arguments: dict[str, Any] | None = None) -> Dynamic
     """
     path, _, attribute = name.rpartition(":")
     if path:
-        spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-        if spec is None or spec.loader is None or not Path(path).is_file():
+        if not Path(path).is_file() or (spec := importlib.util.spec_from_file_location(_module(path), path)) is None:
             raise ValueError(f"dynamics: expected a Python file before the colon, got {path!r}")
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up there
         spec.loader.exec_module(module)
         found = getattr(module, attribute, None)
     else:
@@ -165,10 +264,26 @@ def make_dynamics(name: str, arguments: dict[str, Any] | None = None) -> Dynamic
     if not (isinstance(found, type) and issubclass(found, Dynamics)):
         gallery = ", ".join(dps_pyro.models.__all__)
         raise ValueError(f"dynamics: expected one of {gallery}, or path/to/file.py:Name, got {name!r}")
-    return found(**(arguments or {}))
+    return _call("dynamics_args", found, arguments or {})
 
 
-def make_task(config: TrainConfig) -> Task:
-    """The configured task: in the embedded policy's compact form for the embedded policy, in English for any other."""
-    style = "compact" if config.model == "countdown" else "instruct"
-    return Countdown(**{"style": style, **config.task_args})
+def _module(path: str) -> str:
+    return f"_dynamics_of_{Path(path).stem}"
+
+
+def make_task(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
+    """The configured task. Its prompts are in English, except for the embedded policy and what was trained from it,
+    whose tokenizer has no words: those read the compact form."""
+    wordless = tokenizer is not None and tokenizer.unk_token_id in tokenizer("Using")["input_ids"]
+    style = "compact" if wordless or config.model == "countdown" else "instruct"
+    return _call("task_args", Countdown, {"style": style, **config.task_args})
+
+
+def _call(name: str, make: Callable[..., _Made], arguments: dict[str, Any]) -> _Made:
+    """Call a constructor with a user's arguments; those that it does not take are the user's error."""
+    try:
+        inspect.signature(make).bind(**arguments)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(make).parameters)
+        raise ValueError(f"{name}: expected {takes or 'none'}; {error}") from error
+    return make(**arguments)

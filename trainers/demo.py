@@ -6,13 +6,11 @@ from the embedded policy with the same seed; the report draws them side by side.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from dps_pyro.report import write_report
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.grpo import train
 
@@ -40,25 +38,17 @@ def demo(options: DemoOptions) -> int:
     shared = TrainConfig(seed=options.seed, eval_every=30, checkpoint_every=30, threads=1)
 
     console.rule("1 of 2: uniform selection, for comparison")
-    console.print(
-        f"{options.uniform_steps} steps of {shared.batch_size} prompts chosen at random, {shared.group_size} rollouts each."
-    )
+    size = f"{shared.batch_size} prompts chosen at random, {shared.group_size} rollouts each"
+    console.print(f"{options.uniform_steps} steps of {size}.")
     arm = replace(shared, out=out / "uniform", steps=options.uniform_steps, acquisition="uniform", eval_every=0)
-    uniform = train(arm)
+    uniform = train(replace(arm, report=False))
 
     console.rule("2 of 2: predicted prompts")
     console.print(
         f"{options.steps} steps of the same size, on prompts that {shared.dynamics} predicts to be partially solved."
     )
-    main = train(replace(shared, out=out / "predicted", steps=options.steps))
-    folder = out / "predicted"
-    main["uniform"] = {
-        "useful_share": uniform["useful_share"],
-        "steps": uniform["steps"],
-        "source": f"a uniform arm of {uniform['steps']} steps, same configuration and seed",
-    }
-    (folder / "summary.json").write_text(json.dumps(main, indent=1) + "\n", encoding="utf-8")
-    page = write_report(folder, [out / "uniform"])
+    main = train(replace(shared, out=out / "predicted", steps=options.steps, compare=(out / "uniform",)))
+    page = out / "predicted" / "report.html"
 
     times = main["useful_share"] / max(uniform["useful_share"], 1e-9)
     console.print(

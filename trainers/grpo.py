@@ -1,9 +1,9 @@
 """The training loop, top to bottom: select, roll out, reward, observe, advantages, update, sync.
 
-One step with the defaults: 32 prompts are selected from the beliefs, 8 rollouts each make 256 completions. Say 24 of the
-32 groups come back mixed. All 32 are observed (an all-wrong group is news to the tracker); the 24 x 8 = 192 completions
-with an advantage are trained on, in one optimizer step; the 64 others cost no forward pass. Uniform selection, where a
-third of the prompts are useful, would have paid 256 rollouts for 88 completions to train on.
+One step with the defaults: 32 prompts are selected from the beliefs, 8 rollouts each make 256 completions. Say 24 of
+the 32 groups come back mixed. All 32 are observed (an all-wrong group is news to the tracker); the 24 x 8 = 192
+completions with an advantage are trained on, in one optimizer step; the 64 others cost no forward pass. Uniform
+selection, where a third of the prompts are useful, would have paid 256 rollouts for 88 completions to train on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from dps_pyro.fit import Posterior
@@ -30,7 +31,7 @@ from dps_pyro.rollouts.transformers import TransformersEngine
 from dps_pyro.sampler import PromptSampler
 from dps_pyro.tasks import Prompt, Task
 from dps_pyro.trainers.bookkeeping import Clock, Ledger, Means, seed_for
-from dps_pyro.trainers.config import TrainConfig, make_dynamics, make_task, save_config
+from dps_pyro.trainers.config import TrainConfig, check_resumed, load_config, make_dynamics, make_task, save_config
 from dps_pyro.trainers.policy import autocast, load_policy, render
 from dps_pyro.trainers.run_folder import RunFolder
 from dps_pyro.trainers.summary import summarise
@@ -46,19 +47,24 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: a setting is wrong, the folder holds another run, or the last checkpoint is damaged.
-        FloatingPointError: the loss is no longer finite; the last checkpoint is good.
+        FloatingPointError: something is no longer finite; the last checkpoint is good.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     folder = RunFolder(config.out, resume=config.resume)
+    if config.resume:
+        check_resumed(load_config(folder.path / "config.yaml"), config)
+        if (summary := folder.finished(config.steps)) is not None:
+            Console().print(f"{folder.path}: all {summary['steps']} steps are done; more: --steps", soft_wrap=True)
+            return summary
     checkpoint = folder.load_checkpoint() if config.resume else None
 
     # The parts: a policy, an engine that samples from it, a task, and a sampler that tracks the task's prompts.
     policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
-    reference = load_policy(config)[0].eval().requires_grad_(False) if config.kl > 0 else None
+    reference = load_policy(config)[0].requires_grad_(False) if config.kl > 0 else None
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     engine = TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
-    task = make_task(config)
+    task = make_task(config, tokenizer)
     prompts = task.prompts("train")
     sampler = PromptSampler(
         make_dynamics(config.dynamics, config.dynamics_args),
@@ -72,11 +78,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if checkpoint is not None:
         ledger.load_state_dict(checkpoint.state["ledger"])
         sampler.load_state_dict(checkpoint.state["sampler"])
-        optimizer.load_state_dict(checkpoint.optimizer_state())
+        checkpoint.restore_optimizer(optimizer)
         checkpoint.restore_rng()
-    folder.begin(save_config(config), ledger.step if checkpoint else None)
+    folder.begin(save_config(config), ledger.step)
 
-    with LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
+    with folder, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
 
         def held_out() -> None:
             result = evaluate(engine, tokenizer, task, config)
@@ -87,51 +93,51 @@ def train(config: TrainConfig) -> dict[str, Any]:
         while ledger.step < config.steps:
             clock = Clock()
             with clock("select"):
+                chance = sampler.informative(config.group_size)
                 rows = sampler.select(min(config.batch_size * config.dynamic_sampling, len(prompts)))
-                forecast = sampler.metrics()
 
             candidates = [prompts[row] for row in rows.tolist()]
             groups = roll_out(engine, tokenizer, task, candidates, config, ledger.step, clock)
             with clock("observe"):
-                solved = groups.rewards.sum(-1)
-                sampler.observe(rows[: len(solved)], solved, config.group_size)
+                rows = rows[: len(groups.rewards)]  # dynamic sampling may have had enough before the last of them
+                sampler.observe(rows, groups.rewards.sum(-1), config.group_size)
 
             with clock("update"):
                 seed = seed_for(config.seed, "update", ledger.step)
                 learned = update(policy, reference, optimizer, groups, config, seed)
+            with clock("sync"):
                 engine.sync(policy)
 
-            ledger.book(groups.rewards, pool=forecast["informative/pool"])
-            view.update(
-                folder.log(
-                    {
-                        "kind": "train",
-                        "step": ledger.step - 1,
-                        **ledger.metrics(),
-                        "useful_predicted": forecast["informative/selected"],
-                        "useful_pool": forecast["informative/pool"],
-                        "belief": sampler.belief.mean(0).tolist(),
-                        "visited": sampler.metrics()["visited"],
-                        "log_evidence": sampler.metrics()["log_evidence"],
-                        "length": float(groups.rollouts.completion_mask.sum(1).double().mean()),
-                        **learned,
-                        **clock.seconds,
-                    }
-                )
-            )
+            ledger.book(groups.rewards, pool=float(chance.mean()))
+            known = sampler.metrics()
+            entry = {
+                "kind": "train",
+                "step": ledger.step - 1,
+                **ledger.metrics(),
+                "useful_predicted": float(chance[rows].mean()),
+                "useful_pool": float(chance.mean()),
+                "belief": sampler.belief.mean(0).tolist(),
+                "visited": known["visited"],
+                "log_evidence": known["log_evidence"],
+                "length": float(groups.rollouts.completion_mask.sum(1).double().mean()),
+                **learned,
+                **clock.seconds,
+            }
+            view.update(folder.log(entry))
 
             last = ledger.step == config.steps
             if last or (config.eval_every > 0 and ledger.step % config.eval_every == 0):
                 held_out()
             if last or ledger.step % config.checkpoint_every == 0:
+                # The history first: a run that is killed between the two writes both again.
+                sampler.history.to_parquet(folder.path / "history.parquet")
                 state = {"ledger": ledger.state_dict(), "sampler": sampler.state_dict()}
                 folder.save_checkpoint(ledger.step, state, policy, optimizer, tokenizer, keep=config.keep_checkpoints)
-                sampler.history.to_parquet(folder.path / "history.parquet")
 
         summary = summarise(folder, config, sampler)
+        if config.report:
+            write_report(folder.path, config.compare)
         view.close(summary)
-    if config.report:
-        write_report(folder.path)
     return summary
 
 
@@ -164,7 +170,8 @@ def roll_out(
         with clock("rollout"):
             texts = [render(tokenizer, prompt.text) for prompt in batch]
             seed = seed_for(config.seed, "rollout", step, part)
-            rollouts.append(engine.generate(texts, config.group_size, sampling, seed=seed))
+            with autocast(config):
+                rollouts.append(engine.generate(texts, config.group_size, sampling, seed=seed))
         with clock("reward"):
             owners = [prompt for prompt in batch for _ in range(config.group_size)]
             earned = [task.reward(prompt, text).value for prompt, text in zip(owners, rollouts[-1].texts, strict=True)]
@@ -181,21 +188,25 @@ def update(
     groups: Groups,
     config: TrainConfig,
     seed: int,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Take the optimizer steps of one training step.
 
-    Groups without signal are dropped before the forward pass: they cost nothing and dilute nothing.
+    Groups without signal are dropped before the forward pass: they cost nothing and dilute nothing. Of the useful ones
+    a batch is used, as in DAPO, where dynamic sampling found more. The policy stays in evaluation mode: with dropout,
+    it would not be the one that was sampled from.
 
     Returns:
-        loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps; NaN where no
+        loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps; None where no
         group had a signal.
 
     Raises:
-        FloatingPointError: the gradient is no longer finite; the policy is as it was.
+        FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
     """
     useful = informative_groups(groups.rewards)
+    useful &= useful.cumsum(0) <= config.batch_size
     rollouts = groups.rollouts.select(useful.repeat_interleave(config.group_size))
     values = advantages(groups.rewards, config.loss)[useful].flatten().to(rollouts.logprobs.device)
+    lengths = (rollouts.prompt_mask.sum(1) + rollouts.completion_mask.sum(1)).cpu()
     generator = torch.Generator().manual_seed(seed)
     means = Means("loss", "grad_norm", "clip_fraction", "kl", "reference_kl", "entropy")
     for _ in range(config.epochs):
@@ -205,13 +216,14 @@ def update(
                 continue
             counts = count(rollouts.completion_mask[mini])
             optimizer.zero_grad(set_to_none=True)
-            for micro in mini.split(config.micro_batch):
+            # Rows of one length go together, so that less padding is computed.
+            for micro in mini[lengths[mini].argsort(stable=True)].split(config.micro_batch):
                 means.add(_backward(policy, reference, rollouts.select(micro), values[micro], counts, config))
             norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"gradient norm: expected a finite number, got {float(norm)}")
             optimizer.step()
-            means.add({"grad_norm": float(norm)})
+            means.add({"grad_norm": norm})
             means.close()
     return means.values()
 
@@ -223,10 +235,11 @@ def _backward(
     values: Tensor,
     counts: Counts,
     config: TrainConfig,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """One micro-batch's share of the gradient."""
+    rollouts = _tight(rollouts)
     sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
-    with autocast(config, values.device):
+    with autocast(config):
         logprobs = completion_logprobs(policy, *sequences, temperature=config.temperature)
         known = None
         if reference is not None:
@@ -245,22 +258,36 @@ def _backward(
         beta=config.kl,
     )
     share.loss.backward()  # type: ignore[no-untyped-call]
-    return {name: float(value.detach()) for name, value in share._asdict().items()}
+    return {name: value.detach() for name, value in share._asdict().items()}
 
 
-def evaluate(engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig) -> dict[str, float]:
+def _tight(rollouts: Rollouts) -> Rollouts:
+    """Without the columns that are padding in every row."""
+    start = rollouts.prompt_mask.shape[1] - int(rollouts.prompt_mask.sum(1).max())
+    end = int(rollouts.completion_mask.sum(1).max())
+    return rollouts._replace(
+        prompt_ids=rollouts.prompt_ids[:, start:],
+        prompt_mask=rollouts.prompt_mask[:, start:],
+        completion_ids=rollouts.completion_ids[:, :end],
+        completion_mask=rollouts.completion_mask[:, :end],
+        logprobs=rollouts.logprobs[:, :end],
+    )
+
+
+def evaluate(engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig) -> dict[str, float | None]:
     """Held-out accuracy: the share of `eval_samples` completions a test prompt that solve it, at the training
     temperature. The same draws at every evaluation. The standard error is over prompts."""
     prompts = task.prompts("test")
     texts = [render(tokenizer, prompt.text) for prompt in prompts]
     sampling = Sampling(config.max_new_tokens, config.temperature)
-    rollouts = engine.generate(texts, config.eval_samples, sampling, seed=seed_for(config.seed, "evaluate"))
+    with autocast(config):
+        rollouts = engine.generate(texts, config.eval_samples, sampling, seed=seed_for(config.seed, "evaluate"))
     owners = [prompt for prompt in prompts for _ in range(config.eval_samples)]
     earned = [task.reward(prompt, text).value for prompt, text in zip(owners, rollouts.texts, strict=True)]
     by_prompt = torch.tensor(earned, dtype=torch.float64).view(len(prompts), -1).mean(1)
     return {
         "accuracy": float(by_prompt.mean()),
-        "stderr": float(by_prompt.std() / len(prompts) ** 0.5),
+        "stderr": float(by_prompt.std() / len(prompts) ** 0.5) if len(prompts) > 1 else None,
         "prompts": len(prompts),
         "samples": config.eval_samples,
     }

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 import dps_pyro
 from dps_pyro.trainers.config import TrainConfig
 
-__all__ = ["EMBEDDED", "autocast", "load_policy", "render"]
+__all__ = ["EMBEDDED", "autocast", "device_of", "load_policy", "quiet", "render"]
 
 EMBEDDED = {"countdown": Path(dps_pyro.__file__).parent / "policies" / "countdown"}
 """The policies that ship with the package."""
@@ -22,31 +25,65 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
     """The policy in float32 on its device, and its tokenizer; from `saved`, a checkpoint's folder, where given.
 
     Raises:
-        ValueError: `config.model` is neither an embedded policy nor something transformers can load.
+        ValueError: there is no such device, or `config.model` is neither an embedded policy nor something that
+            transformers can load.
     """
+    device = device_of(config)
     source = str(saved or EMBEDDED.get(config.model, config.model))
     try:
-        policy = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        with quiet():
+            policy = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         known = ", ".join(EMBEDDED)
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"model: expected {known}, or a causal LM's folder or hub id, got {source!r}: {error}"
+            f"model: expected {known}, or a causal LM's folder or hub id, got {source!r}: {reason}"
         ) from error
-    return policy.to(device_of(config)), tokenizer
+    return policy.to(device), tokenizer
 
 
 def device_of(config: TrainConfig) -> torch.device:
-    """The configured device; "auto" is the GPU where there is one."""
+    """The configured device; "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: it does not exist here.
+    """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(automatic if config.device == "auto" else config.device)
+    try:
+        device = torch.device(automatic if config.device == "auto" else config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device: expected auto, cpu or a GPU such as cuda, got {config.device!r}: {reason}"
+        ) from error
+    return device
 
 
-def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """The forward pass's precision: bfloat16 where it is wanted, or "auto" and a GPU's own."""
+def autocast(config: TrainConfig) -> AbstractContextManager[Any]:
+    """The precision of rollouts and updates alike, so that the two agree on a token's probability: bfloat16 where it is
+    wanted, or "auto" and a GPU's own."""
+    device = device_of(config)
     own = device.type == "cuda" and torch.cuda.is_bf16_supported()
     wanted = config.precision == "bfloat16" or (config.precision == "auto" and own)
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers', which would tear the live view; those of downloads stay."""
+    shown, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if downloads:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+        if not downloads:
+            disable_progress_bars()
 
 
 def render(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

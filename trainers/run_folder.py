@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import random
 import re
+import shlex
 import shutil
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +19,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dps_pyro.storage import atomic_path, load_state, save_state
+from dps_pyro.trainers.policy import quiet
 
-__all__ = ["Checkpoint", "RunFolder"]
+__all__ = ["Checkpoint", "RunFolder", "strict_json"]
 
 
 class Checkpoint(NamedTuple):
@@ -25,27 +30,30 @@ class Checkpoint(NamedTuple):
     path: Path
     state: dict[str, Any]
 
-    def optimizer_state(self) -> dict[str, Any]:
-        """What `Optimizer.load_state_dict` takes."""
+    def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Go on with the saved moments, and with the learning rate and decay that `optimizer` has now."""
         saved = self.state["optimizer"]
-        groups = [{**group, "betas": tuple(group["betas"])} for group in saved["groups"]]
-        return {"state": {int(key): value for key, value in saved["state"].items()}, "param_groups": groups}
+        groups = zip(optimizer.param_groups, saved["groups"], strict=True)
+        settings = [{**group, "params": was["params"]} for group, was in groups]
+        moments = {int(key): value for key, value in saved["state"].items()}
+        optimizer.load_state_dict({"state": moments, "param_groups": settings})
 
     def restore_rng(self) -> None:
         """Set the global generators of torch, NumPy and Python as they were."""
         saved = self.state["rng"]
         torch.set_rng_state(saved["torch"])
         kind, position, has_gauss, gauss = saved["numpy"]
-        np.random.set_state((kind, saved["numpy_keys"].numpy().astype(np.uint32), position, has_gauss, gauss))
+        keys = saved["numpy_keys"].numpy().astype(np.uint32)
+        np.random.set_state((kind, keys, position, has_gauss, gauss))  # noqa: NPY002
         version, internal, gauss_next = saved["python"]
         random.setstate((version, tuple(internal), gauss_next))
 
 
 class RunFolder:
-    """The folder of one training run.
+    """The folder of one training run, and a context manager: it says how to go on when the run is interrupted.
 
     Args:
-        path: the folder; made if it is not there. None: runs/001, runs/002, ...
+        path: the folder; it is made by `begin`. None: runs/001, runs/002, ...
         resume: whether the run there goes on. A folder with a run in it is otherwise refused.
 
     Raises:
@@ -62,20 +70,39 @@ class RunFolder:
             raise ValueError(f"resume: expected a run folder with a config.yaml, got {path}")
         if not resume and (path / "config.yaml").exists():
             raise ValueError(f"out: expected a new folder, but {path} holds a run; --resume goes on with it")
-        path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._board: Any = None
 
-    def begin(self, config: str, resumed_at: int | None) -> None:
-        """Write the configuration; forget what a resumed run logged after its checkpoint and will log again."""
+    def begin(self, config: str, step: int) -> None:
+        """Write the configuration; forget what an interrupted run left half-written or logged after `step`, the number
+        of steps its checkpoint has done (0: start anew), and will log again."""
         from torch.utils.tensorboard import SummaryWriter
 
+        resumed = (self.path / "config.yaml").exists()
+        for left in (*self.path.glob(".*.tmp"), *self.path.glob(".*.old"), *self.path.glob("checkpoints/.*.tmp")):
+            _remove(left)
+        (self.path / "summary.json").unlink(missing_ok=True)
+        kept = [line for line in self.metrics() if step and line["step"] < step + (line["kind"] == "eval")]
+        self.write_text("metrics.jsonl", "".join(strict_json(line) + "\n" for line in kept))
         self.write_text("config.yaml", config)
-        steps = -1 if resumed_at is None else resumed_at
-        kept = [line for line in self.metrics() if line["step"] < steps + (line["kind"] == "eval")]
-        self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        purge = None if resumed_at is None else resumed_at
-        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge)
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step if resumed else None)
+        for line in kept:
+            if line["step"] == step:  # purged with the steps to be done again, but will not be
+                self._draw(line)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._board is None:
+            return
+        self._board.close()
+        if error is not None:
+            steps = self.checkpoints()
+            kept = f"The last checkpoint is of step {steps[-1]}" if steps else "There is no checkpoint yet"
+            error.add_note(f"{kept}; go on with: dps-pyro train --resume --out {shlex.quote(str(self.path))}")
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a small file, atomically."""
@@ -88,19 +115,31 @@ class RunFolder:
     def log(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Append one line to metrics.jsonl, and its numbers to TensorBoard; returns the entry."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        for name, value in entry.items():
-            if isinstance(value, int | float) and name != "step":
-                tag = name if "/" in name else f"{entry['kind']}/{name}"
-                self._board.add_scalar(tag, value, entry["step"])
-        self._board.flush()
+            file.write(strict_json(entry) + "\n")
+        self._draw(entry)
         return entry
 
     def metrics(self) -> list[dict[str, Any]]:
         """The whole lines of metrics.jsonl; half a line, which a killed run may leave, is none."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
+        try:
+            return [json.loads(line) for line in lines]
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: expected one JSON object a line, got {error.doc[:80]!r}") from error
+
+    def finished(self, steps: int) -> dict[str, Any] | None:
+        """The summary of a run that has done `steps` steps to the end; None of another."""
+        path = self.path / "summary.json"
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"steps": 0}
+        return summary if summary["steps"] >= steps else None
+
+    def _draw(self, entry: dict[str, Any]) -> None:
+        for name, value in entry.items():
+            if isinstance(value, int | float) and name != "step":
+                tag = name if "/" in name else f"{entry['kind']}/{name}"
+                self._board.add_scalar(tag, value, entry["step"])
+        self._board.flush()
 
     # ----------------------------------------------------------------------------------------------- checkpoints
 
@@ -115,9 +154,11 @@ class RunFolder:
         keep: int,
     ) -> Path:
         """Write `checkpoints/step-<step>`: an ordinary transformers folder `policy/`, everything else as safetensors
-        and JSON, and checksums. It appears whole or not at all. The `keep` newest stay."""
+        and JSON, and checksums. It appears whole or not at all, after its metrics. The `keep` newest stay."""
+        with (self.path / "metrics.jsonl").open("rb") as file:
+            os.fsync(file.fileno())
         path = self._checkpoint(step)
-        with atomic_path(path) as aside:
+        with atomic_path(path) as aside, quiet():
             aside.mkdir()
             save_state(aside, {**state, "optimizer": _optimizer_state(optimizer), "rng": _rng_state()})
             policy.save_pretrained(aside / "policy")
@@ -126,7 +167,8 @@ class RunFolder:
             sums = {str(file.relative_to(aside)): _checksum(file) for file in files}
             (aside / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
         for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(self._checkpoint(old))
+            going = self._checkpoint(old)  # renamed first: half a checkpoint never has a checkpoint's name
+            shutil.rmtree(going.rename(going.with_name(f".{going.name}.tmp")))
         return path
 
     def checkpoints(self) -> list[int]:
@@ -160,13 +202,26 @@ class RunFolder:
         return self.path / "checkpoints" / f"step-{step:06d}"
 
 
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """JSON as the standard has it: a number that is not finite becomes null, where Python would write NaN."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     saved = optimizer.state_dict()
     return {"state": {str(key): value for key, value in saved["state"].items()}, "groups": saved["param_groups"]}
 
 
 def _rng_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
         "numpy": [kind, int(position), int(has_gauss), float(gauss)],
@@ -178,3 +233,10 @@ def _rng_state() -> dict[str, Any]:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

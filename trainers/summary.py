@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from dps_pyro.dynamics import Dynamics, Step
 from dps_pyro.fit import fit
 from dps_pyro.sampler import PromptSampler
 from dps_pyro.trainers.config import TrainConfig
-from dps_pyro.trainers.run_folder import RunFolder
+from dps_pyro.trainers.run_folder import RunFolder, strict_json
 
 __all__ = ["summarise"]
 
@@ -23,10 +25,11 @@ def summarise(folder: RunFolder, config: TrainConfig, sampler: PromptSampler) ->
     lines = folder.metrics()
     train = [line for line in lines if line["kind"] == "train"]
     accuracy = [line["accuracy"] for line in lines if line["kind"] == "eval"]
+    seconds = {name: sum(line[name] for line in train) for name in train[-1] if name.startswith("seconds/")}
     learned: dict[str, Any] = {"states": list(sampler.dynamics.states)}
     countless = type(sampler.dynamics).tracker is Dynamics.tracker
     if config.report and countless:  # a model that counts online has nothing left to fit
-        posterior = fit(sampler.dynamics, sampler.history, steps=400, seed=config.seed)
+        posterior = fit(sampler.dynamics, sampler.history, steps=400, seed=config.seed, progress=False)
         posterior.save(folder.path / "posterior")
         learned |= _learned(sampler.dynamics, dict(posterior.point), sampler.num_prompts)
     summary = {
@@ -40,10 +43,24 @@ def summarise(folder: RunFolder, config: TrainConfig, sampler: PromptSampler) ->
         "rollouts": train[-1]["rollouts"],
         "saved": train[-1]["saved"],
         "steps": len(train),
-        "seconds": sum(value for line in train for name, value in line.items() if name.startswith("seconds/")),
+        "seconds": sum(seconds.values()),  # of training: neither evaluations nor checkpoints
+        # What the prediction costs: the share of the time that went into selecting and observing.
+        "selection_share": (seconds["seconds/select"] + seconds["seconds/observe"]) / max(sum(seconds.values()), 1e-9),
+        "uniform": _uniform(config.compare),
     }
-    folder.write_text("summary.json", json.dumps(summary, indent=1) + "\n")
+    folder.write_text("summary.json", strict_json(summary, indent=1) + "\n")
     return summary
+
+
+def _uniform(runs: Iterable[Path]) -> dict[str, Any] | None:
+    """What the first run with uniform selection among the runs compared came to."""
+    for run in runs:
+        path = run / "summary.json"
+        summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if summary.get("acquisition") == "uniform":
+            source = f"a run of {summary['steps']} steps with uniform selection, {run}"
+            return {"useful_share": summary["useful_share"], "steps": summary["steps"], "source": source}
+    return None
 
 
 def _learned(dynamics: Dynamics[Any], point: dict[str, Tensor], num_prompts: int) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class TransformersEngine:
         Raises:
             ValueError: no prompts, n < 1, a prompt without tokens, or one that leaves no room for max_new_tokens in
                 the model's context.
+            FloatingPointError: the model's logits are not finite.
         """
         if isinstance(prompts, str) or len(prompts) == 0 or n < 1:
             got = f"the string {prompts!r}" if isinstance(prompts, str) else f"{len(prompts)} prompts"
@@ -91,6 +92,8 @@ class TransformersEngine:
                 for chunk, chunk_uniforms in zip(torch.split(rows, size), torch.split(uniforms, size), strict=True)
             ]
         completions = _Completions(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        if not bool(completions.logprobs.isfinite().all()):
+            raise FloatingPointError("the policy's logits: expected finite numbers, got NaN or infinity")
         return self._rollouts(ids[rows], mask[rows], completions)
 
     def sync(self, policy: nn.Module) -> None:
@@ -234,6 +237,7 @@ def _draw(logits: Tensor, uniforms: Tensor, warpers: list[_Warper] | None) -> tu
     logprobs = logits.log_softmax(-1)
     cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
     tokens = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+    tokens = tokens.clamp(max=logits.shape[-1] - 1)  # NaN is past the end; `generate` will say so
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
 
 

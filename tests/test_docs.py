@@ -1,0 +1,63 @@
+"""Every Python block of the README and the guides runs, in order, as a reader would type it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from dps_pyro import Dynamics, PromptSampler
+from dps_pyro.models import SolvingProgress
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    _leave_a_history(Path("runs/first/history.parquet"))
+    reader: dict[str, Any] = {
+        "torch": torch, "pyro": pyro, "dist": dist, "Dynamics": Dynamics, "SolvingProgress": SolvingProgress,
+        "PromptSampler": PromptSampler, "folder": tmp_path,
+    }  # fmt: skip
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), reader)  # noqa: S102 - our own documentation
+
+
+def test_the_readmes_own_model_tracks_and_fits() -> None:
+    from dps_pyro import fit
+
+    source = re.search(r"```python\n(class Sticky.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert source is not None
+    reader: dict[str, Any] = {"torch": torch, "pyro": pyro, "dist": dist, "Dynamics": Dynamics}
+    exec(source[1], reader)  # noqa: S102 - our own documentation
+    model = reader["Sticky"]()
+    sampler = PromptSampler(model, num_prompts=50, seed=1)
+    for _ in range(5):
+        rows = sampler.select(8)
+        sampler.observe(rows, torch.full((8,), 4), trials=8)
+    assert sampler.belief[sampler.visits > 0][:, 1].min() > 0.5
+    posterior = fit(model, sampler.history, steps=300, progress=False)
+    assert 0.5 < posterior.point["stay"] < 1
+
+
+def test_relative_links_lead_somewhere() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def _leave_a_history(path: Path) -> None:
+    sampler = PromptSampler(SolvingProgress(), num_prompts=100, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        rows = sampler.select(16)
+        sampler.observe(rows, torch.randint(0, 9, (16,), generator=generator), trials=8)
+    sampler.history.to_parquet(path)

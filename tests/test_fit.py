@@ -1,0 +1,179 @@
+"""Fitting: it finds what made the data, the same each time, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import oracle
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from dps_pyro import Posterior, PromptSampler, RolloutHistory, Step, fit
+from dps_pyro.dynamics import Progress
+from dps_pyro.models import PaperDPS, SolvingProgress
+
+TRUTH = {
+    "gaps": torch.tensor([0.08, 0.37, 0.47, 0.08]),
+    "initial": torch.tensor([0.6, 0.3, 0.1]),
+    "transition": torch.tensor([[0.9, 0.09, 0.01], [0.03, 0.85, 0.12], [0.0, 0.04, 0.96]]),
+}
+
+
+def simulated(num_prompts: int, num_steps: int, missing: float = 0.5) -> RolloutHistory:
+    model = SolvingProgress()
+    trials = torch.where(torch.rand(num_prompts, num_steps) < missing, 0, 8)
+    law = Progress(model, model.parameters(num_prompts, TRUTH), Step(trials))
+    return RolloutHistory.from_dense(law.sample().double(), trials)
+
+
+def quick(history: RolloutHistory, model: Any = None, **options: Any) -> Posterior:
+    return fit(model or SolvingProgress(), history, **{"steps": 40, "draws": 20, "progress": False, **options})
+
+
+def test_svi_finds_the_parameters_that_made_the_history() -> None:
+    posterior = fit(SolvingProgress(), simulated(300, 30), steps=600, draws=100, progress=False)
+    for name, tolerance in (("gaps", 0.03), ("initial", 0.08), ("transition", 0.05)):
+        torch.testing.assert_close(posterior.point[name], TRUTH[name], atol=tolerance, rtol=0)
+        assert posterior.draws[name].shape == (100, *TRUTH[name].shape)
+        torch.testing.assert_close(posterior.draws[name].mean(0), posterior.point[name])
+        torch.testing.assert_close(posterior.point[name].sum(-1), torch.ones(TRUTH[name].shape[:-1]))
+    assert posterior.about["model"] == "SolvingProgress"
+    assert set(posterior.draws) == set(TRUTH)
+
+
+def test_the_seed_decides_the_fit_and_nothing_is_left_behind() -> None:
+    history = simulated(10, 6)
+    pyro.param("mine", torch.ones(2))
+    state, names = torch.get_rng_state(), set(pyro.get_param_store().keys())
+    one = quick(history)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert set(pyro.get_param_store().keys()) == names == {"mine"}
+    torch.manual_seed(99)
+    same, other = quick(history), quick(history, seed=1)
+    assert torch.equal(one.losses, same.losses)
+    assert all(torch.equal(one.draws[name], same.draws[name]) for name in TRUTH)
+    assert not torch.equal(one.point["gaps"], other.point["gaps"])
+
+
+def test_a_flat_elbo_ends_the_fit_early() -> None:
+    history = simulated(20, 5)
+    flat = quick(history, steps=1000, tolerance=1.0)
+    assert flat.converged
+    assert len(flat.losses) == flat.about["steps"] == 300
+    hasty = quick(history, steps=10)
+    assert not hasty.converged
+    assert len(hasty.losses) == 10
+
+
+def test_mini_batches_fit_models_with_parameters_of_each_prompt() -> None:
+    history = simulated(12, 4)
+    for model, batch_size in ((oracle.OwnLadder(3), 5), (PaperDPS(), 12), (oracle.OwnLadder(2), None)):
+        posterior = quick(history, model, batch_size=batch_size, steps=20)
+        assert all(value.shape[:2] == (20, 12) for value in posterior.draws.values())
+        sampler = PromptSampler(model, 12, posterior=posterior)
+        sampler.observe(sampler.select(4), [0, 1, 2, 3], 4)
+        assert bool(sampler.belief.isfinite().all())
+
+
+def test_a_posterior_plugs_into_a_sampler_and_changes_what_it_believes() -> None:
+    posterior = quick(simulated(100, 10), steps=200)
+    plain, fitted = PromptSampler(SolvingProgress(), 9), PromptSampler(SolvingProgress(), 9, posterior=posterior)
+    torch.testing.assert_close(fitted.belief, posterior.point["initial"].expand(9, 3))
+    assert float((plain.belief - fitted.belief).abs().max()) > 0.1
+    for sampler in (plain, fitted):
+        sampler.observe([0], [1], 8)
+    assert float((plain.belief - fitted.belief)[0].abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("num_prompts", [4, 6])
+def test_a_posterior_of_other_prompts_is_refused_where_each_has_parameters_of_its_own(num_prompts: int) -> None:
+    values = oracle.own_values(5, 3)
+    posterior = Posterior({name: value[None] for name, value in values.items()}, values, torch.zeros(0), True)
+    with pytest.raises(ValueError, match=f"'own.initial' for {num_prompts} prompts"):
+        PromptSampler(oracle.OwnLadder(3), num_prompts, posterior=posterior)
+
+
+def test_a_saved_posterior_comes_back_exactly(tmp_path: Path) -> None:
+    posterior = quick(simulated(6, 4), oracle.OwnLadder(2))
+    again = Posterior.load(posterior.save(tmp_path / "posterior"))
+    posterior.save(tmp_path / "posterior")  # over the first
+    assert again.about == posterior.about
+    assert again.converged == posterior.converged
+    assert torch.equal(again.losses, posterior.losses)
+    for one, other in ((again.draws, posterior.draws), (again.point, posterior.point)):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_damaged_posterior_is_named(tmp_path: Path) -> None:
+    folder = quick(simulated(6, 4)).save(tmp_path / "posterior")
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({name: value for name, value in state.items() if name != "about"}))
+    with pytest.raises(ValueError, match="posterior: expected a saved posterior, got a state without 'about'"):
+        Posterior.load(folder)
+    file = folder / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"posterior/state\.safetensors"):
+        Posterior.load(folder)
+    with pytest.raises(ValueError, match="nowhere"):
+        Posterior.load(tmp_path / "nowhere")
+
+
+def test_nuts_and_svi_agree_on_a_small_history() -> None:
+    history = simulated(10, 4, missing=0.2)
+    svi = quick(history, steps=400, draws=200)
+    nuts = fit(SolvingProgress(), history, method="nuts", steps=40, draws=40, progress=False)
+    for name in TRUTH:
+        assert nuts.draws[name].shape == (40, *TRUTH[name].shape)
+        spread = nuts.draws[name].std(0) + 0.02
+        assert bool(((svi.point[name] - nuts.point[name]).abs() < 3 * spread).all()), name
+    assert len(nuts.losses) == 0
+
+
+def test_nothing_to_learn_from_is_an_error() -> None:
+    with pytest.raises(ValueError, match="history: expected at least one group"):
+        fit(SolvingProgress(), RolloutHistory(5), progress=False)
+    with pytest.raises(ValueError, match="method: expected 'svi' or 'nuts', got 'em'"):
+        fit(SolvingProgress(), simulated(3, 3), method="em", progress=False)  # type: ignore[arg-type]
+
+
+def one_group(num_prompts: int, solved: float, trials: int, num_steps: int = 4) -> RolloutHistory:
+    full = torch.full((num_prompts, num_steps), float(solved), dtype=torch.float64)
+    history = RolloutHistory(num_prompts)
+    for t in range(num_steps):
+        history.append(range(num_prompts), step=t, solved=full[:, t], trials=trials)
+    return history
+
+
+def test_only_missing_steps_leave_the_prior() -> None:
+    posterior = quick(one_group(4, 0, 0), steps=600, draws=400)
+    prior = SolvingProgress().parameters(4)
+    torch.testing.assert_close(posterior.point["initial"], prior.initial, atol=0.1, rtol=0)
+    torch.testing.assert_close(posterior.point["transition"], prior.matrix, atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize(("num_prompts", "solved"), [(1, 0), (1, 3), (20, 0), (20, 8)])
+def test_one_prompt_or_one_outcome_can_be_fitted(num_prompts: int, solved: int) -> None:
+    posterior = quick(one_group(num_prompts, solved, 8), steps=200)
+    assert all(bool(value.isfinite().all()) for value in posterior.point.values())
+    sampler = PromptSampler(SolvingProgress(), num_prompts, posterior=posterior)
+    expected = {0: 0, 3: 1, 8: 2}[solved]
+    if num_prompts > 1:
+        assert int(sampler.belief[0].argmax()) == expected
+
+
+def test_a_loss_that_is_no_number_says_at_which_step() -> None:
+    class Broken(SolvingProgress):
+        calls = 0
+
+        def initial(self, theta: Any) -> Any:
+            self.calls += 1
+            nan: Tensor = theta.initial * (float("nan") if self.calls > 5 else 1.0)
+            return pyro.distributions.Categorical(nan, validate_args=False)
+
+    with pyro.validation_enabled(False), pytest.raises(FloatingPointError, match="the loss is (nan|inf) at step [0-9]"):
+        quick(simulated(4, 3), Broken())
