@@ -18,8 +18,8 @@ rollouts condition on nothing, and the state still moves on.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import pyro
 import pyro.distributions as dist
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Conditioned", "Dynamics", "Progress", "Step", "condition", "predict"]
 
 Theta = TypeVar("Theta")
+Size = torch.Size | list[int] | tuple[int, ...]
 
 
 class Step(NamedTuple):
@@ -149,13 +150,13 @@ class Dynamics(ABC, Generic[Theta]):
             for t in pyro.markov(range(history.num_steps)):
                 step = Step(trials[:, t])
                 z = pyro.sample(f"z_{t}", law, infer={"enumerate": "parallel"})
-                with poutine.mask(mask=step.trials > 0):
+                with poutine.mask(mask=cast("torch.BoolTensor", step.trials > 0)):
                     shown = _Shown(self.emission(theta, step), z)
                     pyro.sample(f"y_{t}", shown, obs=None if solved is None else solved[:, t])
                 law = dist.Categorical(Vindex(self.transition(theta, step).probs)[..., z, :])
 
 
-class Progress(TorchDistribution):  # type: ignore[misc]
+class Progress(TorchDistribution):
     """The law of prompts' outcomes over T steps, their states summed out by the forward algorithm.
 
     Batch [..., N], event [T]: `log_prob` is `log p(y_1:T)` for each prompt, exact; `sample` draws a path and what it
@@ -172,7 +173,7 @@ class Progress(TorchDistribution):  # type: ignore[misc]
     has_rsample = False
 
     def __init__(self, dynamics: Dynamics[Theta], theta: Theta, steps: Step) -> None:
-        first = Step(*(None if field is None else field[..., 0] for field in steps))
+        first = _each(steps, lambda field: field[..., 0])
         self._initial = dynamics.initial(theta)
         # How many sample dimensions theta carries, left of the prompts: time goes further left than those.
         lead = max(
@@ -182,7 +183,7 @@ class Progress(TorchDistribution):  # type: ignore[misc]
             len(dynamics.emission(theta, first).batch_shape) - 2,
         )
         self._own = lead + 1  # batch dimensions between time and the states
-        timed = Step(*(None if field is None else _time_first(field, lead) for field in steps))
+        timed = _each(steps, lambda field: _time_first(field, lead))
         self._trials = timed.trials  # [T, ..., N]
         self._emission = _timed(dynamics.emission(theta, timed), len(self._trials), lead + 3)  # batch [T, ..., N, K]
         transition = _timed(dynamics.transition(theta, timed), len(self._trials), lead + 3)
@@ -191,9 +192,9 @@ class Progress(TorchDistribution):  # type: ignore[misc]
         batch = torch.broadcast_shapes(self._initial.batch_shape, self._trials.shape[1:], *laws)
         super().__init__(batch, torch.Size([len(self._trials)]), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: Progress | None = None) -> Progress:
+    def expand(self, batch_shape: Size, _instance: Progress | None = None) -> Progress:
         """The same law over a larger batch."""
-        new: Progress = self._get_checked_instance(Progress, _instance)
+        new: Progress = self._get_checked_instance(Progress, _instance)  # type: ignore[no-untyped-call]
         new._initial, new._trials = self._initial, self._trials
         new._emission, new._transition, new._own = self._emission, self._transition, self._own
         super(Progress, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
@@ -222,7 +223,7 @@ class Progress(TorchDistribution):  # type: ignore[misc]
         likelihood = self._emission.log_prob(torch.where(seen, outcome, 0.0))
         return torch.where(seen, likelihood, 0.0).movedim(-self._own - 2, 0)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+    def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         """[..., N, T] outcomes drawn from the law; 0 where missing."""
         batch = torch.Size(sample_shape) + self.batch_shape
         num_states = self._initial.probs.shape[-1]
@@ -239,7 +240,7 @@ class Progress(TorchDistribution):  # type: ignore[misc]
         return torch.stack(outcomes, -1)
 
 
-class _Shown(TorchDistribution):  # type: ignore[misc]
+class _Shown(TorchDistribution):
     """The emission of a known state: batch [..., N, K] gathered at z."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -251,8 +252,8 @@ class _Shown(TorchDistribution):  # type: ignore[misc]
         batch = torch.broadcast_shapes(emission.batch_shape[:-1], z.shape)
         super().__init__(batch, validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: _Shown | None = None) -> _Shown:
-        new: _Shown = self._get_checked_instance(_Shown, _instance)
+    def expand(self, batch_shape: Size, _instance: _Shown | None = None) -> _Shown:
+        new: _Shown = self._get_checked_instance(_Shown, _instance)  # type: ignore[no-untyped-call]
         new._emission, new._z = self._emission, self._z
         super(_Shown, new).__init__(torch.Size(batch_shape), validate_args=False)
         return new
@@ -261,7 +262,7 @@ class _Shown(TorchDistribution):  # type: ignore[misc]
         picked: Tensor = Vindex(self._emission.log_prob(value.unsqueeze(-1)))[..., self._z]
         return picked
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+    def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         drawn = self._emission.expand([*self.batch_shape, self._emission.batch_shape[-1]]).sample(sample_shape)
         picked: Tensor = Vindex(drawn)[..., self._z]
         return picked
@@ -303,7 +304,7 @@ def _middle(law: Any) -> Tensor | None:
         return _middle(law.base_dist)
     for formula in (lambda: law.mean, lambda: law.icdf(torch.full(law.batch_shape, 0.5))):
         try:
-            value: Tensor = formula()
+            value: Tensor = formula()  # type: ignore[no-untyped-call]
         except NotImplementedError:
             continue
         if value.shape == law.batch_shape + law.event_shape and bool(value.isfinite().all()):
@@ -314,6 +315,12 @@ def _middle(law: Any) -> Tensor | None:
     for transform in law.transforms if base is not None else []:
         base = transform(base)
     return base
+
+
+def _each(step: Step, change: Callable[[Tensor], Tensor]) -> Step:
+    trials, *others = step
+    trained, progress = (None if field is None else change(field) for field in others)
+    return Step(change(trials), trained, progress)
 
 
 def _time_first(field: Tensor, lead: int) -> Tensor:

@@ -89,7 +89,7 @@ def log_likelihood(initial: Tensor, transition: Tensor, emitted: Tensor) -> Tens
     """
     missing = emitted.ndim + 1 - transition.ndim
     aligned = transition.reshape(len(transition), *[1] * missing, *transition.shape[1:])
-    total: Tensor = _Forward.apply(initial, aligned, emitted)
+    total: Tensor = _Forward.apply(initial, aligned, emitted)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -125,10 +125,8 @@ class _Forward(torch.autograd.Function):
         to_emitted = torch.stack(smoothed[::-1]) * outer
         to_initial = into[0] * outer
         now, then = filtered[:-1] * outer, into[1:]
-        if transition.shape[-3] == 1:  # summed over prompts without an [N, K, K] on the way
-            moved = (now.mT @ then).unsqueeze(-3)
-        else:
-            moved = now.unsqueeze(-1) * then.unsqueeze(-2)
+        shared = transition.shape[-3] == 1  # then summed over prompts without an [N, K, K] on the way
+        moved = (now.mT @ then).unsqueeze(-3) if shared else now.unsqueeze(-1) * then.unsqueeze(-2)
         to_transition = torch.cat([moved, torch.zeros_like(moved[:1])]) if len(moved) else torch.zeros_like(transition)
         return (
             to_initial.sum_to_size(initial.shape),

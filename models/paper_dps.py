@@ -27,7 +27,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from dps_pyro.dynamics import Dynamics, Step
+from dps_pyro.dynamics import Dynamics, Size, Step
 from dps_pyro.tracker import State, Tracker
 
 __all__ = ["PaperDPS"]
@@ -122,7 +122,7 @@ class _CountingTracker(Tracker):
         return {"belief": ahead / ahead.sum(-1, keepdim=True), "previous": now, "counts": counts}
 
 
-class _ObservedState(TorchDistribution):  # type: ignore[misc]
+class _ObservedState(TorchDistribution):
     """A group's count given its class: 0, uniform over 1..n-1, or n."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -134,7 +134,7 @@ class _ObservedState(TorchDistribution):  # type: ignore[misc]
         batch = batch_shape if batch_shape is not None else torch.Size([*trials.shape[:-1], 3])
         super().__init__(batch, validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> _ObservedState:
+    def expand(self, batch_shape: Size, _instance: Any = None) -> _ObservedState:
         return _ObservedState(self.trials, torch.Size(batch_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class _ObservedState(TorchDistribution):  # type: ignore[misc]
         weight = torch.cat(torch.broadcast_tensors(torch.zeros_like(uniform), uniform, torch.zeros_like(uniform)), -1)
         return torch.where(possible, weight, float("-inf"))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
+    def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         shape = torch.Size(sample_shape) + self.batch_shape
         trials = self.trials.to(torch.get_default_dtype()).expand(*shape[:-1], 1).squeeze(-1)
         mixed = 1 + (torch.rand(trials.shape) * (trials - 1)).floor().clamp_min(0)

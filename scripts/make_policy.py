@@ -3,9 +3,9 @@
     python scripts/make_policy.py                          # regenerates dps_pyro/policies/countdown
     python scripts/make_policy.py --steps 20 --out /tmp/p  # a quick try
 
-The policy is warm-started by supervised learning on random solved problems, none of them of the default inventory, and
-stopped early on purpose: what is wanted is a policy that solves some problems always, some never, and a good share now
-and then, and so has something left for reinforcement learning to teach.
+The policy is warm-started by supervised learning on random solved problems, none of them of the default inventory, some
+with a wrong answer on purpose, and stopped early: what is wanted is a policy that solves some problems always, some
+never, and a good share now and then, and so has something left for reinforcement learning to teach.
 """
 
 # transformers and torch are partly untyped.
@@ -33,13 +33,17 @@ from dps_pyro.tasks.countdown import random_problem
 
 OUT = Path(__file__).resolve().parent.parent / "dps_pyro" / "policies" / "countdown"
 SEED = 0
-STEPS = 600
+STEPS = 700
 BATCH = 256
 PART = 64
 LEARNING_RATE = 3e-3
 
-MIX: Mapping[int, int] = {2: 5, 3: 6, 4: 3, 5: 1, 6: 1}
+MIX: Mapping[int, int] = {2: 5, 3: 6, 4: 4, 5: 1, 6: 1}
 """The training mix, count of numbers -> weight."""
+
+SLIPS = 0.4
+"""The share of demonstrations with three numbers and more that are wrong. The policy learns both to solve such problems
+and to slip: its sampled answers are worse than its best guesses, which is what reinforcement learning then mends."""
 
 MAX_NEW_TOKENS = 24
 """Six numbers, five operators, four pairs of parentheses and EOS are 20."""
@@ -122,9 +126,19 @@ def examples(tokenizer: PreTrainedTokenizerFast, task: Countdown, seed: int) -> 
         problem = random_problem(rng, rng.choice(counts), task.numbers, task.targets)
         prompt = task.prompt(problem.numbers, problem.target)
         if prompt.id not in held_out:
+            shown = problem.solution.split()
+            if len(problem.numbers) > 2 and rng.random() < SLIPS:
+                shown = slip(rng, shown)
             ask = [vocabulary[token] for token in prompt.text.split()]
-            answer = [vocabulary[token] for token in problem.solution.split()]
+            answer = [vocabulary[token] for token in shown]
             yield [bos, *ask, *answer, eos], len(ask) + 1
+
+
+def slip(rng: random.Random, expression: list[str]) -> list[str]:
+    """An expression of the same shape with its numbers shuffled and its operators drawn anew: usually wrong."""
+    numbers = [token for token in expression if token.isdecimal()]
+    rng.shuffle(numbers)
+    return [numbers.pop() if token.isdecimal() else rng.choice("+-*/") if token in "+-*/" else token for token in expression]
 
 
 def collate(batch: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor]:
@@ -232,7 +246,8 @@ laptop's CPU, so that a whole reinforcement-learning run takes minutes. Load it 
   symbol; `<bos>` is put in front of a prompt, `<eos>` ends an answer. {MAX_NEW_TOKENS} new tokens are enough.
 - Data: random solved problems, numbers {task.numbers[0]} to {task.numbers[1]}, targets {task.targets[0]} to \
 {task.targets[1]}, counts of numbers in the ratio {{{mix}}}.
-  No problem of the default `Countdown()` inventory was among them.
+  No problem of the default `Countdown()` inventory was among them. {SLIPS:.0%} of the demonstrations with three numbers
+  and more were wrong on purpose.
 - Training: supervised, {arguments.steps} steps of {BATCH} examples, AdamW at {LEARNING_RATE}, seed {arguments.seed}. \
 Stopped early on purpose:
   reinforcement learning is to have something left to teach.

@@ -127,8 +127,8 @@ def test_nuts_and_svi_agree_on_a_small_history() -> None:
     history = simulated(10, 4, missing=0.2)
     svi = quick(history, steps=400, draws=200)
     nuts = fit(SolvingProgress(), history, method="nuts", steps=40, draws=40, progress=False)
-    for name in TRUTH:
-        assert nuts.draws[name].shape == (40, *TRUTH[name].shape)
+    for name, truth in TRUTH.items():
+        assert nuts.draws[name].shape == (40, *truth.shape)
         spread = nuts.draws[name].std(0) + 0.02
         assert bool(((svi.point[name] - nuts.point[name]).abs() < 3 * spread).all()), name
     assert len(nuts.losses) == 0
@@ -175,5 +175,8 @@ def test_a_loss_that_is_no_number_says_at_which_step() -> None:
             nan: Tensor = theta.initial * (float("nan") if self.calls > 5 else 1.0)
             return pyro.distributions.Categorical(nan, validate_args=False)
 
-    with pyro.validation_enabled(False), pytest.raises(FloatingPointError, match="the loss is (nan|inf) at step [0-9]"):
+    with (
+        pyro.validation_enabled(False),
+        pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step [0-9]"),
+    ):
         quick(simulated(4, 3), Broken())

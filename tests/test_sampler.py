@@ -428,7 +428,7 @@ def test_an_acquisition_of_ones_own_decides() -> None:
 @pytest.mark.parametrize("scores", [torch.zeros(5), torch.zeros(6, 1), torch.full((6,), NAN)])
 def test_an_acquisition_of_ones_own_must_score_every_prompt(scores: Tensor) -> None:
     with pytest.raises(ValueError, match="acquisition: expected 6 scores"):
-        sampler_of(acquisition=lambda forecast, generator: scores).select(2)
+        sampler_of(acquisition=lambda *_: scores).select(2)
 
 
 def test_the_group_size_planned_decides_what_is_useful() -> None:

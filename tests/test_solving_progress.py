@@ -20,18 +20,23 @@ def test_rates_are_ordered_whatever_the_prior() -> None:
         assert bool(((rates > 0) & (rates <= 1)).all())
 
 
+GAPS = (1.0, 16.0, 16.0, 1.0)
+MOVES = [[0.95, 0.045, 0.005], [0.025, 0.95, 0.025], [0.005, 0.045, 0.95]]
+
+
 def test_unfitted_it_stands_at_its_prior_means() -> None:
-    theta = SolvingProgress().parameters(10)
+    theta = SolvingProgress(GAPS, transition=20 * torch.tensor(MOVES)).parameters(10)
     torch.testing.assert_close(theta.rates, torch.tensor([1 / 34, 17 / 34, 33 / 34]))
+    default = SolvingProgress()
+    gaps = default.rate_gaps / default.rate_gaps.sum()
+    torch.testing.assert_close(default.parameters(10).rates, gaps.cumsum(-1)[:3])
     torch.testing.assert_close(theta.initial, torch.full((3,), 1 / 3))
-    torch.testing.assert_close(
-        theta.matrix, torch.tensor([[0.95, 0.045, 0.005], [0.025, 0.95, 0.025], [0.005, 0.045, 0.95]])
-    )
+    torch.testing.assert_close(theta.matrix, torch.tensor(MOVES))
     torch.testing.assert_close(PromptSampler(SolvingProgress(), 10).belief, torch.full((10, 3), 1 / 3))
 
 
 def test_none_of_two_says_less_than_none_of_sixteen() -> None:
-    sampler = PromptSampler(SolvingProgress(), num_prompts=4)
+    sampler = PromptSampler(SolvingProgress(GAPS, transition=20 * torch.tensor(MOVES)), num_prompts=4)
     sampler.observe([0, 1, 2, 3], [0, 0, 2, 16], [2, 16, 2, 16])
     unsolved, _, solved = sampler.belief.T.tolist()
     assert unsolved[1] > unsolved[0] > 1 / 3
@@ -39,12 +44,12 @@ def test_none_of_two_says_less_than_none_of_sixteen() -> None:
     rates = np.array([1, 17, 33]) / 34
     for row, size in ((0, 2), (1, 16)):
         seen = oracle.binomial(0, size, rates)
-        moved = seen / seen.sum() @ np.array([[0.95, 0.045, 0.005], [0.025, 0.95, 0.025], [0.005, 0.045, 0.95]])
+        moved = seen / seen.sum() @ np.array(MOVES)
         np.testing.assert_allclose(sampler.belief[row].numpy(), moved, atol=1e-6)
 
 
 def test_informative_by_hand() -> None:
-    sampler = PromptSampler(SolvingProgress(), num_prompts=3)
+    sampler = PromptSampler(SolvingProgress(GAPS), num_prompts=3)
     # Two rollouts differ with chance 2 p (1 - p): 66 / 1156, 1 / 2 and 66 / 1156.
     torch.testing.assert_close(sampler.informative(2), torch.full((3,), (66 / 1156 * 2 + 0.5) / 3))
     torch.testing.assert_close(sampler.informative(1), torch.zeros(3))

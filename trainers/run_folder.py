@@ -187,10 +187,7 @@ class RunFolder:
             return None
         path = self._checkpoint(steps[-1])
         try:
-            sums = json.loads((path / "checksums.json").read_text(encoding="utf-8"))
-            for name, expected in sums.items():
-                if _checksum(path / name) != expected:
-                    raise ValueError(f"{name} is not what was written")
+            _verify(path)
             return Checkpoint(path, load_state(path))
         except (OSError, ValueError) as error:
             offer = "there is none before it, and the run starts anew"
@@ -228,6 +225,17 @@ def _rng_state() -> dict[str, Any]:
         "numpy_keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
         "python": random.getstate(),
     }
+
+
+def _verify(path: Path) -> None:
+    """Compare a checkpoint's files with their checksums; raises OSError or ValueError, which name the file."""
+    try:
+        sums = dict(json.loads((path / "checksums.json").read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"checksums.json: {error}") from error
+    for name, expected in sums.items():
+        if _checksum(path / name) != expected:
+            raise ValueError(f"{name} is not what was written")
 
 
 def _checksum(path: Path) -> str:

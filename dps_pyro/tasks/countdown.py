@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward
 from dps_pyro.tasks.expression import ExpressionError, evaluate
 
-OPERANDS: Mapping[int, float] = {2: 0.20, 3: 0.15, 4: 0.10, 5: 0.15, 6: 0.40}
+OPERANDS: Mapping[int, float] = {2: 0.20, 3: 0.20, 4: 0.10, 5: 0.15, 6: 0.35}
 """The default share of problems with each count of numbers."""
 
 NUMBERS = (1, 30)

@@ -1,0 +1,16 @@
+"""`python -m benchmarks`: every measurement again, in order (hours), and the docs' tables from them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+COMMANDS = (
+    ["benchmarks.sampler", "--out", "benchmarks/results/sampler.json"],
+    ["benchmarks.selectors", "--out", "benchmarks/results/selectors.json"],
+    ["benchmarks.evidence"],
+)
+
+for command in COMMANDS:
+    print(f"python -m {' '.join(command)}", flush=True)
+    subprocess.run([sys.executable, "-m", *command], check=True)

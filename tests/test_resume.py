@@ -1,0 +1,182 @@
+"""A killed run, resumed, is the run that was never killed: number for number, weights bit for bit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import killed, metrics, tiny
+
+from dps_pyro.cli import main
+from dps_pyro.storage import load_state
+from dps_pyro.trainers.config import TrainConfig, save_config
+from dps_pyro.trainers.grpo import train
+from dps_pyro.trainers.run_folder import RunFolder
+
+
+def settings(out: Path) -> TrainConfig:
+    """Two optimizer steps a step; checkpoints of steps 2, 4, 6, 7; evaluations after 0, 3, 6, 7."""
+    return tiny(out, steps=7, checkpoint_every=2, eval_every=3, mini_batches=2, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody killed."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    train(settings(folder))
+    return folder
+
+
+def assert_same(run: Path, straight: Path) -> None:
+    assert metrics(run) == metrics(straight)
+    for name in ("checkpoints/step-000007/policy/model.safetensors", "history.parquet"):
+        assert (run / name).read_bytes() == (straight / name).read_bytes(), name
+    state, expected = (flat(load_state(folder / "checkpoints/step-000007")) for folder in (run, straight))
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        if not name.startswith("/rng"):  # the global generators are the process's: nothing of ours draws from them
+            assert torch.equal(state[name], value) if isinstance(value, torch.Tensor) else state[name] == value, name
+    entries = {str(file.relative_to(run)) for file in run.rglob("*") if "tensorboard" not in str(file)}
+    assert entries == {str(file.relative_to(straight)) for file in straight.rglob("*") if "tensorboard" not in str(file)}
+
+
+def flat(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Optimizer moments, beliefs, counts, generators, ... by their path."""
+    parts: dict[str, Any] = {}
+    for name, value in state.items():
+        parts |= flat(value, f"{prefix}/{name}") if isinstance(value, dict) else {f"{prefix}/{name}": value}
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("event", "path", "count", "checkpoints"),
+    [
+        ("open", "metrics.jsonl", 5, []),  # before the first checkpoint: a step is done and not yet logged
+        ("open", "tmp/checksums.json", 3, [2]),  # half a checkpoint is written
+        ("os.rename", "step-000006.", 1, [2, 4]),  # a checkpoint is written and has not got its name
+        ("shutil.rmtree", "step-000002", 1, [4, 6]),  # an old one is being removed
+        ("os.rename", ".history.parquet", 3, [2, 4]),  # the history is written, and the checkpoint is not
+        ("os.rename", ".summary.json", 1, [6, 7]),  # all steps are done
+    ],
+    ids=["first steps", "checkpoint half written", "checkpoint unnamed", "old one going", "history", "summary"],
+)
+def test_killed_anywhere_and_resumed(
+    event: str, path: str, count: int, checkpoints: list[int], tmp_path: Path, straight: Path
+) -> None:
+    run = tmp_path / "run"
+    killed(settings(run), event, path, count)
+    assert RunFolder(run, resume=True).checkpoints() == checkpoints
+    train(replace(settings(run), resume=True))
+    assert_same(run, straight)
+
+
+def test_killed_twice_between_the_same_checkpoints(tmp_path: Path, straight: Path) -> None:
+    """And with half a line in the metrics: a kill can come within a write."""
+    run = tmp_path / "run"
+    killed(settings(run), "open", "metrics.jsonl", 11)
+    killed(replace(settings(run), resume=True), "os.rename", "step-000006.")
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"kind": "train", "step": 99, "rew')
+    train(replace(settings(run), resume=True))
+    assert_same(run, straight)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, where Ctrl-C is heard even if this one runs in the background."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dps_pyro.cli", "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+
+
+def wait(process: subprocess.Popen[str], until: Callable[[], bool]) -> None:
+    while not until():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def test_ctrl_c_then_kill_then_resume_on_the_command_line(tmp_path: Path, straight: Path) -> None:
+    run, file = tmp_path / "run", tmp_path / "config.yaml"
+    file.write_text(save_config(settings(run)), encoding="utf-8")
+    process = start("--config", str(file))
+    wait(process, lambda: (run / "metrics.jsonl").exists() and len(metrics_so_far(run)) >= 2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "dps-pyro train: stopped\n" in errors
+    assert f"go on with: dps-pyro train --resume --out {run}" in errors
+    assert "Traceback" not in errors
+
+    done = len(metrics_so_far(run))
+    process = start("--resume", f"--out={run}")
+    wait(process, lambda: len(metrics_so_far(run)) != done and len(RunFolder(run, resume=True).checkpoints()) >= 1)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert main(["train", "--resume", "--out", str(run)]) == 0
+    assert_same(run, straight)
+
+
+def metrics_so_far(run: Path) -> list[str]:
+    return (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def test_a_finished_run_is_left_alone(straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def content() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()}
+
+    before = content()
+    assert main(["train", "--resume", "--out", str(straight)]) == 0
+    assert f"{straight}: all 7 steps are done; more: --steps" in capsys.readouterr().out
+    assert content() == before
+
+
+def test_a_finished_run_goes_on_for_more_steps(tmp_path: Path, straight: Path) -> None:
+    run = tmp_path / "run"
+    train(replace(settings(run), steps=4))
+    assert main(["train", "--resume", "--out", str(run), "--steps", "7"]) == 0
+    lines = [line for line in metrics(run) if (line["kind"], line["step"]) != ("eval", 4)]  # the end of the first part
+    assert lines == metrics(straight)
+    weights = "checkpoints/step-000007/policy/model.safetensors"
+    assert (run / weights).read_bytes() == (straight / weights).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_named_and_what_the_message_offers_works(
+    tmp_path: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(straight, tmp_path / "run")
+    (run / "summary.json").unlink()  # killed after the last checkpoint
+    last = run / "checkpoints/step-000007"
+    with (last / "policy/model.safetensors").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"!")
+    before = (run / "metrics.jsonl").read_bytes()
+    assert main(["train", "--resume", "--out", str(run)]) == 2
+    message = capsys.readouterr().err
+    assert f"{last} is damaged: policy/model.safetensors is not what was written" in message
+    assert f"the one before, {run / 'checkpoints/step-000006'}, then takes its place" in message
+    assert message.count("\n") == 1
+    assert (run / "metrics.jsonl").read_bytes() == before
+    shutil.rmtree(last)
+    assert main(["train", "--resume", "--out", str(run)]) == 0
+    assert_same(run, straight)
+
+
+def test_what_a_checkpoint_depends_on_stays(straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for change in (["--model", "gpt2"], ["--dynamics", "PaperDPS"], ["--prior", "elsewhere"]):
+        assert main(["train", "--resume", "--out", str(straight), "--steps", "9", *change]) == 2
+        assert f"{change[0][2:]}: expected the run's own" in capsys.readouterr().err

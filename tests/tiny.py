@@ -1,0 +1,66 @@
+"""Training runs small enough for a test: a second each, with the real policy, task, sampler and optimizer."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.grpo import train
+
+TINY: dict[str, Any] = {
+    "task_args": {"train_size": 32, "test_size": 8},
+    "batch_size": 4,
+    "group_size": 4,
+    "steps": 1,
+    "eval_samples": 1,
+    "threads": 1,
+    "report": False,
+}
+
+
+def tiny(out: Path, **settings: Any) -> TrainConfig:
+    return TrainConfig(**{**TINY, "out": out, **settings})
+
+
+def metrics(folder: Path, *, timings: bool = False) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, read as the JSON standard has it; without the wall-clock times unless wanted."""
+
+    def refuse(token: str) -> None:
+        raise ValueError(f"{token} is not JSON")
+
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    return [{name: value for name, value in line.items() if timings or "seconds/" not in name} for line in lines]
+
+
+def die_at(config: TrainConfig, event: str, path: str, count: int) -> None:
+    """Train in this process, and kill it (SIGKILL) before `event` (a Python audit event, such as "open" or "os.rename")
+    touches a path with `path` in it for the count-th time."""
+    left = count
+
+    def hook(name: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if name == event and path in str(arguments[0]):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    train(config)
+
+
+def killed(config: TrainConfig, event: str, path: str, count: int = 1) -> None:
+    """Run `die_at` in a process of its own, and check that it was killed."""
+    context = multiprocessing.get_context("forkserver")
+    # Imported once for all of them. (By name it would not be found: that process does not know this folder.)
+    context.set_forkserver_preload(["dps_pyro.trainers.grpo"])
+    process = context.Process(target=die_at, args=(config, event, path, count))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
