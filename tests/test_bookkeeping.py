@@ -49,9 +49,19 @@ def test_saved_is_what_dynamic_sampling_would_have_spent_more() -> None:
     mixed, wrong, right = [1.0, 0.0, 0.0, 1.0], [0.0] * 4, [1.0] * 4
     ledger.book(torch.tensor([mixed, mixed, wrong]), pool=0.25)
     # Two useful groups where a quarter are useful: 8 groups of 4, 32 rollouts; 12 were spent.
-    assert ledger.metrics() == {"rollouts": 12, "reward": pytest.approx(1 / 3), "useful": pytest.approx(2 / 3), "saved": 20}
+    assert ledger.metrics() == {
+        "rollouts": 12,
+        "reward": pytest.approx(1 / 3),
+        "useful": pytest.approx(2 / 3),
+        "saved": 20,
+    }
     ledger.book(torch.tensor([mixed, right, right]), pool=0.5)
-    assert ledger.metrics() == {"rollouts": 24, "reward": pytest.approx(5 / 6), "useful": pytest.approx(1 / 3), "saved": 16}
+    assert ledger.metrics() == {
+        "rollouts": 24,
+        "reward": pytest.approx(5 / 6),
+        "useful": pytest.approx(1 / 3),
+        "saved": 16,
+    }
     assert ledger.step == 2
 
 
@@ -61,7 +71,9 @@ def test_a_tracker_that_expects_nothing_useful_is_no_division_by_zero() -> None:
     assert ledger.metrics()["saved"] == 1998  # at most a thousand times the rollouts
 
 
-@given(st.lists(st.tuples(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.floats(0, 1)), min_size=1, max_size=6))
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.floats(0, 1)), min_size=1, max_size=6)
+)
 def test_a_loaded_ledger_goes_on_like_the_saved_one(steps: list[tuple[list[int], float]]) -> None:
     """Each step: how many of 4 solved, a group, and the pool's useful share."""
     straight, first = Ledger(4), Ledger(4)

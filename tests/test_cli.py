@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def settings(file: str, name: str) -> dict[str, str]:
     documented: dict[str, str] = {}
     for field, text in zip(found.body, found.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            assert isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant), f"{field.target.id} has no docstring"
+            assert isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant), (
+                f"{field.target.id} has no docstring"
+            )
             documented[field.target.id] = words(str(text.value.value))
     return documented
 
@@ -65,9 +68,7 @@ def settings(file: str, name: str) -> dict[str, str]:
         ("report", "dps_pyro/cli.py", "_ReportOptions"),
     ],
 )
-def test_help_explains_every_setting(
-    command: str, file: str, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_explains_every_setting(command: str, file: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = call(capsys, command, "--help")
     text = words(out)
     assert status == 0
@@ -175,7 +176,10 @@ def test_a_wrong_file_is_told_in_one_line(
         (["--config", "no.yaml"], "config: expected a YAML file, got no.yaml"),
         (["--resume"], "resume: expected --out, the folder of the run to go on with"),
         (["--resume", "--out", "nowhere"], "resume: expected a run folder with a config.yaml, got nowhere"),
-        (["--dynamics", "Guess"], "dynamics: expected one of PaperDPS, SolvingProgress, or path/to/file.py:Name, got 'Guess'"),
+        (
+            ["--dynamics", "Guess"],
+            "SolvingProgress, or path/to/file.py:Name, got 'Guess'",
+        ),
         (["--dynamics", "no.py:Guess"], "dynamics: expected a Python file before the colon, got 'no.py'"),
         (["--model", "./nowhere"], "model: expected countdown, or a causal LM's folder or hub id, got './nowhere'"),
         (["--device", "gpu"], "device: expected auto, cpu or a GPU such as cuda, got 'gpu'"),
@@ -201,7 +205,10 @@ def test_wrong_options_are_told_and_leave_nothing(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task_args: {train_sise: 3}", "task_args: expected operands, numbers, targets, train_size, test_size, seed, style"),
+        (
+            "task_args: {train_sise: 3}",
+            "task_args: expected operands, numbers, targets, train_size, test_size, seed, style",
+        ),
         ("dynamics: PaperDPS\ndynamics_args: {rate: 3}", "dynamics_args: expected prior_alpha, decay, initial"),
         ("dynamics: PaperDPS\ndynamics_args: {decay: 3}", "decay: expected a number in [0, 1], got 3"),
         ("task_args: {test_size: 0}", "expected a sequence of at least one prompt"),
@@ -225,6 +232,18 @@ def test_a_library_s_error_keeps_its_traceback(tmp_path: Path, capsys: pytest.Ca
         main(["train", "--dynamics", f"{mine}:Mine", "--out", str(tmp_path / "run")])
 
 
+def test_numbers_that_break_down_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, file = tmp_path / "run", tmp_path / "my.yaml"
+    file.write_text(save_config(tiny(run, steps=9, batch_size=8, checkpoint_every=1)), encoding="utf-8")
+    status, _, err = call(capsys, "train", "--config", str(file), "--learning-rate", "1e30")
+    assert status == 1
+    assert err == (
+        "dps-pyro train: the policy's logits: expected finite numbers, got NaN or infinity\n"
+        "Resumed as it is, it would end here again: try a lower --learning-rate.\n"
+        f"The last checkpoint is of step 1; go on with: dps-pyro train --resume --out {run}\n"
+    )
+
+
 def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import builtins
 
@@ -245,7 +264,9 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_fit_makes_a_prior_for_train(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prior = tmp_path / "prior"
     history = run / "history.parquet"
-    status, out, _ = call(capsys, "fit", "--history", str(history), "--out", str(prior), "--steps", "40", "--draws", "20")
+    status, out, _ = call(
+        capsys, "fit", "--history", str(history), "--out", str(prior), "--steps", "40", "--draws", "20"
+    )
     assert status == 0
     assert "SolvingProgress on 12 groups" in out
     assert f"{prior}: 40 steps" in words(out)
@@ -258,7 +279,9 @@ def test_fit_makes_a_prior_for_train(run: Path, tmp_path: Path, capsys: pytest.C
 
 def test_fit_by_sampling(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--method", "nuts", "--steps", "3", "--draws", "3"]
-    status, out, _ = call(capsys, "fit", "--history", str(run / "history.parquet"), "--out", str(tmp_path / "p"), *options)
+    status, out, _ = call(
+        capsys, "fit", "--history", str(run / "history.parquet"), "--out", str(tmp_path / "p"), *options
+    )
     assert status == 0
     assert "; sampled." in words(out)
 
@@ -277,6 +300,7 @@ def test_fit_wants_a_history(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
 MINE = '''
 from __future__ import annotations
 
+from dataclasses import dataclass
 
 from dps_pyro.models import SolvingProgress
 
@@ -346,10 +370,9 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "demo/predicted/report.html"
     assert str(page) in out.replace(" ", "")
     assert "uniform" in page.read_text(encoding="utf-8")
-    import json
-
     summary, uniform = (
-        json.loads((tmp_path / "demo" / arm / "summary.json").read_text(encoding="utf-8")) for arm in ("predicted", "uniform")
+        json.loads((tmp_path / "demo" / arm / "summary.json").read_text(encoding="utf-8"))
+        for arm in ("predicted", "uniform")
     )
     assert summary["uniform"]["useful_share"] == uniform["useful_share"]
     assert summary["uniform"]["steps"] == uniform["steps"] == 1

@@ -47,7 +47,9 @@ def assert_same(run: Path, straight: Path) -> None:
         if not name.startswith("/rng"):  # the global generators are the process's: nothing of ours draws from them
             assert torch.equal(state[name], value) if isinstance(value, torch.Tensor) else state[name] == value, name
     entries = {str(file.relative_to(run)) for file in run.rglob("*") if "tensorboard" not in str(file)}
-    assert entries == {str(file.relative_to(straight)) for file in straight.rglob("*") if "tensorboard" not in str(file)}
+    assert entries == {
+        str(file.relative_to(straight)) for file in straight.rglob("*") if "tensorboard" not in str(file)
+    }
 
 
 def flat(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -99,8 +101,12 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        preexec_fn=_hear_ctrl_c,  # noqa: PLW1509
     )
+
+
+def _hear_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait(process: subprocess.Popen[str], until: Callable[[], bool]) -> None:

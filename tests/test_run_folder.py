@@ -170,7 +170,9 @@ def test_tensorboard_shows_every_step_once_after_resuming(tmp_path: Path) -> Non
     folder.begin("", 0)
     with folder:
         for step in range(3):
-            folder.log({"kind": "train", "step": step, "reward": 0.5, "note": "text", "loss": None, "seconds/update": 1.0})
+            folder.log(
+                {"kind": "train", "step": step, "reward": 0.5, "note": "text", "loss": None, "seconds/update": 1.0}
+            )
             folder.log({"kind": "eval", "step": step + 1, "accuracy": 0.25})
     again = RunFolder(folder.path, resume=True)
     again.begin("", 2)
@@ -235,5 +237,13 @@ def test_no_pickle() -> None:
     root = Path(__file__).parents[1]
     for file in (*root.glob("trainers/*.py"), *root.glob("dps_pyro/**/*.py"), *root.glob("models/*.py")):
         text = file.read_text(encoding="utf-8")
-        for name in ("import pickle", "from pickle", "torch.load(", "torch.save(", "joblib", "dill", "allow_pickle=True"):
+        for name in (
+            "import pickle",
+            "from pickle",
+            "torch.load(",
+            "torch.save(",
+            "joblib",
+            "dill",
+            "allow_pickle=True",
+        ):
             assert name not in text, f"{name} in {file}"

@@ -96,7 +96,7 @@ def test_metrics_and_history_tell_the_same_story(run: Path) -> None:
         assert line["useful_predicted"] == pytest.approx(predicted.mean().item(), rel=1e-5)
         evidence.observe(prompt, solved, trials)
         assert line["belief"] == pytest.approx(evidence.belief.mean(0).tolist(), rel=1e-5)
-        assert SECONDS <= set(line)
+        assert set(line) >= SECONDS
         assert (line["loss"] is None) == (line["useful"] == 0)
         assert 1 <= line["length"] <= 24
     assert all(line["prompts"] == 8 and line["samples"] == 1 for line in lines if line["kind"] == "eval")
@@ -130,7 +130,7 @@ def test_tensorboard_can_read_the_events(run: Path) -> None:
     drawn = [(event.step, event.value) for event in board.Scalars("train/reward")]
     assert drawn == [(line["step"], pytest.approx(line["reward"])) for line in steps]
     assert [event.step for event in board.Scalars("eval/accuracy")] == [0, 2, 4]
-    assert SECONDS <= set(board.Tags()["scalars"])
+    assert set(board.Tags()["scalars"]) >= SECONDS
 
 
 def test_checkpoints_are_ordinary_transformers_folders(run: Path) -> None:
@@ -141,8 +141,9 @@ def test_checkpoints_are_ordinary_transformers_folders(run: Path) -> None:
     start = AutoModelForCausalLM.from_pretrained(EMBEDDED["countdown"])
     changed = [not torch.equal(a, b) for a, b in zip(policy.parameters(), start.parameters(), strict=True)]
     assert any(changed)
-    ids = tokenizer("3 7 25 = 46 :", return_tensors="pt")["input_ids"]
-    assert policy.generate(ids, max_new_tokens=2, do_sample=False).shape[1] > ids.shape[1]
+    engine = TransformersEngine(policy, tokenizer)
+    config = tiny(Path())
+    assert evaluate(engine, tokenizer, make_task(config), config)["accuracy"] == metrics(run)[-1]["accuracy"]
 
 
 def test_a_run_s_posterior_is_the_next_run_s_prior(run: Path, tmp_path: Path) -> None:
@@ -198,16 +199,22 @@ def test_every_way_to_train(settings: dict[str, Any], tmp_path: Path) -> None:
 
 def test_more_candidates_are_rolled_out_only_while_useful_groups_are_missing(tmp_path: Path) -> None:
     """Easy enough that the first of three batches does: with two operands, most groups are mixed."""
-    settings: dict[str, Any] = {"task_args": {"train_size": 32, "test_size": 8, "operands": {2: 1.0}}, "batch_size": 1}
-    train(tiny(tmp_path / "run", dynamic_sampling=20, group_size=16, **settings))
+    args = {"train_size": 32, "test_size": 8, "operands": {2: 1.0}}
+    config = tiny(tmp_path / "run", task_args=args, batch_size=1, dynamic_sampling=20, group_size=16)
+    train(config)
     line = metrics(tmp_path / "run")[1]
     assert line["rollouts"] % 16 == 0
     assert line["rollouts"] < 20 * 16
-    history = RolloutHistory.from_parquet(tmp_path / "run/history.parquet")
-    events = history.events
+    events = RolloutHistory.from_parquet(tmp_path / "run/history.parquet").events
     useful = (events.solved > 0) & (events.solved < 16)
-    assert useful.tolist() == [False] * (len(history) - 1) + [True]  # it stopped at the first
+    assert useful.tolist() == [False] * (len(useful) - 1) + [True]  # it stopped at the first
     assert line["useful_predicted"] == pytest.approx(events.predicted.mean().item())  # of those rolled out
+    # The rewards are those of the prompts they are booked for: roll these out again.
+    policy, tokenizer = load_policy(config)
+    task = make_task(config)
+    prompts = [task.prompts("train")[row] for row in events.prompt.tolist()]
+    again = roll_out(TransformersEngine(policy, tokenizer), tokenizer, task, prompts, config, 0, Clock())
+    assert again.rewards.sum(1).tolist() == events.solved.tolist()
 
 
 def chat_model(folder: Path) -> str:
@@ -215,7 +222,7 @@ def chat_model(folder: Path) -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: id for id, letter in enumerate(letters)}, []))
+    tokenizer = Tokenizer(models.BPE({letter: place for place, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
@@ -343,7 +350,7 @@ def test_evaluation_draws_the_same_every_time_and_states_its_error() -> None:
     state = torch.get_rng_state()
     first = evaluate(engine, tokenizer, task, config)
     assert evaluate(engine, tokenizer, task, config) == first
-    assert evaluate(engine, tokenizer, task, replace(config, seed=1)) != first
+    assert any(evaluate(engine, tokenizer, task, replace(config, seed=seed)) != first for seed in (1, 2, 3, 4))
     assert torch.equal(torch.get_rng_state(), state)
     assert (first["prompts"], first["samples"]) == (8, 3)
     assert first["accuracy"] is not None
@@ -364,7 +371,7 @@ def test_precision_and_device() -> None:
 
 
 def test_the_library_s_progress_bars_are_silent_only_meanwhile(capfd: pytest.CaptureFixture[str]) -> None:
-    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
     from transformers.utils import logging
 
     shown, downloads = logging.is_progress_bar_enabled(), are_progress_bars_disabled()

@@ -257,7 +257,7 @@ def _backward(
         reference_logprobs=known,
         beta=config.kl,
     )
-    share.loss.backward()  # type: ignore[no-untyped-call]
+    share.loss.backward()
     return {name: value.detach() for name, value in share._asdict().items()}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -29,7 +29,7 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
             transformers can load.
     """
     device = device_of(config)
-    source = str(saved or EMBEDDED.get(config.model, config.model))
+    source = str(saved or EMBEDDED.get(config.model) or config.model)
     try:
         with quiet():
             policy = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
@@ -40,7 +40,7 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
         raise ValueError(
             f"model: expected {known}, or a causal LM's folder or hub id, got {source!r}: {reason}"
         ) from error
-    return policy.to(device), tokenizer
+    return policy.to(device), tokenizer  # type: ignore[arg-type]  # transformers' wrapper hides `self`
 
 
 def device_of(config: TrainConfig) -> torch.device:
