@@ -41,11 +41,11 @@ def selectors(result: dict[str, Any]) -> str:
         "| selector | final accuracy | mean accuracy over the run | useful groups | prompts visited | rollouts |",
         "|---|---|---|---|---|---|",
     ]
-    for name, arm in sorted(result["arms"].items(), key=lambda item: -item[1]["average"]["mean"]):
-        rows.append(
-            f"| {name} | {_spread(arm['final'], 3)} | {_spread(arm['average'], 3)} | {_spread(arm['useful'], 2)} "
-            f"| {arm['visited']['mean']:.2f} | {arm['rollouts']['mean'] / 1000:.0f}k |"
-        )
+    rows += [
+        f"| {name} | {_spread(arm['final'], 3)} | {_spread(arm['average'], 3)} | {_spread(arm['useful'], 2)} "
+        f"| {arm['visited']['mean']:.2f} | {arm['rollouts']['mean'] / 1000:.0f}k |"
+        for name, arm in sorted(result["arms"].items(), key=lambda item: -item[1]["average"]["mean"])
+    ]
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["configuration"].items())
     start = np.mean([curve[0] for arm in result["arms"].values() for curve in arm["accuracy"]])
     note = (
@@ -58,11 +58,10 @@ def selectors(result: dict[str, Any]) -> str:
 def sampler(result: dict[str, Any]) -> str:
     """Milliseconds a sampler step, and as a multiple of copying the beliefs."""
     rows = ["| model | prompts | one sampler step | copying the beliefs | ratio |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        rows.append(
-            f"| {row['model']} | {row['prompts']:,} | {row['step']:.1f} ms | {row['copy']:.2f} ms "
-            f"| {row['ratio']:.0f} |"
-        )
+    rows += [
+        f"| {row['model']} | {row['prompts']:,} | {row['step']:.1f} ms | {row['copy']:.2f} ms | {row['ratio']:.0f} |"
+        for row in result["rows"]
+    ]
     return "\n".join([*rows, "", f"Medians, one thread. {result['machine']}; {result['date']}."])
 
 

@@ -26,11 +26,14 @@ import numpy as np
 
 ARMS: dict[str, dict[str, Any]] = {
     "uniform": {"acquisition": "uniform"},
-    "paper (PaperDPS, top)": {"dynamics": "PaperDPS", "acquisition": "top"},
-    "PaperDPS, thompson": {"dynamics": "PaperDPS", "acquisition": "thompson"},
-    "SolvingProgress, top": {"acquisition": "top"},
-    "SolvingProgress, thompson": {"acquisition": "thompson"},
-    "SolvingProgress, entropy": {"acquisition": "entropy"},
+    "PaperDPS, top (the paper)": {"dynamics": "PaperDPS", "acquisition": "top"},
+    "SolvingProgress, top": {"dynamics": "SolvingProgress", "acquisition": "top"},
+    "SolvingProgress, soft": {"dynamics": "SolvingProgress", "acquisition": "soft"},
+    "SolvingProgress, thompson": {"dynamics": "SolvingProgress", "acquisition": "thompson"},
+    "SolvingProgress, entropy": {"dynamics": "SolvingProgress", "acquisition": "entropy"},
+    "LogitWalk, top": {"dynamics": "LogitWalk", "acquisition": "top"},
+    "LogitWalk, soft": {"dynamics": "LogitWalk", "acquisition": "soft"},
+    "LogitWalk, thompson": {"dynamics": "LogitWalk", "acquisition": "thompson"},
     "dynamic sampling (up to 4 batches)": {"acquisition": "uniform", "dynamic_sampling": 4},
 }
 
@@ -38,7 +41,7 @@ ARMS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Run what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), help="names as in ARMS")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
@@ -62,12 +65,11 @@ def main() -> None:
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"{'arm':36s} {'accuracy':>15s} {'mean over run':>15s} {'useful':>7s} {'visited':>8s} {'rollouts':>9s}")
+    columns = ("final", "average", "useful", "visited", "rollouts")
+    print(f"{'arm':36s}" + "".join(f"{column:>18s}" for column in columns))
     for arm, row in result["arms"].items():
-        print(
-            f"{arm:36s} {row['final']['mean']:7.3f} ± {row['final']['sd']:.3f} {row['average']['mean']:7.3f} ± "
-            f"{row['average']['sd']:.3f} {row['useful']['mean']:7.2f} {row['visited']['mean']:8.2f} {row['rollouts']['mean']:9.0f}"
-        )
+        shown = (f"{row[column]['mean']:.4g} ± {row[column]['sd']:.2g}" for column in columns)
+        print(f"{arm:36s}" + "".join(f"{text:>18s}" for text in shown))
 
 
 def _curve(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def _curve(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="selectors-"))
     settings = {
         "out": str(folder / "run"), "seed": seed, "steps": options.steps, "learning_rate": options.learning_rate,
-        "eval_every": 20, "eval_samples": 8, "checkpoint_every": options.steps, "report": False, "threads": 1,
+        "eval_every": 25, "eval_samples": 8, "checkpoint_every": options.steps, "report": False, "threads": 1,
     }  # fmt: skip
     (folder / "config.yaml").write_text(json.dumps(settings | ARMS[arm]), encoding="utf-8")  # JSON is YAML
     command = [sys.executable, "-m", "dps_pyro.cli", "train", "--config", str(folder / "config.yaml")]
@@ -104,9 +106,14 @@ def _curve(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 
 def _summary(curves: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over seeds; "average" is the mean accuracy over the run's evaluations."""
+
     def spread(values: list[float]) -> dict[str, Any]:
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        return {"mean": round(float(np.mean(values)), 4), "sd": round(deviation, 4), "values": [round(v, 4) for v in values]}
+        return {
+            "mean": round(float(np.mean(values)), 4),
+            "sd": round(deviation, 4),
+            "values": [round(v, 4) for v in values],
+        }
 
     return {
         "final": spread([curve["accuracy"][-1] for curve in curves]),

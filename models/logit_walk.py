@@ -43,7 +43,7 @@ class LogitWalk(Dynamics[Parameters]):
         rungs: K, the size of the grid, at least 3.
         limit: the largest logit, positive; 6 is a success rate of 0.9975, and -6 one of 0.0025.
         population: [2], prior means of the Beta distribution's shapes. The default is U-shaped: most prompts are
-            hopeless or easy.
+            hopeless or easy, and somewhat more are hopeless.
         moves: [3], Dirichlet concentrations of down, stay and up. The default expects a rung in about ten steps.
     """
 
@@ -59,9 +59,10 @@ class LogitWalk(Dynamics[Parameters]):
         self.grid = torch.linspace(-limit, limit, rungs)
         self.population = _positive("population", population, 2)
         self.move_concentration = _positive("moves", moves, 3)
+        self._neighbours = _shift(rungs, -1), _shift(rungs, 1)
         self.states = tuple(f"{rate:.2g}" for rate in self.grid.sigmoid().tolist())
 
-    def prior(self, prompts: pyro.plate) -> Parameters:  # noqa: ARG002 - nothing is a prompt's own
+    def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "shape" [2] and "moves" [3]."""
         shape = pyro.sample("shape", dist.Gamma(torch.tensor(2.0), 2.0 / self.population).to_event(1))
         return Parameters(shape, pyro.sample("moves", dist.Dirichlet(self.move_concentration)))
@@ -72,20 +73,21 @@ class LogitWalk(Dynamics[Parameters]):
         rate = torch.nn.functional.logsigmoid
         return dist.Categorical(logits=up * rate(self.grid) + down * rate(-self.grid))
 
-    def transition(self, theta: Parameters, step: Step) -> dist.Categorical:  # noqa: ARG002 - the same at every step
+    def transition(self, theta: Parameters, step: Step) -> dist.Categorical:
         """`p(z_{t+1} | z_t)`, batch [..., K]: a rung down, none, or a rung up; what would leave the grid stays."""
         down, stay, up = theta.moves[..., None, None].unbind(-3)
-        rungs = len(self.grid)
-        one = torch.ones(rungs - 1)
-        ends = torch.zeros(rungs, rungs)
-        lower, upper = ends.clone(), ends.clone()
-        lower[0, 0] = upper[-1, -1] = 1.0
-        lower, upper = lower + torch.diag(one, -1), upper + torch.diag(one, 1)
-        return dist.Categorical(down * lower + stay * torch.eye(rungs) + up * upper)
+        below, above = self._neighbours
+        return dist.Categorical(down * below + stay * torch.eye(len(self.grid)) + up * above)
 
-    def emission(self, theta: Parameters, step: Step) -> dist.Binomial:  # noqa: ARG002 - the rates are the grid
+    def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the rung), batch [..., N, K]."""
         return dist.Binomial(step.trials.unsqueeze(-1), logits=self.grid, validate_args=False)
+
+
+def _shift(rungs: int, by: int) -> Tensor:
+    """[K, K], the matrix of a sure move by one rung; the end rung has nowhere to go and stays."""
+    now = torch.arange(rungs)
+    return torch.nn.functional.one_hot((now + by).clamp(0, rungs - 1), rungs).to(torch.get_default_dtype())
 
 
 def _positive(name: str, value: Sequence[float], length: int) -> Tensor:

@@ -138,7 +138,13 @@ def slip(rng: random.Random, expression: list[str]) -> list[str]:
     """An expression of the same shape with its numbers shuffled and its operators drawn anew: usually wrong."""
     numbers = [token for token in expression if token.isdecimal()]
     rng.shuffle(numbers)
-    return [numbers.pop() if token.isdecimal() else rng.choice("+-*/") if token in "+-*/" else token for token in expression]
+    slipped = []
+    for token in expression:
+        if token.isdecimal():
+            slipped.append(numbers.pop())
+        else:
+            slipped.append(rng.choice("+-*/") if token in "+-*/" else token)
+    return slipped
 
 
 def collate(batch: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor]:

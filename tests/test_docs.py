@@ -28,7 +28,7 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         "PromptSampler": PromptSampler, "folder": tmp_path,
     }  # fmt: skip
     for block in blocks:
-        exec(compile(block, str(page), "exec"), reader)  # noqa: S102 - our own documentation
+        exec(compile(block, str(page), "exec"), reader)
 
 
 def test_the_readmes_own_model_tracks_and_fits() -> None:
@@ -37,7 +37,7 @@ def test_the_readmes_own_model_tracks_and_fits() -> None:
     source = re.search(r"```python\n(class Sticky.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert source is not None
     reader: dict[str, Any] = {"torch": torch, "pyro": pyro, "dist": dist, "Dynamics": Dynamics}
-    exec(source[1], reader)  # noqa: S102 - our own documentation
+    exec(source[1], reader)
     model = reader["Sticky"]()
     sampler = PromptSampler(model, num_prompts=50, seed=1)
     for _ in range(5):
