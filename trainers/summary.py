@@ -29,7 +29,9 @@ def summarise(folder: RunFolder, config: TrainConfig, sampler: PromptSampler) ->
     learned: dict[str, Any] = {"states": list(sampler.dynamics.states)}
     countless = type(sampler.dynamics).tracker is Dynamics.tracker
     if config.report and countless:  # a model that counts online has nothing left to fit
-        posterior = fit(sampler.dynamics, sampler.history, steps=400, seed=config.seed, progress=False)
+        posterior = fit(
+            sampler.dynamics, sampler.history, steps=200, learning_rate=0.1, seed=config.seed, progress=False
+        )
         posterior.save(folder.path / "posterior")
         learned |= _learned(sampler.dynamics, dict(posterior.point), sampler.num_prompts)
     summary = {
