@@ -8,6 +8,19 @@ import sys
 COMMANDS = (
     ["benchmarks.sampler", "--out", "benchmarks/results/sampler.json"],
     ["benchmarks.selectors", "--out", "benchmarks/results/selectors.json"],
+    [
+        "benchmarks.selectors",
+        "--arms",
+        "sharpness",
+        "--seeds",
+        "100",
+        "101",
+        "102",
+        "--steps",
+        "120",
+        "--out",
+        "benchmarks/results/sharpness.json",
+    ],
     ["benchmarks.evidence"],
 )
 

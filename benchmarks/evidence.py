@@ -23,12 +23,13 @@ def main() -> None:
     """Rewrite the page's tables, and draw its picture."""
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     draw(_read("selectors"), PICTURE)
-    print(f"{PAGE}\n{PICTURE}")
+    draw_demo(_read("demo"), PICTURE.with_name("demo.png"))
+    print(f"{PAGE}\n{PICTURE}\n{PICTURE.with_name('demo.png')}")
 
 
 def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
-    tables = {"selectors": selectors, "sampler": sampler}
+    tables = {"selectors": selectors, "sharpness": selectors, "sampler": sampler}
     for name, table in tables.items():
         block = f"<!-- table: {name} -->\n{table(_read(name))}\n<!-- end -->"
         page = re.sub(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, block=block: block, page, flags=re.DOTALL)
@@ -38,19 +39,20 @@ def render(page: str) -> str:
 def selectors(result: dict[str, Any]) -> str:
     """Accuracy at the end and over the run, useful share, coverage and rollouts; mean ± standard deviation."""
     rows = [
-        "| selector | final accuracy | mean accuracy over the run | useful groups | prompts visited | rollouts |",
-        "|---|---|---|---|---|---|",
+        "| selector | final accuracy | mean accuracy over the run | over uniform, paired | useful groups | visited | rollouts |",
+        "|---|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {name} | {_spread(arm['final'], 3)} | {_spread(arm['average'], 3)} | {_spread(arm['useful'], 2)} "
-        f"| {arm['visited']['mean']:.2f} | {arm['rollouts']['mean'] / 1000:.0f}k |"
+        f"| {name} | {_spread(arm['final'], 3)} | {_spread(arm['average'], 3)} | {_over(arm, result['arms'].get('uniform'))} "
+        f"| {_spread(arm['useful'], 2)} | {arm['visited']['mean']:.2f} | {arm['rollouts']['mean'] / 1000:.0f}k |"
         for name, arm in sorted(result["arms"].items(), key=lambda item: -item[1]["average"]["mean"])
     ]
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["configuration"].items())
     start = np.mean([curve[0] for arm in result["arms"].values() for curve in arm["accuracy"]])
     note = (
-        f"Mean ± standard deviation over seeds {', '.join(map(str, result['seeds']))}; accuracy before training "
-        f"{start:.3f}. {settings}. {result['machine']}; {result['date']}."
+        f"Mean ± standard deviation over seeds {', '.join(map(str, result['seeds']))}; *over uniform* is the difference of "
+        f"the mean accuracies over the run, seed by seed, ± its standard error. Accuracy before training {start:.3f}. "
+        f"{settings}. {result['machine']}; {result['date']}."
     )
     return "\n".join([*rows, "", note])
 
@@ -66,26 +68,82 @@ def sampler(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Accuracy against rollouts, mean over seeds with one standard error."""
+    """Accuracy against training steps, mean over seeds with one standard error; dynamic sampling dashed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000"]
-    for (name, arm), colour in zip(result["arms"].items(), colours, strict=False):
-        accuracy, rollouts = np.array(arm["accuracy"]), np.mean(arm["rollouts_by_step"], 0) / 1000
+    hues = [
+        "#000000",
+        "#D55E00",
+        "#56B4E9",
+        "#0072B2",
+        "#009E73",
+        "#999999",
+        "#E69F00",
+        "#CC79A7",
+        "#8C564B",
+        "#444444",
+    ]
+    budget = np.mean(result["arms"]["uniform"]["rollouts_by_step"])
+    for (name, arm), hue in zip(result["arms"].items(), hues, strict=True):
+        accuracy = np.array(arm["accuracy"])
         mean, error = accuracy.mean(0), accuracy.std(0, ddof=1) / len(accuracy) ** 0.5
-        axes.plot(rollouts, mean, label=name, color=colour, linewidth=1.6)
-        axes.fill_between(rollouts, mean - error, mean + error, color=colour, alpha=0.12, linewidth=0)
-    axes.set_xlabel("training rollouts, thousands")
+        times = np.mean(arm["rollouts_by_step"]) / budget
+        label = name if times < 1.01 else f"{name}: {times:.1f} times the rollouts"
+        style = "-" if times < 1.01 else "--"
+        axes.plot(arm["steps"], mean, label=label, color=hue, linewidth=1.6, linestyle=style)
+        axes.fill_between(arm["steps"], mean - error, mean + error, color=hue, alpha=0.1, linewidth=0)
+    axes.set_xlabel("training steps")
     axes.set_ylabel("held-out accuracy")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
+
+
+def draw_demo(result: dict[str, Any], path: Path) -> None:
+    """The README's picture: one demo, accuracy on the left and useful groups on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for arm, colour, label in (("predicted", "#0072B2", "predicted prompts"), ("uniform", "#D55E00", "uniform")):
+        curves = result[arm]
+        rollouts = np.array(curves["held_out_rollouts"]) / 1000
+        left.errorbar(
+            rollouts, curves["accuracy"], curves["stderr"], color=colour, marker="o", markersize=3, label=label
+        )
+        useful, width = np.array(curves["useful"]), 9
+        weights = np.convolve(np.ones_like(useful), np.ones(width), "same")
+        steps = np.array(curves["rollouts"]) / 1000
+        right.scatter(steps, useful, color=colour, s=5, alpha=0.3, linewidths=0)
+        right.plot(steps, np.convolve(useful, np.ones(width), "same") / weights, color=colour, label=label)
+    left.set_title("held-out accuracy", fontsize=10, loc="left")
+    right.set_title("share of groups with a learning signal", fontsize=10, loc="left")
+    right.set_ylim(0, 1)
+    for axes in (left, right):
+        axes.set_xlabel("training rollouts, thousands")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160)
+
+
+def _over(arm: dict[str, Any], uniform: dict[str, Any] | None) -> str:
+    """The paired difference from uniform selection, with its standard error over seeds."""
+    if uniform is None or arm is uniform:
+        return "–"
+    difference = np.subtract(arm["average"]["values"], uniform["average"]["values"])
+    return f"{difference.mean():+.3f} ± {difference.std(ddof=1) / len(difference) ** 0.5:.3f}"
 
 
 def _spread(values: dict[str, Any], digits: int) -> str:

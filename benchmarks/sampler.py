@@ -27,6 +27,8 @@ from dps_pyro.models import PaperDPS, SolvingProgress
 
 MODELS: dict[str, Callable[[], Dynamics[Any]]] = {"SolvingProgress": SolvingProgress, "PaperDPS": PaperDPS}
 PARTS = ("select", "observe")
+TARGET_MS = 150.0
+"""What a step of SolvingProgress may take at a million prompts."""
 
 
 def main() -> None:
@@ -60,6 +62,9 @@ def main() -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(f"Written to {options.out}.")
+    slow = [row for row in rows if row["model"] == "SolvingProgress" and row["step"] > TARGET_MS]
+    if slow:
+        raise SystemExit(f"expected a step under {TARGET_MS:.0f} ms, got {slow[0]['step']:.0f} ms")
 
 
 def _measure(model: str, num_prompts: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -37,18 +37,25 @@ ARMS: dict[str, dict[str, Any]] = {
     "dynamic sampling (up to 4 batches)": {"acquisition": "uniform", "dynamic_sampling": 4},
 }
 
+SHARPNESS: dict[str, dict[str, Any]] = {
+    f"LogitWalk, soft, sharpness {sharpness}": {"dynamics": "LogitWalk", "acquisition": "soft", "sharpness": sharpness}
+    for sharpness in (4, 8)
+}
+"""How sharp: asked on other seeds than the comparison's. `--arms sharpness` runs these."""
+
 
 def main() -> None:
     """Run what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), help="names as in ARMS")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), help="names as in ARMS, or sharpness")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs/selectors"), help="where single curves are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/selectors.json"))
     options = parser.parse_args()
+    options.arms = list(SHARPNESS) if options.arms == ["sharpness"] else options.arms
 
     jobs = [(arm, seed) for seed in options.seeds for arm in options.arms]
     with ThreadPoolExecutor(options.workers) as pool:
@@ -84,7 +91,9 @@ def _curve(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "out": str(folder / "run"), "seed": seed, "steps": options.steps, "learning_rate": options.learning_rate,
         "eval_every": 25, "eval_samples": 8, "checkpoint_every": options.steps, "report": False, "threads": 1,
     }  # fmt: skip
-    (folder / "config.yaml").write_text(json.dumps(settings | ARMS[arm]), encoding="utf-8")  # JSON is YAML
+    (folder / "config.yaml").write_text(
+        json.dumps(settings | (ARMS | SHARPNESS)[arm]), encoding="utf-8"
+    )  # JSON is YAML
     command = [sys.executable, "-m", "dps_pyro.cli", "train", "--config", str(folder / "config.yaml")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -17,7 +17,8 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 fine, 1 numbers broke down, 2 what the user can mend, 130 Ctrl-C."""
+    """Run a command; returns the exit status: 0 fine, 1 numbers broke down or the demo failed, 2 what the user can
+    mend, 130 Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"train": _train, "demo": _demo, "fit": _fit, "report": _report}
     if not given or given[0] not in commands:
@@ -122,8 +123,8 @@ class _FitOptions:
     """A name in dps_pyro.models, or path/to/file.py:Name."""
     method: Literal["svi", "nuts"] = "svi"
     """Stochastic variational inference, or sampling (small histories)."""
-    steps: int = 2000
-    """SVI steps at most (it stops when the ELBO is flat), or NUTS warm-up steps."""
+    steps: int | None = None
+    """SVI steps at most (it stops when the ELBO is flat), or NUTS warm-up steps; 2000 or 200 if left out."""
     draws: int = 200
     """Posterior draws to keep."""
     seed: int = 0
@@ -163,10 +164,16 @@ def _fit(arguments: list[str]) -> int:
         table.add_row(name, *(value.replace("tensor(", "").rstrip(")") for value in values))
     console = Console()
     console.print(table)
-    ended = "sampled" if options.method == "nuts" else "the ELBO is flat"
+    ended = {"svi": "the ELBO is flat", "nuts": "the draws agree"}
     if not posterior.converged:
-        ended = "the ELBO was still moving: try more --steps"
-    console.print(f"{options.out}: {posterior.about['steps']} steps, {posterior.about['seconds']} s; {ended}.")
+        found = f"{posterior.about.get('divergences')} divergences, R-hat {posterior.about.get('r_hat')}"
+        ended = {
+            "svi": "the ELBO was still moving: try more --steps",
+            "nuts": f"the draws are not to be relied on ({found}): try more --steps and --draws",
+        }
+    console.print(
+        f"{options.out}: {posterior.about['steps']} steps, {posterior.about['seconds']} s; {ended[options.method]}."
+    )
     return 0
 
 

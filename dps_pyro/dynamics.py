@@ -17,6 +17,7 @@ rollouts condition on nothing, and the state still moves on.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast
@@ -29,6 +30,7 @@ from pyro.distributions import TorchDistribution, constraints
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.ops.indexing import Vindex
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from dps_pyro.forward import Conditioned, condition, log_likelihood, predict
@@ -37,7 +39,7 @@ from dps_pyro.history import RolloutHistory
 if TYPE_CHECKING:
     from dps_pyro.tracker import Tracker
 
-__all__ = ["Conditioned", "Dynamics", "Progress", "Step", "condition", "predict"]
+__all__ = ["Conditioned", "Dynamics", "Progress", "Step", "condition", "predict", "unchecked"]
 
 Theta = TypeVar("Theta")
 Size = torch.Size | list[int] | tuple[int, ...]
@@ -80,7 +82,8 @@ class Dynamics(ABC, Generic[Theta]):
 
     @abstractmethod
     def emission(self, theta: Theta, step: Step) -> TorchDistribution:
-        """`p(y_t | z_t)`, batch [..., N or 1, K], over a group's number of solved rollouts."""
+        """`p(y_t | z_t)`, batch [..., N or 1, K], over a group's number of solved rollouts. Outcomes are not held
+        against its support: where rewards are partial a Binomial, say, is asked for fractions of a count."""
 
     def informative(self, theta: Theta, step: Step) -> Tensor:
         """[..., N or 1, K], the chance in each state that a group of `step.trials` rollouts is neither all wrong nor
@@ -102,17 +105,23 @@ class Dynamics(ABC, Generic[Theta]):
             rows: long [V], the prompts wanted; None for all.
 
         Raises:
-            ValueError: a per-prompt value is not of N prompts, or a site that is not given has no such centre.
+            ValueError: a value is of another shape than its site (a per-prompt one not of N prompts, for instance), or
+                of none of the prior's sites; or a site that is not given has no such centre.
         """
         plate = pyro.plate("prompts", num_prompts, subsample=rows, dim=-1)
-        with torch.no_grad(), poutine.block(), InitMessenger(_centre), _At(values or {}, rows):
-            return self.prior(plate)
+        with torch.no_grad(), poutine.block(), InitMessenger(_centre), _At(values or {}, rows) as given:
+            theta = self.prior(plate)
+        strange = [name for name in given.values if name not in given.sites]
+        if strange:
+            expected = f"sites of {type(self).__name__} ({', '.join(given.sites) or 'none'})"
+            raise ValueError(f"values: expected {expected}, got {', '.join(map(repr, strange))}")
+        return theta
 
     def tracker(
         self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
     ) -> Tracker:
         """The online filter of `num_prompts` prompts at the given site values. A model that learns while it filters
-        (`PaperDPS`) returns one of its own."""
+        (`PaperDPS`) returns a subclass of `Tracker`."""
         from dps_pyro.tracker import Tracker
 
         return Tracker(self, num_prompts, values=values, dtype=dtype)
@@ -185,7 +194,8 @@ class Progress(TorchDistribution):
         self._own = lead + 1  # batch dimensions between time and the states
         timed = _each(steps, lambda field: _time_first(field, lead))
         self._trials = timed.trials  # [T, ..., N]
-        self._emission = _timed(dynamics.emission(theta, timed), len(self._trials), lead + 3)  # batch [T, ..., N, K]
+        emission = _timed(dynamics.emission(theta, timed), len(self._trials), lead + 3)
+        self._emission = unchecked(emission)  # batch [T, ..., N, K]
         transition = _timed(dynamics.transition(theta, timed), len(self._trials), lead + 3)
         self._transition = transition.probs  # [T, ..., N or 1, K, K]
         laws = (self._emission.batch_shape[1:-1], transition.batch_shape[1:-1])
@@ -248,7 +258,7 @@ class _Shown(TorchDistribution):
     has_rsample = False
 
     def __init__(self, emission: TorchDistribution, z: Tensor) -> None:
-        self._emission, self._z = emission, z
+        self._emission, self._z = unchecked(emission), z
         batch = torch.broadcast_shapes(emission.batch_shape[:-1], z.shape)
         super().__init__(batch, validate_args=False)
 
@@ -268,26 +278,42 @@ class _Shown(TorchDistribution):
         return picked
 
 
+def unchecked(law: Any) -> Any:
+    """A copy of the law that takes any outcome, so that a group's partial rewards may add up to a fraction of a count.
+    Its parameters were checked when it was made."""
+    law = copy.copy(law)
+    law._validate_args = False
+    for name, part in list(vars(law).items()):  # the laws that it wraps or mixes
+        if isinstance(part, torch.distributions.Distribution):
+            setattr(law, name, unchecked(part))
+    return law
+
+
 class _At(Messenger):
     """Substitute site values, each cut down to the wanted rows where the site is a prompt's own."""
 
     def __init__(self, values: Mapping[str, Tensor], rows: Tensor | None) -> None:
         super().__init__()
         self.values, self.rows = values, rows
+        self.sites: list[str] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        value = self.values.get(msg["name"])
-        if value is None:
+        if not site_is_subsample(msg):  # which rows a plate has is no parameter
+            self.sites.append(msg["name"])
+        if msg["name"] not in self.values:
             return
+        value = torch.as_tensor(self.values[msg["name"]])
+        expected, whose = list(msg["fn"].shape()), ""
         own = [frame for frame in msg["cond_indep_stack"] if frame.name == "prompts"]
         if own:
             dim = own[0].dim - len(msg["fn"].event_shape)
-            if value.ndim < -dim or value.shape[dim] != own[0].full_size:
-                raise ValueError(
-                    f"values: expected {msg['name']!r} for {own[0].full_size} prompts, got shape {tuple(value.shape)}"
-                )
-            if self.rows is not None:
-                value = value.index_select(dim, self.rows)
+            expected[dim] = own[0].full_size
+            whose = f" for {own[0].full_size} prompts"
+        if list(value.shape) != expected:
+            wanted = f"{msg['name']!r}{whose} of shape {tuple(expected)}"
+            raise ValueError(f"values: expected {wanted}, got shape {tuple(value.shape)}")
+        if own and self.rows is not None:
+            value = value.index_select(dim, self.rows)
         msg["value"], msg["is_observed"] = value, True
 
 

@@ -83,9 +83,10 @@ def log_likelihood(initial: Tensor, transition: Tensor, emitted: Tensor) -> Tens
         emitted: [T, ..., N, K], `log p(y_t | z_t)`; zeros for a missing step.
 
     Returns:
-        [..., N]. Differentiable once in all three, by smoothing rather than by recording the T steps: the gradient of
+        [..., N]. Differentiable in all three, by smoothing rather than by recording the T steps: the gradient of
         `log p(y)` is the expected number of times each factor is used (Fisher's identity). For the entries of
         `transition` this is the gradient with every row free; whatever normalises the rows takes it from there.
+        Where the gradient is to be differentiated again (`create_graph`: a Hessian), the steps are recorded after all.
     """
     missing = emitted.ndim + 1 - transition.ndim
     aligned = transition.reshape(len(transition), *[1] * missing, *transition.shape[1:])
@@ -93,24 +94,31 @@ def log_likelihood(initial: Tensor, transition: Tensor, emitted: Tensor) -> Tens
     return total
 
 
+def _filter(initial: Tensor, transition: Tensor, emitted: Tensor) -> tuple[Tensor, Tensor]:
+    """`p(z_t | y_<=t)` [T, ..., N, K] and `log p(y_t | y_<t)` [T, ..., N]."""
+    shape = torch.broadcast_shapes(initial.shape, emitted.shape[1:], transition.shape[1:-2] + emitted.shape[-1:])
+    belief = initial.expand(shape)
+    filtered, evidence = [], []
+    for shown, matrix in zip(emitted, transition, strict=True):
+        conditioned = condition(belief, shown)
+        filtered.append(conditioned.belief)
+        evidence.append(conditioned.log_evidence)
+        belief = predict(conditioned.belief, matrix)
+    return torch.stack(filtered), torch.stack(evidence)
+
+
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, initial: Tensor, transition: Tensor, emitted: Tensor) -> Tensor:
-        shape = torch.broadcast_shapes(initial.shape, emitted.shape[1:], transition.shape[1:-2] + emitted.shape[-1:])
-        belief = initial.expand(shape)
-        filtered, evidence = [], []
-        for shown, matrix in zip(emitted, transition, strict=True):
-            conditioned = condition(belief, shown)
-            filtered.append(conditioned.belief)
-            evidence.append(conditioned.log_evidence)
-            belief = predict(conditioned.belief, matrix)
-        stacked = torch.stack(filtered), torch.stack(evidence)
-        ctx.save_for_backward(initial, transition, emitted, *stacked)
-        return stacked[1].sum(0)
+        filtered, evidence = _filter(initial, transition, emitted)
+        ctx.save_for_backward(initial, transition, emitted, filtered, evidence)
+        return evidence.sum(0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         initial, transition, emitted, filtered, evidence = ctx.saved_tensors
+        if torch.is_grad_enabled():  # What was saved in between knows nothing of the inputs.
+            filtered, evidence = _filter(initial, transition, emitted)
         outer = gradients[0].unsqueeze(-1)  # [..., N, 1]
         # p(y_t | z_t) / p(y_t | y_<t): what Bayes' rule multiplied each state's probability by.
         weight = (emitted - evidence.unsqueeze(-1)).clamp_max(80.0).exp().nan_to_num(nan=0.0)

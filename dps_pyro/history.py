@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dps_pyro import checks
 from dps_pyro.storage import atomic_path
 
 __all__ = ["Events", "Outcomes", "RolloutHistory"]
@@ -25,7 +26,7 @@ class Events(NamedTuple):
 
     prompt: Tensor  # long [E], 0..num_prompts-1
     step: Tensor  # long [E], 0..num_steps-1: the training step that the rollouts belong to
-    solved: Tensor  # float64 [E], 0..trials: the number of rollouts solved (a sum of rewards where they are partial)
+    solved: Tensor  # float64 [E], 0..trials: how many rollouts solved it (a sum of partial rewards); NaN in a schedule
     trials: Tensor  # long [E], >= 0: the size of the group
     predicted: Tensor  # float32 [E], the chance of a useful group predicted at selection; NaN where unknown
 
@@ -45,6 +46,9 @@ class RolloutHistory:
         num_steps: the number of training steps covered, at least; it grows with what is appended. Steps in which
             nothing was observed count too, because states move on in them.
 
+    Raises:
+        ValueError: the sizes are no whole numbers of at least 0, or the ids not distinct strings.
+
     Example::
 
         history = RolloutHistory(3)
@@ -53,9 +57,10 @@ class RolloutHistory:
     """
 
     def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0) -> None:
-        self.ids: list[str] | None = None if isinstance(prompts, int) else list(prompts)
-        self.num_prompts: int = prompts if isinstance(prompts, int) else len(prompts)
-        self.num_steps: int = num_steps
+        self.ids: list[str] | None = checks.ids("prompts", prompts)
+        self.num_prompts: int = checks.count("prompts", prompts, 0) if self.ids is None else len(self.ids)
+        self.num_steps: int = checks.count("num_steps", num_steps, 0)
+        self._row: dict[str, int] = {}
         self._chunks: list[Events] = []
         self._outcomes: Outcomes | None = None
         self._observed = True
@@ -77,20 +82,20 @@ class RolloutHistory:
 
     def append(
         self,
-        prompts: Tensor | Sequence[int],
+        prompts: Tensor | Sequence[int] | Sequence[str],
         *,
         step: int,
         solved: Tensor | Sequence[float],
         trials: Tensor | Sequence[int] | int,
         predicted: Tensor | None = None,
     ) -> None:
-        """Record one step's groups: `prompts` [V] rows, `solved` [V], `trials` [V] or one number.
+        """Record one step's groups: `prompts` [V] rows or ids, `solved` [V], `trials` [V] or one number.
 
         Raises:
-            ValueError: a row out of range, a count outside 0..trials, or columns of different lengths.
+            ValueError: a row out of range, an unknown id, a count outside 0..trials, or columns of different lengths.
         """
         # Copies: the log must not change with the caller's buffers.
-        rows = _column("prompts", prompts, torch.long)
+        rows = self.locate(prompts)
         count = _column("solved", solved, torch.float64)
         size = _column("trials", trials, torch.long)
         size = size.expand(len(rows)).clone() if len(size) == 1 else size
@@ -98,31 +103,33 @@ class RolloutHistory:
         if not len(rows) == len(count) == len(size) == len(chance):
             lengths = f"{len(rows)} prompts, {len(count)} solved, {len(size)} trials, {len(chance)} predicted"
             raise ValueError(f"expected columns of one length, got {lengths}")
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_prompts:
-            raise ValueError(f"prompts: expected rows in 0..{self.num_prompts - 1}, got {rows.tolist()[:8]}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
-        if step < 0:
-            raise ValueError(f"step: expected 0 or more, got {step}")
+        step = checks.count("step", step, 0)
         self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance))
         self.num_steps = max(self.num_steps, step + 1)
         self._outcomes = None
 
-    def add(self, count: int) -> None:
-        """Make room for `count` more prompts, unnamed ones.
+    def add(self, prompts: int | Sequence[str]) -> None:
+        """Make room for more prompts: their number, or their ids where the prompts of this history have ids.
 
         Raises:
-            ValueError: the prompts of this history have ids.
+            ValueError: ids where there are none, or none where there are; an id that is there already.
         """
-        if self.ids is not None:
-            raise ValueError("expected a history without ids, to which prompts can be added unnamed")
-        self.num_prompts += count
+        names = checks.ids("prompts", prompts)
+        if (names is None) != (self.ids is None):
+            raise ValueError(f"prompts: expected {'ids' if self.ids is not None else 'a number'}, got {prompts!r}")
+        if names is None:
+            self.num_prompts += checks.count("prompts", prompts, 0)
+        else:
+            self.ids = checks.ids("prompts", [*(self.ids or []), *names]) or []
+            self.num_prompts = len(self.ids)
         self._outcomes = None
 
     def schedule(self) -> RolloutHistory:
-        """The same rollouts with their outcomes unknown: a model run on it draws them (`pyro.infer.Predictive`)."""
+        """The same rollouts, their outcomes unknown (NaN): a model run on it draws them (`pyro.infer.Predictive`)."""
         copy = RolloutHistory(self.ids if self.ids is not None else self.num_prompts, num_steps=self.num_steps)
-        copy._chunks = [self.events]
+        copy._chunks = [self.events._replace(solved=torch.full_like(self.events.solved, math.nan))]
         copy._observed = False
         return copy
 
@@ -152,6 +159,30 @@ class RolloutHistory:
             real = solved.to(torch.get_default_dtype())
             self._outcomes = Outcomes(real if self._observed else None, trials)
         return self._outcomes
+
+    def locate(self, prompts: Tensor | Sequence[int] | Sequence[str]) -> Tensor:
+        """Long [V], the rows of prompts that are given as rows or as ids.
+
+        Raises:
+            ValueError: a row out of range, or an unknown id.
+        """
+        if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+            raise ValueError(f"prompts: expected a vector of rows or ids, got {prompts!r}")
+        names = [] if isinstance(prompts, Tensor) else list(prompts)
+        if any(isinstance(name, str) for name in names):
+            if len(self._row) != len(self.ids or []):
+                self._row = {name: row for row, name in enumerate(self.ids or [])}
+            unknown = [name for name in names if not (isinstance(name, str) and name in self._row)]
+            if unknown:
+                known = f"one of {self.num_prompts} known ids" if self.ids else "rows, as these prompts have no ids"
+                raise ValueError(f"prompts: expected {known}, got {unknown[0]!r}")
+            return torch.tensor([self._row[str(name)] for name in names], dtype=torch.long)
+        rows = checks.whole_numbers("prompts", prompts)
+        if rows.ndim != 1:
+            raise ValueError(f"prompts: expected a vector of rows or ids, got shape {tuple(rows.shape)}")
+        if len(rows) and int(rows.max()) >= self.num_prompts:
+            raise ValueError(f"prompts: expected rows in 0..{self.num_prompts - 1}, got {int(rows.max())}")
+        return rows
 
     def rows(self, prompts: Tensor) -> Events:
         """The groups of the given prompts, `prompt` renumbered 0..len(prompts)-1 in the order given."""
@@ -228,7 +259,14 @@ class RolloutHistory:
         return {**self.events._asdict(), "num_steps": torch.tensor(self.num_steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replace the log by a saved one."""
+        """Replace the log by a saved one.
+
+        Raises:
+            ValueError: the state is none of a log.
+        """
+        missing = {*Events._fields, "num_steps"} - checks.instance("state", state, Mapping).keys()
+        if missing:
+            raise ValueError(f"state: expected a log's, got one without {', '.join(sorted(missing))}")
         chunks = [Events(*(state[name].clone() for name in Events._fields))]
         self._chunks, self.num_steps = chunks, int(state["num_steps"])
         self._outcomes = None

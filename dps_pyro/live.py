@@ -125,6 +125,10 @@ class LiveView:
         self._stop()
         self.console.print(self._closing(summary))
 
+    def say(self, text: str, style: str = "") -> None:
+        """Print a sentence; a live view stays below it."""
+        self.console.print(Text(text, style), soft_wrap=not self.console.is_terminal)
+
     def _stop(self) -> None:
         if self._live is not None:
             self._live.stop()
@@ -189,8 +193,10 @@ class LiveView:
         body.add_row(
             "  predicted", _percent(self._metric("useful_predicted")), self._spark("useful_predicted", "blue") + pool
         )
-        saved = Text(f"about {_count(self._metric('saved'))} saved against dynamic sampling", "dim")
-        body.add_row("rollouts", _count(self._metric("rollouts")), saved)
+        saved = self._metric("saved")
+        against = "more than" if saved < 0 else "saved against"
+        estimate = Text(f"about {_count(abs(saved))} {against} dynamic sampling", "dim")
+        body.add_row("rollouts", _count(self._metric("rollouts")), estimate)
         # A resumed run has not seen where it started.
         first = self._accuracies[0][0] if len(self._accuracies) > 1 and not self._resumed else math.nan
         before = Text(f"from {_percent(first)}" if math.isfinite(first) else "", "dim")
@@ -211,9 +217,9 @@ class LiveView:
             pool = self._pool[0] / self._pool[1]
         gain = f"  ({(after - before) * 100:+.1f} points)" if math.isfinite(after - before) else ""
         rollouts, saved = (number(summary.get(key, self._last.get(key))) for key in ("rollouts", "saved"))
-        would = (
-            f"  ({saved / (rollouts + saved):.0%} of what dynamic sampling would need)" if rollouts + saved > 0 else ""
-        )
+        share = f"{abs(saved) / (rollouts + saved):.0%} " if rollouts + saved > 0 else ""
+        against = f"{share}more than" if saved < 0 else f"{share}of what"
+        would = f"  ({against} dynamic sampling would need)" if share or saved < 0 else ""
 
         table = Table(
             title="Run finished", title_justify="left", title_style="bold", show_header=False, highlight=False
@@ -229,7 +235,7 @@ class LiveView:
         if math.isfinite(pool):
             table.add_row("  pool, predicted", Text(_percent(pool)))
         table.add_row("rollouts", Text(_count(rollouts)))
-        table.add_row("estimated saved", Text(f"{_count(saved)}{would}"))
+        table.add_row("estimated extra" if saved < 0 else "estimated saved", Text(f"{_count(abs(saved))}{would}"))
         table.add_row("time", Text(f"{_clock_time(number(summary.get('seconds')))}  ({self.done} steps)"))
         if self.folder is not None:
             report = self.folder / "report.html"

@@ -10,13 +10,13 @@ The three lines of a training script::
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from dps_pyro import checks
 from dps_pyro.acquisition import ACQUISITIONS, Acquisition, Forecast
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.history import RolloutHistory
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptSampler"]
 
+LONGEST_GAP = 100_000
+"""Steps that may pass between two observations; more than that is a mistaken number."""
+
 
 class PromptSampler:
     """Tracks every prompt's solving progress and selects the prompts to roll out.
@@ -33,14 +36,18 @@ class PromptSampler:
     Args:
         dynamics: the model of solving progress.
         num_prompts: their number, or a list of their stable ids (distinct strings), in row order.
-        acquisition: how beliefs become a batch: "thompson" (the default: dynamic sampling's batches without its
-            rollouts), "top" (the paper's), "entropy", "uniform", or a function of one's own.
+        acquisition: how beliefs become a batch: "soft" (the default: likely useful prompts, and many different ones),
+            "thompson" (dynamic sampling's batches without its rollouts), "top" (the paper's), "entropy", "uniform", or
+            a function of one's own.
         trials: the group size planned: `select` ranks prompts by the chance that a group of this size is useful.
-        posterior: a fitted prior; the model's own prior means if left out.
+        posterior: a fitted prior of the same model; the model's own prior means if left out.
         seed: of the selections. The same seed and the same rewards give the same selections.
         dtype: of the beliefs; torch's default if left out.
 
     One `observe` is one training step: the prompts that were not rolled out move on, too.
+
+    Raises:
+        ValueError: an argument is of another kind or out of range, or the posterior is another model's.
     """
 
     def __init__(
@@ -48,28 +55,30 @@ class PromptSampler:
         dynamics: Dynamics[Any],
         num_prompts: int | Sequence[str],
         *,
-        acquisition: str | Acquisition = "thompson",
+        acquisition: str | Acquisition = "soft",
         trials: int = 8,
         posterior: Posterior | None = None,
         seed: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.ids = _checked_ids(num_prompts)
-        self.num_prompts = _count("num_prompts", num_prompts if self.ids is None else len(self.ids), 1)
-        self.trials = _count("trials", trials, 1)
-        if isinstance(acquisition, str) and acquisition not in ACQUISITIONS:
+        self.ids = checks.ids("num_prompts", num_prompts)
+        self.num_prompts = checks.count("num_prompts", num_prompts if self.ids is None else len(self.ids), 1)
+        self.trials = checks.count("trials", trials, 1)
+        acquire = ACQUISITIONS.get(acquisition) if isinstance(acquisition, str) else acquisition
+        if not callable(acquire):
             names = ", ".join(ACQUISITIONS)
             raise ValueError(f"acquisition: expected one of {names}, or a function, got {acquisition!r}")
-        self.dynamics = dynamics
-        self._row: dict[Any, int] = {name: row for row, name in enumerate(self.ids or [])}
-        self._acquire = ACQUISITIONS[acquisition] if isinstance(acquisition, str) else acquisition
+        if posterior is not None and not isinstance(getattr(posterior, "point", None), Mapping):
+            raise ValueError(f"posterior: expected a Posterior (Posterior.load reads one), got {posterior!r}")
+        self.dynamics = checks.instance("dynamics", dynamics, Dynamics)
+        self._acquire: Acquisition = acquire
         values = None if posterior is None else posterior.point
         self.tracker = dynamics.tracker(self.num_prompts, values=values, dtype=dtype)
         self.tracker.history.ids = self.ids
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
         self._visits = torch.zeros(self.num_prompts, dtype=torch.long)
         self._predicted: dict[int, float] = {}
-        self._totals = {"rollouts": 0.0, "groups": 0.0, "useful": 0.0, "log_evidence": 0.0}
+        self._totals = dict.fromkeys(("rollouts", "groups", "useful", "log_evidence", "impossible"), 0.0)
         self._last: dict[str, float] = {}
 
     # ------------------------------------------------------------------------------------------------- the verbs
@@ -77,17 +86,20 @@ class PromptSampler:
     def select(self, batch_size: int) -> Tensor:
         """Choose the coming step's prompts: long [batch_size], distinct rows (`sampler.ids[row]` names them).
 
+        What was selected before and has not been observed yet may be selected again.
+
         Raises:
             ValueError: `batch_size` is not within 1..num_prompts, or a custom acquisition did not return a score for
                 each prompt.
         """
-        batch_size = _count("batch_size", batch_size, 1, self.num_prompts)
+        batch_size = checks.count("batch_size", batch_size, 1, self.num_prompts)
         chance = self.informative(self.trials)
-        scores = self._acquire(Forecast(self.belief, chance, self._visits), self._generator)
-        if scores.shape != chance.shape or bool(scores.isnan().any()):
+        # Copies: what a function of the user's does to them is its own affair.
+        scores: Any = self._acquire(Forecast(self.belief, chance.clone(), self.visits), self._generator)
+        if not isinstance(scores, Tensor) or scores.shape != chance.shape or bool(scores.isnan().any()):
             raise ValueError(f"acquisition: expected {self.num_prompts} scores, got {scores}")
-        rows = scores.topk(batch_size).indices
-        self._predicted = dict(zip(rows.tolist(), chance[rows].tolist(), strict=True))
+        rows: Tensor = scores.topk(batch_size).indices
+        self._predicted |= dict(zip(rows.tolist(), chance[rows].tolist(), strict=True))
         self._last["informative/selected"] = float(chance[rows].mean())
         self._last["informative/pool"] = float(chance.mean())
         return rows
@@ -110,12 +122,15 @@ class PromptSampler:
                 does not count as a step.
 
         Raises:
-            ValueError: something else came; the sampler is as it was.
+            ValueError: something else came, or a step more than 100,000 ahead; the sampler is as it was.
         """
-        rows = self._rows(prompts)
-        size = _whole("trials", trials)
+        rows = self.history.locate(prompts)
+        if len(rows.unique()) < len(rows):
+            values, counts = rows.unique(return_counts=True)
+            raise ValueError(f"prompts: expected each prompt once, got row {int(values[counts > 1][0])} repeated")
+        size = checks.whole_numbers("trials", trials)
         size = size.expand(len(rows)) if size.ndim == 0 else size
-        count = _numbers("solved", solved)
+        count = checks.numbers("solved", solved)
         for name, column in (("solved", count), ("trials", size)):
             if column.shape != rows.shape:
                 expected = f"shape ({len(rows)},), one entry a prompt"
@@ -127,36 +142,68 @@ class PromptSampler:
                 f"solved: expected numbers within 0..trials, got {count[worst].item():g} of {int(size[worst])} "
                 f"at position {worst}"
             )
-        step = None if step is None else _count("step", step, 0)
+        now = self.tracker.step
+        step = now if step is None else checks.count("step", step, 0)
+        if step > now + LONGEST_GAP:
+            raise ValueError(f"step: expected at most {LONGEST_GAP:,} steps past the coming one, {now}, got {step}")
         predicted = torch.tensor([self._predicted.get(row, math.nan) for row in rows.tolist()])
         evidence = self.tracker.observe(rows, count, size, step, predicted)
+        for row in rows.tolist():
+            self._predicted.pop(row, None)
         useful = (count > 0) & (count < size)
         groups = int((size > 0).sum())
+        impossible = evidence.isneginf()
+        likelihood = float(evidence[~impossible].sum())
+        possible = groups - int(impossible.sum())
         self._visits.index_add_(0, rows, (size > 0).long())
         self._totals["rollouts"] += float(size.sum())
         self._totals["groups"] += groups
         self._totals["useful"] += float(useful.sum())
-        self._totals["log_evidence"] += float(evidence.sum())
+        self._totals["log_evidence"] += likelihood
+        self._totals["impossible"] += groups - possible
         self._last["useful"] = float(useful.sum()) / max(groups, 1)
-        self._last["log_evidence"] = float(evidence.sum()) / max(groups, 1)
+        self._last["log_evidence"] = likelihood / max(possible, 1)
+
+    def add(self, prompts: int | Sequence[str]) -> None:
+        """Track more prompts, in rows after the others: as unvisited ones that have been there from the first step.
+
+        Args:
+            prompts: their number, or their ids where this sampler's prompts have ids.
+
+        Raises:
+            ValueError: something else came, an id is there already, or the posterior has parameters of each prompt's
+                own and knows none of new ones; the sampler is as it was.
+        """
+        names = checks.ids("prompts", prompts)
+        if (names is None) != (self.ids is None):
+            raise ValueError(f"prompts: expected {'ids' if self.ids else 'a number'}, got {prompts!r}")
+        known = set(self.ids or []).intersection(names or [])
+        if known:
+            raise ValueError(f"prompts: expected new ids, got {min(known)!r}, which is there already")
+        if names != []:
+            self.tracker.add(checks.count("prompts", prompts, 1) if names is None else names)
+        self.ids, self.num_prompts = self.history.ids, self.tracker.num_prompts
+        self._visits = torch.cat([self._visits, self._visits.new_zeros(self.num_prompts - len(self._visits))])
 
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance, in [0, 1], that a group of `trials` rollouts in the coming step is useful:
         neither all wrong nor all right."""
-        return self.tracker.informative(_count("trials", trials, 1))
+        return self.tracker.informative(checks.count("trials", trials, 1))
 
     def metrics(self) -> dict[str, float]:
         """Numbers to log after `observe`: belief mass a state, predicted and realised useful shares, coverage,
-        rollouts, and the mean log evidence a group (the prequential score) of the last step and so far."""
-        mass = self.belief.mean(0).tolist()
-        groups = max(self._totals["groups"], 1.0)
+        rollouts, and the mean log evidence a group (the prequential score) of the last step and so far. Groups that the
+        model holds impossible, with log evidence -inf, are left out of it and counted."""
+        mass = self.tracker.belief.mean(0).tolist()
+        groups, impossible = self._totals["groups"], self._totals["impossible"]
         return {
             "step": float(self.tracker.step),
             "rollouts": self._totals["rollouts"],
             "visited": float((self._visits > 0).double().mean()),
             **{f"belief/{name.replace(' ', '_')}": value for name, value in zip(self._states(), mass, strict=True)},
-            "useful/so_far": self._totals["useful"] / groups,
-            "log_evidence/so_far": self._totals["log_evidence"] / groups,
+            "useful/so_far": self._totals["useful"] / max(groups, 1),
+            "log_evidence/so_far": self._totals["log_evidence"] / max(groups - impossible, 1),
+            "impossible": impossible,
             **self._last,
         }
 
@@ -174,31 +221,38 @@ class PromptSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state, into a sampler of the same model and prompts.
+        """Go on from a saved state, into a sampler of the same model and prompts (`add` those that were added).
 
         Raises:
-            ValueError: the state is another sampler's.
+            ValueError: the state is another sampler's, or none.
         """
-        missing = self.state_dict().keys() - state.keys()
+        missing = self.state_dict().keys() - checks.instance("state", state, Mapping).keys()
         if missing:
             raise ValueError(f"state: expected a sampler's, got one without {', '.join(sorted(missing))}")
+        if self._totals.keys() != checks.instance("state", state["totals"], Mapping).keys():
+            raise ValueError(f"state: expected totals of {', '.join(self._totals)}, got {', '.join(state['totals'])}")
+        if checks.instance("state", state["visits"], Tensor).shape != self._visits.shape:
+            hint = "; add the others first" if len(state["visits"]) > self.num_prompts else ""
+            raise ValueError(f"state: expected {self.num_prompts} prompts, got {len(state['visits'])}{hint}")
         if state["ids"] != self.ids:
             raise ValueError("state: expected the same prompt ids in the same order, got others")
-        if state["visits"].shape != self._visits.shape:
-            raise ValueError(f"state: expected {self.num_prompts} prompts, got {len(state['visits'])}")
         generator = torch.Generator()
-        generator.set_state(state["generator"])
-        predicted = {int(row): chance for row, chance in state["predicted"].items()}
+        try:
+            generator.set_state(state["generator"])
+            predicted = {int(row): float(chance) for row, chance in state["predicted"].items()}
+            totals, last = ({name: float(x) for name, x in state[part].items()} for part in ("totals", "last"))
+        except (AttributeError, RuntimeError, TypeError) as error:
+            raise ValueError(f"state: expected a generator's state and numbers, got {error}") from error
         self.tracker.load_state_dict(state["tracker"])
         self._generator, self._visits, self._predicted = generator, state["visits"].clone(), predicted
-        self._totals, self._last = dict(state["totals"]), dict(state["last"])
+        self._totals, self._last = totals, last
 
     # ------------------------------------------------------------------------------------------------- the state
 
     @property
     def belief(self) -> Tensor:
-        """[N, K], `p(z_t | y_<t)` for the coming step; states ordered from unsolved to solved."""
-        return self.tracker.belief
+        """[N, K], `p(z_t | y_<t)` for the coming step, a copy; states ordered from unsolved to solved."""
+        return self.tracker.belief.clone()
 
     @property
     def history(self) -> RolloutHistory:
@@ -207,82 +261,10 @@ class PromptSampler:
 
     @property
     def visits(self) -> Tensor:
-        """Long [N], how often each prompt has been rolled out."""
-        return self._visits
+        """Long [N], how often each prompt has been rolled out, a copy."""
+        return self._visits.clone()
 
     def _states(self) -> Sequence[str]:
-        count = self.belief.shape[-1]
+        count = self.tracker.belief.shape[-1]
         names = self.dynamics.states
         return names if len(names) == count else [f"state_{k}" for k in range(count)]
-
-    def _rows(self, prompts: Tensor | Sequence[int] | Sequence[str]) -> Tensor:
-        if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-            raise ValueError(f"prompts: expected a vector of rows or ids, got {prompts!r}")
-        names = [] if isinstance(prompts, Tensor) else list(prompts)
-        if any(isinstance(name, str) for name in names):
-            unknown = [name for name in names if not (isinstance(name, str) and name in self._row)]
-            if unknown:
-                known = f"one of {self.num_prompts} known ids" if self.ids else "rows, as this sampler has no ids"
-                raise ValueError(f"prompts: expected {known}, got {unknown[0]!r}")
-            rows = torch.tensor([self._row[name] for name in names], dtype=torch.long)
-        else:
-            rows = _whole("prompts", prompts)
-            if rows.ndim != 1:
-                raise ValueError(f"prompts: expected a vector of rows or ids, got shape {tuple(rows.shape)}")
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_prompts:
-            outside = rows[(rows < 0) | (rows >= self.num_prompts)]
-            raise ValueError(f"prompts: expected rows in 0..{self.num_prompts - 1}, got {int(outside[0])}")
-        if len(rows.unique()) < len(rows):
-            values, counts = rows.unique(return_counts=True)
-            raise ValueError(f"prompts: expected each prompt once, got row {int(values[counts > 1][0])} repeated")
-        return rows
-
-
-def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """One whole number."""
-    expected = f"a whole number of at least {least}" if most is None else f"a whole number in {least}..{most}"
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"{name}: expected {expected}, got {value!r}") from error
-    if isinstance(value, bool) or number < least or (most is not None and number > most):
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
-    return number
-
-
-def _numbers(name: str, value: Any) -> Tensor:
-    """Real numbers, float64."""
-    try:
-        tensor = torch.as_tensor(value, device="cpu").detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name}: expected numbers, got {value!r}") from error
-    if tensor.is_complex():
-        raise ValueError(f"{name}: expected real numbers, got {tensor.dtype}")
-    return tensor.to(torch.float64)
-
-
-def _whole(name: str, value: Any) -> Tensor:
-    """Whole numbers, long, within 0..2^31-1 (what the log can hold)."""
-    tensor = _numbers(name, value)
-    wrong = ~((tensor >= 0) & (tensor == tensor.floor()) & (tensor < 2**31))
-    if bool(wrong.any()):
-        raise ValueError(f"{name}: expected whole numbers in 0..2^31-1, got {tensor[wrong][0].item():g}")
-    # A mask is not a list of rows, nor a count.
-    if tensor.numel() and torch.as_tensor(value).dtype == torch.bool:
-        raise ValueError(f"{name}: expected whole numbers, got booleans")
-    return tensor.long()
-
-
-def _checked_ids(ids: Any) -> list[str] | None:
-    """The ids, or None where a number was given."""
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-        return None
-    names = list(ids)
-    strange = [name for name in names if not isinstance(name, str)]
-    if strange:
-        raise ValueError(f"num_prompts: expected a number or a list of ids (strings), got {strange[0]!r}")
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"num_prompts: expected distinct ids, got {twice!r} twice")
-    return names

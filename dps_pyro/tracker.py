@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dps_pyro.dynamics import Dynamics, Step, condition, predict
+from dps_pyro import checks
+from dps_pyro.dynamics import Dynamics, Step, condition, predict, unchecked
 from dps_pyro.history import RolloutHistory
 
 __all__ = ["State", "Tracker"]
@@ -26,7 +27,10 @@ class Tracker:
         values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
         dtype: of the beliefs; torch's default if left out.
 
-    Rows are 0..N-1. Arguments are taken as valid: `PromptSampler` checks what users hand in.
+    Rows are 0..N-1. What is observed is taken as valid: `PromptSampler` checks what users hand in.
+
+    Raises:
+        ValueError: the model brings a filter of its own (`dynamics.tracker(N)` makes it), or `values` are not its.
     """
 
     def __init__(
@@ -37,6 +41,10 @@ class Tracker:
         values: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        own = type(checks.instance("dynamics", dynamics, Dynamics)).tracker is not Dynamics.tracker
+        if own and type(self) is Tracker:
+            made = f"{type(dynamics).__name__} brings a filter of its own: use dynamics.tracker({num_prompts})"
+            raise ValueError(f"dynamics: expected a model that this filter runs, but {made}")
         self.dynamics = dynamics
         self.num_prompts = num_prompts
         self.dtype = dtype or torch.get_default_dtype()
@@ -49,7 +57,7 @@ class Tracker:
 
     @property
     def belief(self) -> Tensor:
-        """[N, K], `p(z_t | y_<t)` for the coming step t."""
+        """[N, K], `p(z_t | y_<t)` for the coming step t. The filter's own tensor, not a copy: read it only."""
         return self._state["belief"]
 
     def informative(self, trials: int, rows: Tensor | None = None) -> Tensor:
@@ -95,16 +103,20 @@ class Tracker:
         self._state, self.step = state, at + 1
         return conditioned.log_evidence
 
-    def add(self, count: int) -> None:
-        """Track `count` more prompts, as unvisited ones that have been there from the first step.
+    def add(self, prompts: int | Sequence[str]) -> None:
+        """Track more prompts, as unvisited ones that have been there from the first step.
+
+        Args:
+            prompts: their number, or their ids where the history has ids.
 
         Raises:
-            ValueError: `values` holds per-prompt sites, which know nothing of new prompts.
+            ValueError: `values` holds per-prompt sites, which know nothing of new prompts; or the ids are not new.
         """
         old = self.num_prompts
-        theta = self.dynamics.parameters(old + count, self._values)
-        self.history.add(count)
-        self.num_prompts, self._theta = old + count, theta
+        new = old + (prompts if isinstance(prompts, int) else len(prompts))
+        theta = self.dynamics.parameters(new, self._values)
+        self.history.add(prompts)
+        self.num_prompts, self._theta = new, theta
         fresh = self._replay(torch.arange(old, self.num_prompts), until=self.step)
         self._state = {name: torch.cat([value, fresh[name]]) for name, value in self._state.items()}
 
@@ -122,12 +134,12 @@ class Tracker:
         """Go on from a saved state.
 
         Raises:
-            ValueError: it belongs to another kind of model or number of prompts.
+            ValueError: it belongs to another kind of model or number of prompts, or is none.
         """
         _expect(state, "filter", "values", "history", "step")
-        saved = state["filter"]
+        saved = checks.instance("state", state["filter"], Mapping)
         shapes = {name: tuple(value.shape) for name, value in self._state.items()}
-        came = {name: tuple(value.shape) for name, value in saved.items()}
+        came = {name: tuple(checks.instance("state", value, Tensor).shape) for name, value in saved.items()}
         if shapes != came:
             raise ValueError(f"state: expected a filter of shapes {shapes}, got {came}")
         theta = self.dynamics.parameters(self.num_prompts, state["values"])
@@ -153,7 +165,7 @@ class Tracker:
         if len(rows) == 0:  # no plate in Pyro may be empty
             return self.belief[:0]
         theta = self.dynamics.parameters(self.num_prompts, self._values, rows)
-        law = self.dynamics.emission(theta, Step(trials))
+        law = unchecked(self.dynamics.emission(theta, Step(trials)))
         outcome = solved.to(self.dtype).unsqueeze(-1)
         return torch.where(trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)
 
@@ -175,7 +187,7 @@ class Tracker:
         return state
 
 
-def _expect(state: Mapping[str, Any], *names: str) -> None:
-    missing = [name for name in names if name not in state]
+def _expect(state: Any, *names: str) -> None:
+    missing = [name for name in names if name not in checks.instance("state", state, Mapping)]
     if missing:
         raise ValueError(f"state: expected {', '.join(names)}, got none of {', '.join(missing)}")

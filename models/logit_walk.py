@@ -81,7 +81,7 @@ class LogitWalk(Dynamics[Parameters]):
 
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the rung), batch [..., N, K]."""
-        return dist.Binomial(step.trials.unsqueeze(-1), logits=self.grid, validate_args=False)
+        return dist.Binomial(step.trials.unsqueeze(-1), logits=self.grid)
 
 
 def _shift(rungs: int, by: int) -> Tensor:

@@ -27,6 +27,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
+from dps_pyro import checks
 from dps_pyro.dynamics import Dynamics, Size, Step
 from dps_pyro.tracker import State, Tracker
 
@@ -55,19 +56,19 @@ class PaperDPS(Dynamics[Parameters]):
         decay: float = 0.7,
         initial: Sequence[float] | Tensor | None = None,
     ) -> None:
-        counts = _real(prior_alpha)
+        counts = _real("prior_alpha", prior_alpha)
         if counts.shape not in ((), (3, 3)):
             raise ValueError(f"prior_alpha: expected a number or shape (3, 3), got shape {tuple(counts.shape)}")
         self.prior_alpha = counts.expand(3, 3).clone()
-        start = torch.ones(3) if initial is None else _real(initial)
+        start = torch.ones(3) if initial is None else _real("initial", initial)
         if initial is not None:
             self.prior_alpha = self.prior_alpha.to(torch.promote_types(self.prior_alpha.dtype, start.dtype))
         totals = self.prior_alpha.sum(-1)
         if not bool((self.prior_alpha >= 0).all() and (totals > 0).all() and totals.isfinite().all()):
             raise ValueError(f"prior_alpha: expected counts >= 0 with a positive sum in each row, got {prior_alpha}")
-        if not 0 <= decay <= 1:
+        self.decay = checks.positive("decay", decay, or_zero=True)
+        if self.decay > 1:
             raise ValueError(f"decay: expected a number in [0, 1], got {decay}")
-        self.decay = decay
         if start.shape != (3,) or not bool((start >= 0).all() and 0 < start.sum() < float("inf")):
             raise ValueError(f"initial: expected three chances, got {initial}")
         self.start = start.to(self.prior_alpha.dtype) / start.sum()
@@ -76,12 +77,12 @@ class PaperDPS(Dynamics[Parameters]):
         """Site "transition" [N, 3, 3]: each prompt's own rows, independent Dirichlets."""
         with prompts:
             # A count of zero forbids a move: the tracker keeps it at zero, the density needs it positive.
-            rows = dist.Dirichlet(self.prior_alpha.clamp_min(1e-6)).to_event(1)
+            rows = dist.Dirichlet(self.prior_alpha.clamp_min(1e-6).to(torch.get_default_dtype())).to_event(1)
             return Parameters(pyro.sample("transition", rows))
 
     def initial(self, theta: Parameters) -> dist.Categorical:
         """`p(z_1)`, batch []: the given start, the same for all prompts."""
-        return dist.Categorical(self.start)
+        return dist.Categorical(self.start.to(torch.get_default_dtype()))
 
     def transition(self, theta: Parameters, step: Step) -> dist.Categorical:
         """`p(z_{t+1} | z_t)`, batch [..., N, 3]."""
@@ -94,7 +95,14 @@ class PaperDPS(Dynamics[Parameters]):
     def tracker(
         self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
     ) -> Tracker:
-        """The paper's online update in place of a fixed matrix; `values` is not used, the counts are its prior."""
+        """The paper's online update in place of a fixed matrix.
+
+        Raises:
+            ValueError: there are `values`; the counts are this filter's prior.
+        """
+        if values:
+            came = ", ".join(map(repr, values))
+            raise ValueError(f"values: expected none, as PaperDPS counts online (see its prior_alpha), got {came}")
         return _CountingTracker(self, num_prompts, dtype=dtype or self.prior_alpha.dtype)
 
 
@@ -158,6 +166,9 @@ def _expected(counts: Tensor) -> Tensor:
     return counts / counts.sum(-1, keepdim=True)
 
 
-def _real(value: float | Tensor | Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
-    tensor = torch.as_tensor(value)
+def _real(name: str, value: float | Tensor | Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: expected numbers, got {value!r}") from error
     return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())

@@ -76,8 +76,7 @@ class SolvingProgress(Dynamics[Parameters]):
 
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the state), batch [..., N, 3]."""
-        # Unchecked, so that a group's partial rewards may add up to a fraction.
-        return dist.Binomial(step.trials.unsqueeze(-1), theta.rates, validate_args=False)
+        return dist.Binomial(step.trials.unsqueeze(-1), theta.rates)
 
 
 def _concentration(

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dps_pyro.trainers.bookkeeping import Clock, Ledger, Means, seed_for
+from dps_pyro.trainers.bookkeeping import Clock, DrySpell, Ledger, Means, reason_shares, seed_for
 
 
 def test_every_purpose_has_its_seed() -> None:
@@ -87,3 +87,22 @@ def test_a_loaded_ledger_goes_on_like_the_saved_one(steps: list[tuple[list[int],
         first.book(rewards, pool)
     assert first.metrics() == straight.metrics()
     assert first.state_dict() == straight.state_dict()
+
+
+def test_reasons_are_counted() -> None:
+    shares = reason_shares(["wrong value", "correct", "wrong value", "not an expression"])
+    assert shares == {"reason/correct": 0.25, "reason/not_an_expression": 0.25, "reason/wrong_value": 0.5}
+    assert list(shares) == sorted(shares)
+
+
+def test_a_dry_spell_is_told_once_with_what_to_look_at() -> None:
+    spell = DrySpell(patience=3)
+    dry = {"useful": 0.0, "truncated": 0.5, "reason/unclosed_answer": 0.75, "reason/wrong_value": 0.25}
+    good = {"useful": 0.5, "truncated": 0.0, "reason/correct": 1.0}
+    for line in (dry, dry, good, dry, dry):
+        assert spell.warning(line) is None
+    told = spell.warning({**dry, "reason/unclosed_answer": 0.0, "reason/wrong_value": 1.0})
+    assert told is not None
+    assert "in the last 3 steps no group was useful" in told
+    assert "unclosed answer 50%, wrong value 50%; 50% of the completions were cut off at --max-new-tokens" in told
+    assert [spell.warning(line) for line in (dry, good, dry, dry, dry, dry)] == [None] * 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dps_pyro.tasks import Countdown, Prompt, PromptSet, Reward, Task
-from dps_pyro.tasks.countdown import random_problem
+from dps_pyro.tasks.countdown import _answer, random_problem
 from dps_pyro.tasks.expression import evaluate
 
 TASK = Countdown()
@@ -79,6 +80,12 @@ def test_the_counts_of_numbers_have_their_shares() -> None:
     assert sorted(Counter(len(p.answer[0]) for p in task.prompts("test")).values()) == [2, 3, 5]
 
 
+def test_a_list_of_counts_shares_equally() -> None:
+    task = Countdown(operands=[3, 4], train_size=20, test_size=2)
+    assert Counter(len(p.answer[0]) for p in task.prompts("train")) == {3: 10, 4: 10}
+    assert task.prompts("train") == Countdown(operands={3: 2, 4: 2}, train_size=20, test_size=2).prompts("train")
+
+
 def test_the_inventory_is_the_same_for_ever() -> None:
     """Logged histories refer to prompts by id: a change of this digest orphans them."""
     digest = hashlib.sha256("\n".join(p.id + "|" + p.text for p in both(TASK)).encode()).hexdigest()
@@ -119,6 +126,27 @@ def test_random_problems_are_what_they_say(seed: int, operands: int) -> None:
         {"operands": {9: 1.0}},
         {"operands": {3: 0.0}},
         {"operands": {3: float("nan")}},
+        {"operands": {3: True}},
+        {"operands": {3: "much"}},
+        {"operands": {3: float("inf")}},
+        {"operands": {"unknown": 1}},
+        {"operands": {2.5: 1}},
+        {"operands": [3, "4"]},
+        {"operands": [3, [4]]},
+        {"operands": []},
+        {"operands": "34"},
+        {"operands": 3},
+        {"operands": None},
+        {"numbers": 9},
+        {"numbers": (9,)},
+        {"numbers": "19"},
+        {"numbers": (1, 9.5)},
+        {"numbers": {1: 2, 3: 4}},
+        {"train_size": 2.5},
+        {"train_size": True},
+        {"test_size": "many"},
+        {"seed": [1]},
+        {"style": ["compact"]},
         {"numbers": (0, 9)},
         {"numbers": (9, 1)},
         {"targets": (-5, 9)},
@@ -194,6 +222,14 @@ def test_splits() -> None:
         ("<think>25+3+7, no</think><answer>25+3+7</answer> or <answer>25+3*7</answer>", "correct"),
         ("<answer><answer>25+3*7</answer>", "correct"),
         ("<answer>25+3*7</answer> and then <answer>", "correct"),
+        ("<answer>25+3*7</answer></answer>", "correct"),
+        ("<answer>25+3*7</answer> is what </answer> ends", "correct"),
+        ("</answer><answer>25+3*7</answer>", "correct"),
+        ("<answer>no<answer>25+3*7</answer>no</answer>", "correct"),
+        ("<answer>1</answer><answer>25+3*7</answer></answer><answer>2", "correct"),
+        ("<answer>25+3*7</answer", "unclosed answer"),
+        ("</answer><answer>25+3*7", "unclosed answer"),
+        ("<answer>25+3*7<answer></answer>", "empty"),
         ("25 + 3 + 7", "wrong value"),
         ("7 * 3 + 25 / 25", "wrong numbers"),
         ("46", "wrong numbers"),
@@ -240,6 +276,9 @@ def test_each_number_is_used_as_often_as_it_is_given() -> None:
         ("</answer>" * 110_000, "too long"),
         ("</answer>" * 50_000 + "<answer>" * 50_000, "unclosed answer"),
         ("<answer>" * 125_000 + "</answer>", "empty"),
+        ("<answer>" + "</answer>" * 110_000, "empty"),
+        ("<answer>" + "</answer" * 120_000 + "<answer" * 9 + "</answer>", "too long"),
+        ("<answer></answer>" * 60_000 + "<answer>" * 9, "empty"),
         ("<answer" * 140_000, "too long"),
         (" " * 1_000_000, "empty"),
         ("1" + " " * 1_000_000 + "1", "too long"),
@@ -267,6 +306,16 @@ def test_any_completion_earns_a_reward_with_a_known_reason(completion: str) -> N
     value, reason = TASK.reward(PROMPT, completion)
     assert reason in REASONS
     assert value == (1.0 if reason == "correct" else 0.0)
+
+
+@given(st.lists(st.sampled_from(["<answer>", "</answer>", "a", "b"])).map("".join))
+@settings(max_examples=300)
+def test_the_answer_is_the_last_pair(completion: str) -> None:
+    """The definition, spelled out: every opening with the first closing after it, and the last of these."""
+    opening = re.compile("<answer>")
+    pairs = [(at.end(), completion.find("</answer>", at.end())) for at in opening.finditer(completion)]
+    closed = [completion[start:end] for start, end in pairs if end >= 0]
+    assert _answer(completion) == (closed[-1] if closed else None if pairs else completion)
 
 
 APPLY: dict[str, Callable[[Fraction, Fraction], Fraction]] = {"+": add, "-": sub, "*": mul, "/": truediv}

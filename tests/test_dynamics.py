@@ -1,4 +1,4 @@
-"""The filter's two halves and the likelihood made of them, against brute force and plain Pyro."""
+"""The likelihood and the Pyro models made of a dynamics model, against brute force and plain Pyro."""
 
 from __future__ import annotations
 
@@ -11,21 +11,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, infer_discrete
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from scipy.stats import chisquare
 from torch import Tensor
 
-from dps_pyro import Dynamics, RolloutHistory, Step, condition, predict
+from dps_pyro import Dynamics, RolloutHistory, Step
 from dps_pyro.dynamics import Progress
 from dps_pyro.models import PaperDPS, SolvingProgress
-
-BELIEFS = hnp.arrays(float, (4, 3), elements=st.floats(0, 1, width=16)).filter(lambda b: (b.sum(1) > 0).all())
-LOG_LIKELIHOODS = hnp.arrays(float, (4, 3), elements=st.floats(-2e5, 5, width=32))
 
 
 def no_guide(*_: Any) -> None: ...
@@ -38,65 +32,6 @@ def history_of(solved: Tensor, trials: Tensor) -> RolloutHistory:
 def fixed(model: Any, values: dict[str, Tensor]) -> Any:
     """The model at given parameters, their own densities left out."""
     return poutine.block(poutine.condition(model, data=values), hide=list(values))
-
-
-# -------------------------------------------------------------------------------------------------- condition, predict
-
-
-@given(BELIEFS, LOG_LIKELIHOODS, st.sampled_from([torch.float32, torch.float64]))
-def test_condition_is_bayes_rule_whatever_the_scale(belief: Any, log_likelihood: Any, dtype: torch.dtype) -> None:
-    b = torch.tensor(belief, dtype=dtype)
-    ll = torch.tensor(log_likelihood, dtype=dtype)
-    posterior, evidence = condition(b, ll)
-    exact = b.double().log() + ll.double()  # in log space, in twice the digits
-    torch.testing.assert_close(posterior.double(), exact.softmax(-1), atol=2e-6, rtol=0)
-    torch.testing.assert_close(evidence.double(), exact.logsumexp(-1), atol=2e-5, rtol=1e-6)
-    torch.testing.assert_close(posterior.sum(-1), torch.ones(4, dtype=dtype))
-    torch.testing.assert_close(condition(b * 0.125, ll).belief, posterior)
-    shifted = condition(b, ll - 16)
-    torch.testing.assert_close(shifted.belief, posterior, atol=0.02, rtol=0)  # -2e5 - 16 rounds in float32
-    torch.testing.assert_close(shifted.log_evidence, evidence - 16, atol=0.05, rtol=1e-6)
-
-
-@given(BELIEFS)
-def test_a_missing_step_conditions_on_nothing(belief: Any) -> None:
-    b = torch.tensor(belief, dtype=torch.float64)
-    b = b / b.sum(-1, keepdim=True)
-    posterior, evidence = condition(b, torch.zeros(4, 3, dtype=torch.float64))
-    torch.testing.assert_close(posterior, b)
-    torch.testing.assert_close(evidence, torch.zeros(4, dtype=torch.float64))
-
-
-@given(BELIEFS, hnp.arrays(float, (4, 3, 3), elements=st.floats(0.001, 1)))
-def test_predict_is_chapman_kolmogorov_for_shared_and_own_matrices(belief: Any, weights: Any) -> None:
-    b = torch.tensor(belief)
-    b = b / b.sum(-1, keepdim=True)
-    matrix = torch.tensor(weights)
-    matrix = matrix / matrix.sum(-1, keepdim=True)
-    for transition in (matrix, matrix[:1], matrix[0]):
-        ahead = predict(b, transition)
-        every = transition.expand(4, 3, 3)
-        by_hand = [[sum(b[n, i] * every[n, i, j] for i in range(3)) for j in range(3)] for n in range(4)]
-        torch.testing.assert_close(ahead, torch.tensor(by_hand))
-        torch.testing.assert_close(ahead.sum(-1), torch.ones(4, dtype=torch.float64))
-    samples = predict(b.expand(2, 4, 3), torch.stack([matrix[:1], matrix[1:2]]))  # [2, 1, 3, 3]: sample dimensions
-    torch.testing.assert_close(samples[1], predict(b, matrix[1]))
-
-
-def test_an_impossible_outcome_is_believed_or_changes_nothing() -> None:
-    inf = float("inf")
-    belief = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
-    posterior, evidence = condition(belief, torch.tensor([[-inf, 0.0, 0.0], [-inf, -inf, -inf], [-inf, -3.0, -inf]]))
-    torch.testing.assert_close(posterior, torch.tensor([[0.0, 0.5, 0.5], [0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]))
-    torch.testing.assert_close(evidence, torch.tensor([-inf, -inf, -3 + np.log(0.3)], dtype=torch.float32))
-
-
-def test_condition_has_finite_gradients_at_zero_beliefs_and_extreme_likelihoods() -> None:
-    belief = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]], requires_grad=True)
-    ll = torch.tensor([[-1e4, -3e4, 0.0], [-1e5, -2e5, -float("inf")]], requires_grad=True)
-    condition(belief, ll).log_evidence.sum().backward()
-    assert belief.grad is not None and bool(belief.grad.isfinite().all())
-    assert ll.grad is not None and bool(ll.grad.isfinite().all())
 
 
 # ---------------------------------------------------------------------------------------------------- the likelihood
@@ -205,47 +140,6 @@ def test_an_emission_need_not_depend_on_the_step() -> None:
     assert together.sample((5,)).shape == (5, 4, 3, 4)
 
 
-def test_gradients_are_finite_and_equal_finite_differences() -> None:
-    torch.set_default_dtype(torch.float64)
-    solved, trials = oracle.random_groups(3, 5)
-    model, values = oracle.OwnLadder(3), oracle.own_values(3, 3)
-
-    def log_prob(*sites: Tensor) -> Tensor:
-        theta = oracle.Own(*(site / site.sum(-1, keepdim=True) for site in sites[:2]), sites[2])
-        return Progress(model, theta, Step(trials)).log_prob(solved)
-
-    assert torch.autograd.gradcheck(log_prob, tuple(value.requires_grad_() for value in values.values()))
-
-
-@pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, lambda: oracle.OwnLadder(3)])
-def test_gradients_by_smoothing_equal_those_through_the_filter(make: Any) -> None:
-    torch.set_default_dtype(torch.float64)
-    model = make()
-    solved, trials = oracle.random_groups(4, 5)
-    trials = trials.clamp_min(2) * (trials > 0)
-    theta = prior_theta(model, 4)
-    many = type(theta)(*(part.expand(3, *part.shape).clone() for part in theta))
-    if isinstance(model, SolvingProgress):
-        many = type(theta)(*(part.unsqueeze(1) for part in many))
-    for parameters, batch in ((theta, [4]), (theta, [2, 4]), (many, [3, 4]), (many, [2, 3, 4])):
-        sites = tuple(part.detach().requires_grad_() for part in parameters)
-        law = Progress(model, type(theta)(*sites), Step(trials)).expand(batch)
-        weights = torch.rand(batch)
-        smoothed = torch.autograd.grad((law.log_prob(solved) * weights).sum(), sites, None, True, allow_unused=True)
-        filtered = torch.autograd.grad((law.log_evidence(solved).sum(0) * weights).sum(), sites, allow_unused=True)
-        for one, other in zip(smoothed, filtered, strict=True):
-            torch.testing.assert_close(one, other)
-
-
-def test_gradients_stay_finite_where_one_state_is_ruled_out() -> None:
-    rates = torch.tensor([1e-30, 0.5, 1 - 1e-7], requires_grad=True)
-    model = SolvingProgress()
-    theta = model.parameters(1)._replace(rates=rates)
-    trials = torch.tensor([[1000, 1000, 0, 1000]])
-    Progress(model, theta, Step(trials)).log_prob(torch.tensor([[0.0, 1000.0, 0.0, 500.0]])).sum().backward()
-    assert rates.grad is not None and bool(rates.grad.isfinite().all())
-
-
 @pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, lambda: oracle.OwnLadder(3)])
 def test_the_chances_of_all_outcomes_add_up_to_one(make: Any) -> None:
     model = make()
@@ -314,6 +208,19 @@ def test_the_model_runs_under_svi_predictive_and_enumeration(make: Any) -> None:
     assert np.isfinite(enumerated.step(history))
     drawn = poutine.trace(model.enumerated_model).get_trace(history.schedule())  # the states and outcomes are drawn
     assert drawn.nodes["y_0"]["value"].shape == (4,)
+
+
+def test_counts_in_double_precision_run_as_a_pyro_model_in_single() -> None:
+    model = PaperDPS(torch.ones(3, 3, dtype=torch.float64), initial=[0.5, 0.3, 0.2])
+    assert model.tracker(2).belief.dtype == torch.float64
+    solved, trials = oracle.random_groups(4, 5, seed=1)
+    history = history_of(solved, trials.clamp_min(2) * (trials > 0))
+    values = {"transition": prior_theta(model, 4).matrix}
+    losses = [
+        elbo(max_plate_nesting=1).loss(fixed(method, values), no_guide, history)
+        for elbo, method in ((TraceEnum_ELBO, model.enumerated_model), (Trace_ELBO, model.model))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_infer_discrete_draws_states_from_their_exact_smoothing_law() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import oracle
 import pyro
@@ -74,6 +75,10 @@ def test_mini_batches_fit_models_with_parameters_of_each_prompt() -> None:
     for model, batch_size in ((oracle.OwnLadder(3), 5), (PaperDPS(), 12), (oracle.OwnLadder(2), None)):
         posterior = quick(history, model, batch_size=batch_size, steps=20)
         assert all(value.shape[:2] == (20, 12) for value in posterior.draws.values())
+        if isinstance(model, PaperDPS):
+            with pytest.raises(ValueError, match="values: expected none, as PaperDPS counts online"):
+                PromptSampler(model, 12, posterior=posterior)
+            continue
         sampler = PromptSampler(model, 12, posterior=posterior)
         sampler.observe(sampler.select(4), [0, 1, 2, 3], 4)
         assert bool(sampler.belief.isfinite().all())
@@ -132,6 +137,49 @@ def test_nuts_and_svi_agree_on_a_small_history() -> None:
         spread = nuts.draws[name].std(0) + 0.02
         assert bool(((svi.point[name] - nuts.point[name]).abs() < 3 * spread).all()), name
     assert len(nuts.losses) == 0
+    assert (nuts.about["steps"], nuts.about["draws"]) == (40, 40)
+    assert nuts.converged == (nuts.about["divergences"] == 0 and nuts.about["r_hat"] < 1.05)
+
+
+def test_nuts_warms_up_for_as_many_steps_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Chain:
+        _diagnostics: ClassVar[dict[int, Any]] = {0: {"divergences": []}}
+
+        def __init__(self, kernel: Any, num_samples: int, warmup_steps: int, disable_progbar: bool) -> None:
+            asked.append((num_samples, warmup_steps))
+            self.num = num_samples
+
+        def run(self, history: RolloutHistory) -> None: ...
+
+        def get_samples(self) -> dict[str, Tensor]:
+            still = {"gaps": torch.rand(self.num, 4), "transition": torch.rand(self.num, 3, 3)}
+            return still | ({"initial": torch.linspace(0, 1, self.num).unsqueeze(-1).expand(-1, 3)} if drift else {})
+
+    monkeypatch.setattr(sys.modules["dps_pyro.fit"], "MCMC", Chain)
+    history, drift = simulated(3, 3), False
+    told = quick(history, method="nuts", steps=300, draws=100)
+    assert told.converged
+    assert told.about["steps"] == 300
+    assert quick(history, method="nuts", steps=None, draws=100).about["steps"] == 200
+    assert asked == [(100, 300), (100, 200)]
+    assert not quick(history, method="nuts", draws=3).converged  # too few to tell
+    Chain._diagnostics = {0: {"divergences": [7]}}
+    assert not quick(history, method="nuts", draws=100).converged
+    Chain._diagnostics, drift = {0: {"divergences": []}}, True
+    drifted = quick(history, method="nuts", draws=100)
+    assert drifted.about["r_hat"] > 1.5
+    assert not drifted.converged
+
+
+def test_a_posterior_goes_to_arviz() -> None:
+    posterior = quick(simulated(6, 4), oracle.OwnLadder(2))
+    group = posterior.to_arviz().posterior
+    for name, draws in posterior.draws.items():
+        assert group[name].shape == (1, *draws.shape)
+        assert group[name].dims[:2] == ("chain", "draw")
+        torch.testing.assert_close(torch.tensor(group[name].values[0]), draws)
 
 
 def test_nothing_to_learn_from_is_an_error() -> None:
@@ -139,6 +187,31 @@ def test_nothing_to_learn_from_is_an_error() -> None:
         fit(SolvingProgress(), RolloutHistory(5), progress=False)
     with pytest.raises(ValueError, match="method: expected 'svi' or 'nuts', got 'em'"):
         fit(SolvingProgress(), simulated(3, 3), method="em", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="history: expected outcomes to learn from, got a schedule"):
+        quick(simulated(3, 3).schedule())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dynamics": SolvingProgress}, "dynamics: .* got the class SolvingProgress itself"),
+        ({"dynamics": "solving"}, "dynamics: .* got 'solving'"),
+        ({"history": [1, 2]}, "history: expected an instance of RolloutHistory"),
+        ({"steps": 0}, "steps: .* got 0"),
+        ({"steps": 2.5}, "steps: .* got 2.5"),
+        ({"draws": 0}, "draws: .* got 0"),
+        ({"batch_size": 0}, "batch_size: .* got 0"),
+        ({"batch_size": 4}, r"batch_size: expected a whole number in 1\.\.3, got 4"),
+        ({"learning_rate": 0}, "learning_rate: expected a number above 0, got 0"),
+        ({"learning_rate": "fast"}, "learning_rate: .* got 'fast'"),
+        ({"learning_rate": float("nan")}, "learning_rate: .* got nan"),
+        ({"tolerance": -1e-3}, "tolerance: expected a number of at least 0, got -0.001"),
+        ({"seed": "x"}, "seed: .* got 'x'"),
+    ],
+)
+def test_arguments_of_a_fit_are_checked(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(**{"dynamics": SolvingProgress(), "history": simulated(3, 3), "progress": False, **arguments})
 
 
 def one_group(num_prompts: int, solved: float, trials: int, num_steps: int = 4) -> RolloutHistory:

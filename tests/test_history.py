@@ -65,6 +65,8 @@ def test_a_schedule_has_the_rollouts_and_not_their_outcomes() -> None:
     history = small(["a", "b", "c"])
     schedule = history.schedule()
     assert schedule.dense().solved is None
+    assert bool(schedule.events.solved.isnan().all())
+    assert not bool(history.events.solved.isnan().any())
     assert torch.equal(schedule.dense().trials, history.dense().trials)
     assert (schedule.num_steps, schedule.ids) == (5, ["a", "b", "c"])
     history.append([0], step=3, solved=[1], trials=2)
@@ -76,8 +78,54 @@ def test_prompts_can_be_added_where_they_have_no_names() -> None:
     assert history.dense().trials.shape == (3, 5)
     history.add(2)
     assert history.dense().trials.shape == (5, 5)
-    with pytest.raises(ValueError, match="without ids"):
-        small(["a", "b", "c"]).add(1)
+    with pytest.raises(ValueError, match=r"prompts: expected a number, got \['d'\]"):
+        history.add(["d"])
+    with pytest.raises(ValueError, match="prompts: expected a whole number of at least 0, got -1"):
+        history.add(-1)
+    named = small(["a", "b", "c"])
+    for wrong, message in ((1, "prompts: expected ids, got 1"), (["d", "a"], "'a' twice")):
+        with pytest.raises(ValueError, match=message):
+            named.add(wrong)  # type: ignore[arg-type]
+    named.add(["d", "e"])
+    assert named.ids == ["a", "b", "c", "d", "e"]
+    named.append(["e"], step=0, solved=[1], trials=2)
+    assert named.dense().trials[:, 0].tolist() == [0, 8, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "num_steps", "message"),
+    [
+        (["a", "b", "a"], 0, "prompts: expected distinct ids, got 'a' twice"),
+        (["a", 1], 0, r"prompts: expected a number or a list of ids \(strings\), got 1"),
+        (-1, 0, "prompts: expected a whole number of at least 0, got -1"),
+        (2.5, 0, "prompts: .* got 2.5"),
+        ("abc", 0, "prompts: .* got 'abc'"),
+        (3, -1, "num_steps: .* got -1"),
+        (3, 1.5, "num_steps: .* got 1.5"),
+    ],
+)
+def test_sizes_and_ids_are_checked(prompts: Any, num_steps: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RolloutHistory(prompts, num_steps=num_steps)
+
+
+@pytest.mark.parametrize("kind", [np.int64, torch.tensor])
+def test_sizes_may_be_integers_of_any_kind(kind: Any) -> None:
+    history = RolloutHistory(kind(3), num_steps=kind(5))
+    history.append([0], step=kind(6), solved=[1], trials=kind(2))
+    assert (history.num_prompts, history.num_steps) == (3, 7)
+    assert type(history.num_prompts) is type(history.num_steps) is int
+
+
+def test_groups_may_be_recorded_by_id() -> None:
+    by_row, by_id = small(["a", "b", "c"]), small(["a", "b", "c"])
+    by_row.append([2, 0], step=3, solved=[1, 2], trials=4)
+    by_id.append(["c", "a"], step=3, solved=[1, 2], trials=4)
+    assert columns(by_row) == columns(by_id)
+    with pytest.raises(ValueError, match="prompts: expected one of 3 known ids, got 'd'"):
+        by_id.append(["d"], step=3, solved=[1], trials=4)
+    with pytest.raises(ValueError, match="prompts: expected rows, as these prompts have no ids, got 'a'"):
+        small().append(["a"], step=3, solved=[1], trials=4)
 
 
 def test_the_log_keeps_copies_of_what_it_is_given() -> None:
@@ -94,7 +142,7 @@ def test_the_log_keeps_copies_of_what_it_is_given() -> None:
     ("arguments", "message"),
     [
         ({"prompts": [3, 0]}, r"rows in 0\.\.2"),
-        ({"prompts": [-1, 0]}, r"rows in 0\.\.2"),
+        ({"prompts": [-1, 0]}, "prompts: expected whole numbers in 0.*, got -1"),
         ({"prompts": [0.5, 1]}, "prompts: expected whole numbers"),
         ({"solved": [9, 0]}, "solved"),
         ({"solved": [-1, 0]}, "solved"),
@@ -152,7 +200,7 @@ def test_plain_parquet_from_elsewhere_is_read(kind: Any, tmp_path: Path) -> None
     ("column", "values", "message"),
     [
         ("trials", None, "trials not among prompt, step, solved"),
-        ("prompt", [0, -1], r"rows in 0\.\.0"),
+        ("prompt", [0, -1], "prompts: .* got -1"),
         ("step", [0, -2], "step: expected 0 or more, got -2"),
         ("step", [0, 0.5], "whole numbers in step"),
         ("prompt", ["a", "b"], "columns of numbers"),
@@ -176,6 +224,6 @@ def test_a_state_goes_back_in_whole() -> None:
     assert other.num_steps == 5
     broken = {name: value for name, value in history.state_dict().items() if name != "num_steps"}
     fresh = RolloutHistory(3)
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="got one without num_steps"):
         fresh.load_state_dict(broken)
     assert len(fresh) == 0

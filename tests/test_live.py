@@ -98,6 +98,36 @@ def test_closing_table(terminal: Console) -> None:
     assert str(Path("runs") / "[red]first[/red]") in table  # a path, not markup
 
 
+def test_a_loss_is_called_one(terminal: Console) -> None:
+    """Fewer useful groups than dynamic sampling would have found for the same money."""
+    with LiveView(steps=1, console=terminal) as view:
+        view.update(step(0, saved=-1234.4))
+        view.close({**SUMMARY, "rollouts": 800, "saved": -160.0})
+    text = " ".join(terminal.export_text(styles=False).split())
+    assert "about 1,234 more than dynamic sampling" in text
+    assert "estimated extra │ 160 (25% more than dynamic sampling would need)" in text
+    assert "saved" not in text.split("Run finished")[1]
+
+
+def test_without_a_useful_group_there_is_no_share() -> None:
+    console = log_file()
+    with LiveView(steps=1, console=console) as view:
+        view.close({"rollouts": 800, "saved": -800.0})
+    assert "800  (more than dynamic sampling would need)" in written(console)
+
+
+def test_sentences_stand_above_the_view(terminal: Console) -> None:
+    sentence = "Fitting [b]LogitWalk[/b]: " + "word " * 40
+    with LiveView(steps=2, console=terminal) as view:
+        view.update(step(0))
+        view.say(sentence, "yellow")
+        view.update(step(1))
+    assert sentence.strip() in " ".join(terminal.export_text(styles=False).split())
+    log = log_file()
+    LiveView(steps=2, console=log).say(sentence)
+    assert written(log).splitlines() == [sentence]  # one line, and no markup
+
+
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")

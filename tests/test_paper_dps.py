@@ -60,7 +60,14 @@ def test_a_forbidden_move_stays_forbidden_and_is_believed_when_seen() -> None:
     sampler.observe([0], [8], 8)  # from unsolved straight to solved: the prior gives it no chance
     assert sampler.belief[0, 0] == 0
     assert float(sampler.belief.sum()) == pytest.approx(1)
-    assert sampler.metrics()["log_evidence"] == -float("inf")
+    metrics = sampler.metrics()
+    assert metrics["impossible"] == 1
+    sampler.observe([0], [8], 8)
+    later = sampler.metrics()
+    assert later["impossible"] == 1
+    # The first group was certain, the second is left out: the mean is over the first and the third.
+    assert later["log_evidence/so_far"] == pytest.approx(later["log_evidence"] / 2)
+    assert metrics["log_evidence/so_far"] == metrics["log_evidence"] == 0
 
 
 @pytest.mark.parametrize(
@@ -74,6 +81,11 @@ def test_a_forbidden_move_stays_forbidden_and_is_believed_when_seen() -> None:
         ({"prior_alpha": torch.ones(2, 2)}, r"shape \(3, 3\), got shape \(2, 2\)"),
         ({"prior_alpha": [1.0, 2.0, 3.0]}, r"shape \(3, 3\), got shape \(3,\)"),
         ({"prior_alpha": [[1.0], [2.0], [3.0]]}, r"got shape \(3, 1\)"),
+        ({"prior_alpha": "x"}, "prior_alpha: expected numbers, got 'x'"),
+        ({"prior_alpha": None}, "prior_alpha: expected numbers, got None"),
+        ({"initial": "x"}, "initial: expected numbers, got 'x'"),
+        ({"decay": "x"}, "decay: expected a number, got 'x'"),
+        ({"decay": None}, "decay: expected a number, got None"),
         ({"decay": 1.1}, "decay"),
         ({"decay": -0.1}, "decay"),
         ({"decay": float("nan")}, "decay"),

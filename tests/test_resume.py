@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,8 +19,9 @@ import torch
 from tiny import killed, metrics, tiny
 
 from dps_pyro.cli import main
+from dps_pyro.history import RolloutHistory
 from dps_pyro.storage import load_state
-from dps_pyro.trainers.config import TrainConfig, save_config
+from dps_pyro.trainers.config import TrainConfig, load_config, save_config
 from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.run_folder import RunFolder
 
@@ -80,6 +82,62 @@ def test_killed_anywhere_and_resumed(
     assert RunFolder(run, resume=True).checkpoints() == checkpoints
     train(replace(settings(run), resume=True))
     assert_same(run, straight)
+
+
+def test_killed_while_it_starts(tmp_path: Path, straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    killed(settings(run), "os.rename", ".config.yaml")  # nothing has been written
+    assert [entry.name[0] for entry in run.iterdir()] == ["."]
+    killed(replace(settings(run), resume=True), "open", "metrics.jsonl")  # the policy is loaded, nothing is logged
+    assert load_config(run / "config.yaml") == settings(run).resolved()
+    assert main(["train", "--resume", "--out", str(run)]) == 0
+    assert f"{run}: there is no checkpoint yet, the run starts at the first step" in capsys.readouterr().out
+    assert_same(run, straight)
+
+
+def test_resume_where_nothing_is_starts_the_run(
+    tmp_path: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "config.yaml"
+    file.write_text(save_config(settings(run)), encoding="utf-8")
+    assert main(["train", "--config", str(file), "--resume"]) == 0
+    assert f"{run}: there is no run yet, the settings given start it at the first step" in capsys.readouterr().out
+    assert_same(run, straight)
+
+
+def test_the_history_is_the_checkpoint_s_from_the_start(tmp_path: Path, straight: Path) -> None:
+    run = tmp_path / "run"
+    killed(settings(run), "os.rename", "step-000006.")  # the history is of six steps, the last checkpoint of four
+    assert RolloutHistory.from_parquet(run / "history.parquet").num_steps == 6
+    killed(replace(settings(run), resume=True), "os.rename", ".history.parquet", 2)
+    history = RolloutHistory.from_parquet(run / "history.parquet")
+    assert (history.num_steps, len(history)) == (4, 16)
+    train(replace(settings(run), resume=True))
+    assert_same(run, straight)
+
+
+def test_killed_before_the_report_is_drawn(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = tiny(run, report=True)
+    killed(config, "os.rename", ".report.html")
+    assert (run / "summary.json").exists()
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert train(replace(config, resume=True)) == summary
+    page = (run / "report.html").read_bytes()
+    train(replace(config, resume=True))
+    assert (run / "report.html").read_bytes() == page  # it is there: left alone
+
+
+def test_a_run_without_a_report_gets_one_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    plain = train(tiny(run, steps=2))
+    assert main(["train", "--resume", "--out", str(run), "--report"]) == 0
+    assert "Fitting SolvingProgress to the run's 8 groups" in capsys.readouterr().out
+    assert "<svg" in (run / "report.html").read_text(encoding="utf-8")
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert set(summary) - set(plain) == {"initial", "transition", "rates", "posterior_converged"}
+    assert {name: summary[name] for name in plain} == plain
+    assert (run / "posterior/state.json").is_file()
 
 
 def test_killed_twice_between_the_same_checkpoints(tmp_path: Path, straight: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from dps_pyro.history import RolloutHistory
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.policy import load_policy
 from dps_pyro.trainers.run_folder import RunFolder, strict_json
@@ -194,6 +195,42 @@ def test_a_line_that_is_no_json_is_shown(tmp_path: Path) -> None:
             folder.metrics()
 
 
+def test_the_configuration_comes_first_and_goes_with_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "one"
+    with pytest.raises(FileExistsError), RunFolder(path).starting("seed: 0\n"):
+        (path / "config.yaml").touch(exist_ok=False)  # it is there already
+    assert list(tmp_path.iterdir()) == []
+
+    with pytest.raises(KeyboardInterrupt) as caught, RunFolder(path).starting("seed: 0\n"):
+        raise KeyboardInterrupt
+    assert caught.value.__notes__ == [f"There is no checkpoint yet; go on with: dps-pyro train --resume --out {path}"]
+    again = RunFolder(path, resume=True)
+    with pytest.raises(ValueError, match="a wrong setting"), again.starting("seed: 1\n"):
+        raise ValueError("a wrong setting")
+    assert (path / "config.yaml").read_text() == "seed: 0\n"  # of the run that is there
+
+
+def test_begin_forgets_what_the_run_came_to_before_and_later_groups(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    history = RolloutHistory(4)
+    for step in range(3):
+        history.append([0, 1], step=step, solved=[1, 2], trials=4)
+    folder.begin("", 0, history)
+    with folder:
+        (folder.path / "posterior").mkdir()
+        for name in ("summary.json", "report.html", "posterior/state.json"):
+            (folder.path / name).touch()
+    kept = RolloutHistory(4)
+    kept.append([0, 1], step=0, solved=[1, 2], trials=4)
+    for now in (kept, RolloutHistory(4)):
+        again = RunFolder(folder.path, resume=True)
+        again.begin("", len(now) // 2, now)
+        with again:
+            assert not [name for name in ("summary.json", "report.html", "posterior") if (again.path / name).exists()]
+            file = again.path / "history.parquet"
+            assert (len(RolloutHistory.from_parquet(file)) if file.exists() else 0) == len(now)
+
+
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     path = tmp_path / "my run"
     folder = checkpointed(path, 3)
@@ -220,8 +257,14 @@ def test_runs_are_numbered_and_never_overwritten(tmp_path: Path, monkeypatch: py
     (tmp_path / "runs/041/config.yaml").touch()
     with pytest.raises(ValueError, match=r"out: expected a new folder, but runs/041 holds a run; --resume goes on"):
         RunFolder(Path("runs/041"))
+    (tmp_path / "runs/7").mkdir()
+    (tmp_path / "runs/7/notes.txt").touch()
     with pytest.raises(ValueError, match=r"resume: expected a run folder with a config.yaml, got runs/7"):
         RunFolder(Path("runs/7"), resume=True)
+    (tmp_path / "runs/7/notes.txt").rename(tmp_path / "runs/7/.config.yaml.4711.tmp")  # a killed write's
+    assert RunFolder(Path("runs/7"), resume=True).blank
+    assert RunFolder(Path("runs/8"), resume=True).blank
+    assert not RunFolder(Path("runs/041"), resume=True).blank
     with pytest.raises(ValueError, match="resume: expected --out"):
         RunFolder(None, resume=True)
 

@@ -2,170 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracle
+import pyro
 import pytest
 import torch
+from samplers import ACQUISITION, IDS, MODEL, NAN, equal, run, sampler_of
 from scipy.stats import chisquare
 from torch import Tensor
 
 from dps_pyro import Posterior, PromptSampler
-from dps_pyro.acquisition import ACQUISITIONS, Forecast, soft, thompson
+from dps_pyro.acquisition import Forecast
 from dps_pyro.models import PaperDPS, SolvingProgress
 from dps_pyro.storage import load_state, save_state
-
-IDS = [f"problem-{k}" for k in range(6)]
-ACQUISITION = pytest.mark.parametrize("acquisition", ACQUISITIONS)
-MODEL = pytest.mark.parametrize("make", [SolvingProgress, PaperDPS])
-NAN, INF = float("nan"), float("inf")
-
-
-def sampler_of(num_prompts: Any = 6, make: Any = SolvingProgress, **options: Any) -> PromptSampler:
-    return PromptSampler(make(), num_prompts, **options)
-
-
-def run(sampler: PromptSampler, steps: int, seed: int = 0) -> list[list[int]]:
-    """Select and observe made-up groups."""
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for _ in range(steps):
-        rows = sampler.select(3)
-        sampler.observe(rows, rng.integers(0, 9, 3), 8)
-        chosen.append(rows.tolist())
-    return chosen
-
-
-def equal(one: Any, other: Any) -> bool:
-    """The same nested state, bit for bit."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, Tensor):
-        return torch.equal(one.nan_to_num(), other.nan_to_num())
-    return bool(one == other)
-
-
-# ------------------------------------------------------------------------------------------------------------ refusals
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([0, 1], [9, 0], 8), "solved: expected numbers within 0..trials, got 9 of 8 at position 0"),
-        (([0, 1], [0, -1], 8), "solved: .* got -1 of 8 at position 1"),
-        (([0, 1], [0, NAN], 8), "solved: .* got nan"),
-        (([0, 1], [INF, 0], 8), "solved: .* got inf"),
-        (([0, 1], [1, 1], [8, 0]), "solved: .* got 1 of 0 at position 1"),
-        (([0, 1], [0, 0, 0], 8), r"solved: expected shape \(2,\), one entry a prompt, got shape \(3,\)"),
-        (([0, 1], [[0, 0]], 8), r"solved: .* got shape \(1, 2\)"),
-        (([0, 1], 3, 8), r"solved: .* got shape \(\)"),
-        (([0, 1], ["a", "b"], 8), "solved: expected numbers"),
-        (([0, 1], None, 8), "solved: expected numbers"),
-        (([0, 1], [1j, 0], 8), "solved: expected real numbers"),
-        (([0, 1], [[0], [0, 0]], 8), "solved: expected numbers"),
-        (([0, 1], [0, 0], [8, 8, 8]), r"trials: expected shape \(2,\), one entry a prompt, got shape \(3,\)"),
-        (([0, 1], [0, 0], [8.5, 8]), r"trials: expected whole numbers in 0\.\.2\^31-1, got 8.5"),
-        (([0, 1], [0, 0], -1), r"trials: expected whole numbers in 0\.\.2\^31-1, got -1"),
-        (([0, 1], [0, 0], [8, NAN]), "trials: .* got nan"),
-        (([0, 1], [0, 0], INF), "trials: .* got inf"),
-        (([0, 1], [0, 0], 1e300), "trials: .* got inf"),
-        (([0, 1], [0, 0], "8"), "trials: expected numbers"),
-        (([0, 1], [0, 0], True), "trials: .* got booleans"),
-        (([0, 1], [0, 0], None), "trials: expected numbers"),
-        (([0, 6], [0, 0], 8), r"prompts: expected rows in 0\.\.5, got 6"),
-        (([0, -1], [0, 0], 8), "prompts: .* got -1"),
-        (([0.5, 1], [0, 0], 8), "prompts: .* got 0.5"),
-        (([2, 2], [0, 0], 8), "prompts: expected each prompt once, got row 2 repeated"),
-        (([True, False], [0, 0], 8), "prompts: .* got booleans"),
-        (([[0, 1]], [0, 0], 8), r"prompts: .* got shape \(1, 2\)"),
-        ((torch.tensor(3), [0], 8), r"prompts: .* got shape \(\)"),
-        ((3, [0], 8), "prompts: expected a vector of rows or ids, got 3"),
-        ((None, [0], 8), "prompts: .* got None"),
-        (("problem-1", [0], 8), "prompts: .* got 'problem-1'"),
-        ((["problem-1", "problem-9"], [0, 0], 8), "prompts: expected one of 6 known ids, got 'problem-9'"),
-        ((["problem-1", 2], [0, 0], 8), "prompts: expected one of 6 known ids, got 2"),
-        ((["problem-1", "problem-1"], [0, 0], 8), "prompts: .* got row 1 repeated"),
-        (([0, 1], [0, 0], 8, -1), "step: .* got -1"),
-        (([0, 1], [0, 0], 8, 1.5), "step: .* got 1.5"),
-        (([0, 1], [0, 0], 8, "2"), "step: .* got '2'"),
-        (([0, 1], [0, 0], 8, True), "step: .* got True"),
-    ],
-    ids=str,
-)
-@MODEL
-def test_observe_refuses_what_it_cannot_take_and_stays_as_it_was(make: Any, arguments: Any, message: str) -> None:
-    sampler = sampler_of(IDS, make)
-    run(sampler, 2)
-    before = sampler.state_dict()
-    with pytest.raises(ValueError, match=message):
-        sampler.observe(*arguments)
-    assert equal(before, sampler.state_dict())
-
-
-def test_rows_are_not_ids_where_there_are_none() -> None:
-    with pytest.raises(ValueError, match="expected rows, as this sampler has no ids, got 'problem-1'"):
-        sampler_of(6).observe(["problem-1"], [0], 8)
-
-
-@pytest.mark.parametrize("size", [0, 7, -1, 2.0, "2", True, None])
-def test_select_refuses_sizes_out_of_range(size: Any) -> None:
-    sampler = sampler_of(6)
-    before = sampler.state_dict()
-    with pytest.raises(ValueError, match=r"batch_size: expected a whole number in 1\.\.6"):
-        sampler.select(size)
-    assert equal(before, sampler.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_prompts": 0}, "num_prompts: .* got 0"),
-        ({"num_prompts": -3}, "num_prompts: .* got -3"),
-        ({"num_prompts": 2.5}, "num_prompts: .* got 2.5"),
-        ({"num_prompts": []}, "num_prompts: .* got 0"),
-        ({"num_prompts": ["a", "b", "a"]}, "num_prompts: expected distinct ids, got 'a' twice"),
-        ({"num_prompts": ["a", 1]}, r"num_prompts: expected a number or a list of ids \(strings\), got 1"),
-        ({"num_prompts": "abc"}, "num_prompts: .* got 'abc'"),
-        ({"trials": 0}, "trials: .* got 0"),
-        ({"trials": 2.5}, "trials: .* got 2.5"),
-        ({"acquisition": "best"}, "acquisition: expected one of top, .*uniform, .* got 'best'"),
-    ],
-)
-def test_the_constructor_says_what_it_expected(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PromptSampler(SolvingProgress(), **{"num_prompts": 6, **arguments})
-
-
-def test_informative_needs_a_group() -> None:
-    with pytest.raises(ValueError, match="trials"):
-        sampler_of().informative(0)
-
-
-@pytest.mark.parametrize("wrong", ["ids", "size", "generator", "missing", "filter", "visits"])
-def test_a_state_of_another_sampler_is_refused_and_changes_nothing(wrong: str) -> None:
-    sampler, other = sampler_of(IDS), sampler_of(IDS, seed=5)
-    run(sampler, 2)
-    run(other, 3, seed=1)
-    state = other.state_dict()
-    if wrong == "ids":
-        state["ids"] = IDS[::-1]
-    elif wrong == "size":
-        state = {**sampler_of(7).state_dict(), "ids": IDS}
-    elif wrong == "generator":
-        state["generator"] = torch.zeros(3, dtype=torch.uint8)
-    elif wrong == "missing":
-        del state["totals"]
-    elif wrong == "visits":
-        state["visits"] = torch.zeros(5, dtype=torch.long)
-    else:
-        state["tracker"]["filter"] = {"belief": torch.ones(6, 2)}
-    before = sampler.state_dict()
-    with pytest.raises((ValueError, RuntimeError)):
-        sampler.load_state_dict(state)
-    assert equal(before, sampler.state_dict())
-
 
 # ------------------------------------------------------------------------------------------------------------- observe
 
@@ -268,6 +120,108 @@ def test_predictions_are_logged_beside_the_outcomes() -> None:
     assert bool(predicted[2].isnan())
 
 
+def test_two_selections_before_their_outcomes_keep_both_predictions() -> None:
+    sampler = sampler_of(acquisition=lambda forecast, _: -forecast.visits.double() - torch.arange(6) / 10)
+    chance = sampler.informative(8)
+    assert sampler.select(2).tolist() == [0, 1]
+    sampler.observe([5], [1], 8)
+    later = sampler.informative(8)
+    assert float((chance - later)[1].abs()) > 1e-4
+    assert sampler.select(1).tolist() == [0]
+    sampler.observe([0, 1], [0, 0], 8)
+    sampler.observe([0, 1], [0, 0], 8)  # not selected again
+    predicted = sampler.history.events.predicted
+    torch.testing.assert_close(predicted[1:3], torch.stack([later[0], chance[1]]))
+    assert predicted[[0, 3, 4]].isnan().all()
+
+
+def test_what_is_handed_out_is_a_copy() -> None:
+    def greedy(forecast: Forecast, generator: torch.Generator) -> Tensor:
+        scores = forecast.informative.clone()
+        forecast.informative.zero_(), forecast.belief.zero_(), forecast.visits.fill_(9)
+        return scores
+
+    sampler = sampler_of(acquisition=greedy)
+    sampler.observe([0], [3], 8)
+    before, chance = sampler.state_dict(), sampler.informative(8)
+    sampler.belief.zero_(), sampler.visits.zero_(), sampler.informative(8).zero_()
+    assert equal(before, sampler.state_dict())
+    rows = sampler.select(2)
+    assert equal(before["tracker"], sampler.state_dict()["tracker"])
+    assert sampler.visits.tolist() == [1, 0, 0, 0, 0, 0]
+    sampler.observe(rows, [0, 0], 8)
+    torch.testing.assert_close(sampler.history.events.predicted[1:], chance[rows])
+
+
+def test_a_group_held_impossible_is_counted_and_left_out_of_the_mean() -> None:
+    sampler = PromptSampler(PaperDPS(torch.eye(3), initial=[1, 0, 0]), 2)  # nothing ever moves
+    sampler.observe([0, 1], [0, 8], 8)
+    metrics = sampler.metrics()
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert (metrics["impossible"], metrics["log_evidence"], metrics["log_evidence/so_far"]) == (1, 0, 0)
+    again = PromptSampler(PaperDPS(torch.eye(3), initial=[1, 0, 0]), 2)
+    again.load_state_dict(sampler.state_dict())
+    assert again.metrics() == metrics
+
+
+def test_an_absurd_step_is_refused_at_once() -> None:
+    sampler = sampler_of()
+    before = sampler.state_dict()
+    with pytest.raises(ValueError, match="step: expected at most 100,000 steps past the coming one, 0, got 1000000000"):
+        sampler.observe([0], [1], 8, step=10**9)
+    assert equal(before, sampler.state_dict())
+
+
+# ----------------------------------------------------------------------------------------------------------------- add
+
+
+@MODEL
+@pytest.mark.parametrize("ids", [None, IDS])
+def test_added_prompts_have_been_there_unseen_from_the_start(make: Any, ids: Any) -> None:
+    whole = sampler_of(ids or 6, make)
+    grown = sampler_of(ids[:4] if ids else 4, make)
+    for sampler in (whole, grown):
+        sampler.observe([0, 3], [2, 8], 8)
+        sampler.observe([1], [0], 4)
+    grown.add(ids[4:] if ids else 2)
+    assert (grown.num_prompts, grown.ids, grown.history.num_prompts) == (6, ids, 6)
+    assert grown.visits.tolist() == [1, 1, 0, 1, 0, 0]
+    torch.testing.assert_close(grown.belief, whole.belief)
+    assert grown.select(6).sort().values.tolist() == list(range(6))
+    for sampler in (whole, grown):
+        sampler.observe(["problem-5"] if ids else [5], [1], 2)
+    torch.testing.assert_close(grown.belief, whole.belief)
+    assert grown.metrics()["visited"] == pytest.approx(4 / 6)
+    whole.load_state_dict(grown.state_dict())
+    assert equal(whole.state_dict(), grown.state_dict())
+    small = sampler_of(ids[:4] if ids else 4, make)
+    with pytest.raises(ValueError, match="state: expected 4 prompts, got 6; add the others first"):
+        small.load_state_dict(grown.state_dict())
+    small.add(ids[4:] if ids else 2)
+    small.load_state_dict(grown.state_dict())
+    assert equal(small.state_dict(), grown.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("ids", "prompts", "message"),
+    [
+        (IDS, 2, "prompts: expected ids, got 2"),
+        (IDS, ["new", "problem-1"], "prompts: expected new ids, got 'problem-1', which is there already"),
+        (IDS, ["new", "new"], "prompts: expected distinct ids, got 'new' twice"),
+        (6, ["new"], r"prompts: expected a number, got \['new'\]"),
+        (6, 0, "prompts: expected a whole number of at least 1, got 0"),
+        (6, 1.5, "prompts: .* got 1.5"),
+    ],
+)
+def test_prompts_that_cannot_be_added_leave_the_sampler_as_it_was(ids: Any, prompts: Any, message: str) -> None:
+    sampler = sampler_of(ids)
+    run(sampler, 2)
+    before = sampler.state_dict()
+    with pytest.raises(ValueError, match=message):
+        sampler.add(prompts)
+    assert equal(before, sampler.state_dict())
+
+
 # -------------------------------------------------------------------------------------------------------------- select
 
 
@@ -313,15 +267,17 @@ def test_a_state_dict_does_not_change_with_its_sampler() -> None:
 
 
 def test_a_posterior_with_dots_and_slashes_in_its_site_names_can_be_saved(tmp_path: Path) -> None:
-    import oracle
+    class Odd(oracle.OwnLadder):
+        def prior(self, prompts: pyro.plate) -> oracle.Own:
+            pyro.sample("a/b~c.d", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+            return super().prior(prompts)
 
-    values = oracle.own_values(5, 3)
-    odd = {**values, "a/b~c.d": torch.ones(2)}
+    odd = {**oracle.own_values(5, 3), "a/b~c.d": torch.ones(2)}
     posterior = Posterior({name: value[None] for name, value in odd.items()}, odd, torch.zeros(0), True)
-    one = PromptSampler(oracle.OwnLadder(3), 5, posterior=posterior)
+    one = PromptSampler(Odd(3), 5, posterior=posterior)
     run(one, 2)
     save_state(tmp_path, one.state_dict())
-    again = PromptSampler(oracle.OwnLadder(3), 5)
+    again = PromptSampler(Odd(3), 5)
     again.load_state_dict(load_state(tmp_path))
     assert run(again, 2) == run(one, 2)
     assert torch.equal(again.belief, one.belief)
@@ -348,65 +304,6 @@ def test_ties_are_broken_at_random_without_favouring_any_row(acquisition: str) -
     assert chisquare(counts).pvalue > 1e-3
     halves = counts.reshape(2, 20).sum(1)
     assert chisquare(halves).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("chances", [[0.9, 0.5, 0.5, 0.1, 0.02, 0.0], [1.0, 1.0, 1.0, 0.3, 0.1, 0.0], [0.0] * 6])
-def test_thompson_has_dynamic_samplings_batch_distribution(chances: list[float]) -> None:
-    def rounds(rng: np.random.Generator) -> list[int]:
-        """Roll all out, keep the useful ones; where they are too few, roll the others out again."""
-        batch: list[int] = []
-        for _ in range(3000):
-            drawn = [k for k in range(6) if k not in batch and rng.random() < chances[k]]
-            batch += rng.permutation(drawn).tolist()[: 3 - len(batch)] if drawn else []
-            if len(batch) == 3 or not any(chances[k] > 0 for k in range(6) if k not in batch):
-                break
-        others = [k for k in range(6) if k not in batch]
-        return batch + rng.permutation(others).tolist()[: 3 - len(batch)]
-
-    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    forecast = Forecast(torch.zeros(6, 3), torch.tensor(chances), torch.zeros(6, dtype=torch.long))
-    simulated, ours = {}, {}
-    for _ in range(4000):
-        for found, batch in ((simulated, rounds(rng)), (ours, thompson(forecast, generator).topk(3).indices.tolist())):
-            key = tuple(sorted(batch))
-            found[key] = found.get(key, 0) + 1
-    keys = sorted(set(simulated) | set(ours))
-    table = np.array([[found.get(key, 0) for key in keys] for found in (simulated, ours)])
-    table = np.column_stack([table[:, table.sum(0) >= 20], table[:, table.sum(0) < 20].sum(1)])
-    table = table[:, table.sum(0) > 0]
-    expected = np.broadcast_to(table.sum(0) / 2, table.shape)
-    statistic = ((table - expected) ** 2 / expected).sum()
-    freedom = table.shape[1] - 1
-    assert statistic < freedom + 4 * np.sqrt(2 * freedom) + 4  # more than four standard deviations
-
-
-def test_thompson_takes_sure_prompts_first_and_hopeless_ones_last() -> None:
-    chance = torch.tensor([0.0] * 500 + [1.0] * 500)
-    forecast = Forecast(torch.zeros(1000, 3), chance, torch.zeros(1000, dtype=torch.long))
-    for seed in range(20):
-        scores = thompson(forecast, torch.Generator().manual_seed(seed))
-        assert bool(scores.isfinite().all())
-        assert int(scores.topk(500).indices.min()) == 500
-        assert len(scores.unique()) == 1000  # no ties: rows are not favoured
-
-
-@pytest.mark.parametrize("sharpness", [0.0, 1.0, 4.0])
-def test_soft_draws_without_replacement_by_weight(sharpness: float) -> None:
-    chances = np.array([0.9, 0.6, 0.5, 0.3, 0.0])
-    weights = np.maximum(chances, 1e-12) ** sharpness
-    expected = {}
-    for pair in itertools.permutations(range(5), 2):
-        first = weights[pair[0]] / weights.sum()
-        expected[pair] = first * weights[pair[1]] / (weights.sum() - weights[pair[0]])
-    forecast = Forecast(torch.zeros(5, 3), torch.tensor(chances), torch.zeros(5, dtype=torch.long))
-    generator, counts = torch.Generator().manual_seed(0), dict.fromkeys(expected, 0)
-    for _ in range(5000):
-        counts[tuple(soft(sharpness)(forecast, generator).topk(2).indices.tolist())] += 1
-    likely = [pair for pair, chance in expected.items() if chance > 2e-3]
-    table = np.array([[counts[pair], expected[pair] * 5000] for pair in likely])
-    rest = np.array([[5000 - table[:, 0].sum(), max(5000 - table[:, 1].sum(), 1e-6)]])
-    table = np.vstack([table, rest]) if rest[0, 1] > 5 else table
-    assert chisquare(table[:, 0], table[:, 1], sum_check=False).pvalue > 1e-3
 
 
 def test_entropy_takes_the_most_uncertain() -> None:

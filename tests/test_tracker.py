@@ -60,7 +60,7 @@ def test_the_online_filter_equals_brute_force(num_states: int) -> None:
 def test_log_evidence_is_the_likelihoods_terms(make: Any) -> None:
     model: Dynamics[Any] = make()
     solved, trials = oracle.random_groups(5, 6)
-    values = oracle.own_values(5, 3)
+    values = oracle.own_values(5, 3) if isinstance(model, oracle.OwnLadder) else {}
     tracker = Tracker(model, 5, values=values)
     terms = Progress(model, model.parameters(5, values), Step(trials)).log_evidence(solved.float())
     for t in range(6):
@@ -244,6 +244,54 @@ def test_ten_thousand_steps_have_a_finite_likelihood_and_gradient() -> None:
     assert bool(likelihood.isfinite().all())
     assert matrix.grad is not None
     assert bool(matrix.grad.isfinite().all())
+
+
+def test_a_model_with_a_filter_of_its_own_is_not_run_by_the_plain_one() -> None:
+    with pytest.raises(ValueError, match=r"PaperDPS brings a filter of its own: use dynamics\.tracker\(4\)"):
+        Tracker(PaperDPS(), 4)
+    own = PaperDPS().tracker(4)
+    assert isinstance(own, Tracker)
+    assert type(own) is not Tracker
+    with pytest.raises(ValueError, match="dynamics: expected an instance of Dynamics, got the class SolvingProgress"):
+        Tracker(SolvingProgress, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (
+            SolvingProgress(),
+            {"own.rates": torch.ones(3)},
+            r"sites of SolvingProgress \(gaps, initial, transition\), got",
+        ),
+        (SolvingProgress(), {"initial": torch.ones(4) / 4}, r"'initial' of shape \(3,\), got shape \(4,\)"),
+        (SolvingProgress(), {"initial": torch.ones(5, 3) / 3}, r"'initial' of shape \(3,\), got shape \(5, 3\)"),
+        (
+            oracle.OwnLadder(3),
+            {"own.rates": torch.ones(5, 2)},
+            r"'own.rates' for 5 prompts of shape \(5, 3\), got shape \(5, 2\)",
+        ),
+        (oracle.OwnLadder(3), {"own.rates": torch.ones(3)}, r"of shape \(5, 3\), got shape \(3,\)"),
+        (PaperDPS(), {"transition": torch.ones(5, 3, 3) / 3}, "expected none, as PaperDPS counts online"),
+    ],
+)
+def test_values_of_another_model_are_refused(model: Dynamics[Any], values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.tracker(5, values=values)
+
+
+def test_rewards_may_add_up_to_fractions_whatever_the_emission_checks() -> None:
+    class Checked(oracle.OwnLadder):
+        def emission(self, theta: oracle.Own, step: Step) -> Any:
+            law = pyro.distributions.Binomial(step.trials.unsqueeze(-1), theta.rates, validate_args=True)
+            return pyro.distributions.MaskedDistribution(law, torch.tensor(True))
+
+    values, trials = oracle.own_values(3, 3), torch.tensor([4, 4, 4])
+    tracker = Tracker(Checked(3), 3, values=values)
+    evidence = tracker.observe(torch.arange(3), torch.tensor([0.5, 2.0, 3.25]), trials)
+    assert bool(evidence.isfinite().all())
+    law = Progress(Checked(3), Checked(3).parameters(3, values), Step(trials.unsqueeze(-1)))
+    torch.testing.assert_close(law.log_prob(torch.tensor([[0.5], [2.0], [3.25]])), evidence)
 
 
 def test_an_outcome_that_the_model_rejects_changes_nothing() -> None:

@@ -1,19 +1,28 @@
-"""Training runs small enough for a test: a second each, with the real policy, task, sampler and optimizer."""
+"""Training runs small enough for a test: a second each, with the real policy, task, sampler and optimizer.
+
+And the command line as a function.
+"""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from dps_pyro.cli import main
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.grpo import train
 
 TINY: dict[str, Any] = {
+    "dynamics": "SolvingProgress",
+    "acquisition": "thompson",
     "task_args": {"train_size": 32, "test_size": 8},
     "batch_size": 4,
     "group_size": 4,
@@ -64,3 +73,43 @@ def killed(config: TrainConfig, event: str, path: str, count: int = 1) -> None:
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error."""
+    try:
+        status: Any = main(list(arguments))
+    except SystemExit as stop:
+        status = stop.code
+    captured = capsys.readouterr()
+    return int(status or 0), captured.out, captured.err
+
+
+def words(text: str) -> str:
+    """Without frames and line breaks."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+MINE = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dps_pyro.models import SolvingProgress
+
+
+@dataclass
+class Taste:
+    sharpness: float = 1.0
+
+
+class Mine(SolvingProgress):
+    """A model of one's own."""
+
+    def __init__(self, sharpness: float = 1.0) -> None:
+        super().__init__()
+        self.taste = Taste(sharpness)
+
+
+number = 3
+'''

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
 from dps_pyro.policy_gradient import informative_groups
 
-__all__ = ["Clock", "Ledger", "Means", "seed_for"]
+__all__ = ["Clock", "DrySpell", "Ledger", "Means", "reason_shares", "seed_for"]
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
@@ -95,3 +97,39 @@ class Ledger:
         """Go on from a saved ledger."""
         self.step, self.rollouts = int(state["step"]), int(state["rollouts"])
         self._elsewhere = state["elsewhere"]
+
+
+def reason_shares(reasons: Sequence[str]) -> dict[str, float]:
+    """The share of the rewards that had each reason: ["wrong value", "correct"] -> {"reason/correct": 0.5,
+    "reason/wrong_value": 0.5}."""
+    counts = sorted(Counter(reasons).items())
+    return {f"reason/{reason.replace(' ', '_')}": number / len(reasons) for reason, number in counts}
+
+
+class DrySpell:
+    """Notices when nothing is learned: `patience` steps in a row without a useful group."""
+
+    def __init__(self, patience: int = 10) -> None:
+        self.patience = patience
+        self._dry: list[Mapping[str, Any]] = []
+        self._said = False
+
+    def warning(self, line: Mapping[str, Any]) -> str | None:
+        """What to look at, after a step's line of metrics; once, and None otherwise."""
+        self._dry = [] if line["useful"] > 0 else [*self._dry, line]
+        if self._said or len(self._dry) < self.patience:
+            return None
+        self._said = True
+        totals: Counter[str] = Counter()
+        for dry in self._dry:
+            totals.update({name: share for name, share in dry.items() if name.startswith("reason/")})
+        shares = {name.partition("/")[2].replace("_", " "): total / len(self._dry) for name, total in totals.items()}
+        reasons = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda pair: -pair[1]))
+        cut = sum(dry["truncated"] for dry in self._dry) / len(self._dry)
+        return (
+            f"Nothing to learn from: in the last {len(self._dry)} steps no group was useful, the rollouts of a prompt "
+            f"all earned the same. Why they earned what they did: {reasons}; {cut:.0%} of the completions were cut off "
+            "at --max-new-tokens. Look at that length and at the prompts' format where answers cannot be parsed; at "
+            "easier problems (task_args), a larger --group-size or another --model where they are wrong; at harder "
+            "problems where they are correct."
+        )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import inspect
+import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -16,21 +17,36 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, g
 
 import yaml
 
+import dps_pyro
 import dps_pyro.models
+from dps_pyro.acquisition import ACQUISITIONS, Acquisition, soft
 from dps_pyro.dynamics import Dynamics
+from dps_pyro.rollouts import Sampling
 from dps_pyro.tasks import Countdown, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TrainConfig", "check_resumed", "load_config", "make_dynamics", "make_task", "save_config"]
+__all__ = [
+    "EMBEDDED",
+    "TrainConfig",
+    "check_resumed",
+    "load_config",
+    "make_acquisition",
+    "make_dynamics",
+    "make_task",
+    "save_config",
+]
+
+EMBEDDED = {"countdown": Path(dps_pyro.__file__).parent / "policies" / "countdown"}
+"""The policies that ship with the package."""
 
 _Made = TypeVar("_Made")
 
 _AT_LEAST = {
     **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "dynamic_sampling", "epochs"), 1),
     **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
-    **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every"), 0),
+    **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness"), 0),
     "threads": 1,
     "group_size": 2,  # an advantage needs company
 }
@@ -65,8 +81,8 @@ class TrainConfig:
     """Rollouts a prompt."""
     temperature: float = 1.0
     """Sampling temperature, for training and evaluation."""
-    max_new_tokens: int = 24
-    """Longest completion, in tokens: 24 suits the embedded policy, a model that reasons needs hundreds."""
+    max_new_tokens: int | None = None
+    """Longest completion, in tokens; if left out 24 for the embedded policy, 1024 otherwise."""
     rollout_batch: int | None = None
     """Rollouts decoded together, which bounds memory; all of a step's if left out."""
     dynamic_sampling: int = 1
@@ -74,21 +90,23 @@ class TrainConfig:
     batch, whatever it brings."""
 
     # Selection
-    dynamics: str = "SolvingProgress"
+    dynamics: str = "LogitWalk"
     """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name."""
     dynamics_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of its constructor, in the YAML file."""
-    acquisition: Literal["soft", "thompson", "top", "entropy", "uniform"] = "thompson"
-    """How beliefs become a batch: dynamic sampling's distribution ("thompson"), the paper's top B, a soft one, the most
-    uncertain, any."""
+    acquisition: str = "soft"
+    """How beliefs become a batch: "thompson" (dynamic sampling's distribution), "top" (the paper's top B), "soft" (a
+    compromise), "entropy" (the most uncertain), "uniform" (any), or path/to/file.py:function."""
+    sharpness: float = 4.0
+    """Of "soft": weights are p ** sharpness, p the chance of a useful group, from 0 (uniform) to large (top)."""
     prior: Path | None = None
     """A posterior saved by `dps-pyro fit` (or a run's posterior/ folder) to start from."""
 
     # Update
     loss: Literal["grpo", "dr_grpo", "dapo", "rloo"] = "grpo"
     """The loss and its advantages."""
-    learning_rate: float = 1e-4
-    """AdamW's."""
+    learning_rate: float | None = None
+    """AdamW's; if left out 1e-4 for the embedded policy, 1e-6 otherwise."""
     weight_decay: float = 0.0
     """AdamW's."""
     epochs: int = 1
@@ -142,6 +160,43 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
         if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
             raise ValueError(f"clip: expected lower in [0, 1] and upper of at least 0, got {list(self.clip)}")
+        if self.acquisition not in ACQUISITIONS and ":" not in self.acquisition:
+            names = ", ".join(ACQUISITIONS)
+            raise ValueError(
+                f"acquisition: expected one of {names}, or path/to/file.py:function, got {self.acquisition!r}"
+            )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are drawn."""
+        tokens = _of_the_model(self.model)[0] if self.max_new_tokens is None else self.max_new_tokens
+        return Sampling(tokens, self.temperature)
+
+    @property
+    def step_size(self) -> float:
+        """The optimizer's learning rate."""
+        return _of_the_model(self.model)[1] if self.learning_rate is None else self.learning_rate
+
+    def resolved(self) -> TrainConfig:
+        """With the settings that were left to the model filled in."""
+        return replace(self, max_new_tokens=self.sampling.max_new_tokens, learning_rate=self.step_size)
+
+
+def _of_the_model(model: str) -> tuple[int, float]:
+    """`max_new_tokens` and `learning_rate` where they are left out: what the embedded policy and its checkpoints learn
+    with, and what a language model that reasons does."""
+    own = Path(model) / "tokenizer.json"
+    known = model in EMBEDDED or any(_vocabulary(own) == _vocabulary(at / own.name) for at in EMBEDDED.values())
+    return (24, 1e-4) if known else (1024, 1e-6)
+
+
+@cache
+def _vocabulary(file: Path) -> Any:
+    """A tokenizer's vocabulary; None where there is no such file."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a hub id, or a folder that transformers will judge
 
 
 @cache
@@ -164,7 +219,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         return Path(value)
     if kind is float and math.isfinite(number := _number(value)):
         return number
-    if kind in (bool, int, str, dict) and type(value) is kind:
+    named = kind is not dict or (isinstance(value, dict) and all(isinstance(key, str) for key in value))
+    if kind in (bool, int, str, dict) and type(value) is kind and named:
         return value
     raise ValueError(f"{name}: expected {_EXPECTED[kind]}, got {value!r}")
 
@@ -250,40 +306,72 @@ def make_dynamics(name: str, arguments: dict[str, Any] | None = None) -> Dynamic
     Raises:
         ValueError: there is no such model, or it is no `Dynamics`.
     """
-    path, _, attribute = name.rpartition(":")
-    if path:
-        if not Path(path).is_file() or (spec := importlib.util.spec_from_file_location(_module(path), path)) is None:
-            raise ValueError(f"dynamics: expected a Python file before the colon, got {path!r}")
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up there
-        spec.loader.exec_module(module)
-        found = getattr(module, attribute, None)
-    else:
-        found = getattr(dps_pyro.models, name, None)
+    found = _load("dynamics", name) if ":" in name else getattr(dps_pyro.models, name, None)
     if not (isinstance(found, type) and issubclass(found, Dynamics)):
         gallery = ", ".join(dps_pyro.models.__all__)
         raise ValueError(f"dynamics: expected one of {gallery}, or path/to/file.py:Name, got {name!r}")
     return _call("dynamics_args", found, arguments or {})
 
 
-def _module(path: str) -> str:
-    return f"_dynamics_of_{Path(path).stem}"
+def make_acquisition(config: TrainConfig) -> str | Acquisition:
+    """The configured acquisition, as `PromptSampler` takes it.
+
+    Raises:
+        ValueError: it is of a file that is not there, or is no function.
+    """
+    if config.acquisition == "soft":
+        return soft(config.sharpness)
+    if config.acquisition in ACQUISITIONS:
+        return config.acquisition
+    found: Acquisition | None = _load("acquisition", config.acquisition)
+    if not callable(found):
+        raise ValueError(f"acquisition: expected a function, path/to/file.py:function, got {config.acquisition!r}")
+    return found
+
+
+def _load(setting: str, name: str) -> Any:
+    """What path/to/file.py:Name names; None where the file has no such name."""
+    path, _, attribute = name.rpartition(":")
+    unique = f"_{setting}_of_{Path(path).stem}"
+    if not Path(path).is_file() or (spec := importlib.util.spec_from_file_location(unique, path)) is None:
+        raise ValueError(f"{setting}: expected a Python file before the colon, got {path!r}")
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return getattr(module, attribute, None)
 
 
 def make_task(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
     """The configured task. Its prompts are in English, except for the embedded policy and what was trained from it,
-    whose tokenizer has no words: those read the compact form."""
+    whose tokenizer has no words: those read the compact form.
+
+    Raises:
+        ValueError: its arguments are wrong, or it has too few prompts for the configuration.
+    """
     wordless = tokenizer is not None and tokenizer.unk_token_id in tokenizer("Using")["input_ids"]
     style = "compact" if wordless or config.model == "countdown" else "instruct"
-    return _call("task_args", Countdown, {"style": style, **config.task_args})
+    task = _call("task_args", Countdown, {"style": style, **config.task_args})
+    if config.batch_size > (there := len(task.prompts("train"))):
+        raise ValueError(f"batch_size: expected at most {there}, the number of prompts, got {config.batch_size}")
+    if len(task.prompts("test")) == 0:
+        raise ValueError("task_args: expected a test_size of at least 1, to evaluate on, got 0")
+    return task
 
 
 def _call(name: str, make: Callable[..., _Made], arguments: dict[str, Any]) -> _Made:
     """Call a constructor with a user's arguments; those that it does not take are the user's error."""
+    signature = inspect.signature(make)
     try:
-        inspect.signature(make).bind(**arguments)
+        signature.bind(**arguments)
     except TypeError as error:
-        takes = ", ".join(inspect.signature(make).parameters)
-        raise ValueError(f"{name}: expected {takes or 'none'}; {error}") from error
-    return make(**arguments)
+        raise ValueError(f"{name}: expected {', '.join(signature.parameters) or 'none'}; {error}") from error
+    try:
+        return make(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        # Of a user's own class it may as well be a bug, which wants its traceback.
+        if not make.__module__.startswith("dps_pyro."):
+            raise
+        reason = " ".join(str(error).split())
+        given = "" if isinstance(error, ValueError) else f", got {arguments} for {signature}"
+        raise ValueError(f"{name}: {reason}{given}") from error

@@ -25,16 +25,23 @@ from dps_pyro.policy_gradient import (
     informative_groups,
     policy_loss,
 )
-from dps_pyro.report import write_report
-from dps_pyro.rollouts import RolloutEngine, Rollouts, Sampling, concatenate
+from dps_pyro.rollouts import RolloutEngine, Rollouts, concatenate
 from dps_pyro.rollouts.transformers import TransformersEngine
 from dps_pyro.sampler import PromptSampler
 from dps_pyro.tasks import Prompt, Task
-from dps_pyro.trainers.bookkeeping import Clock, Ledger, Means, seed_for
-from dps_pyro.trainers.config import TrainConfig, check_resumed, load_config, make_dynamics, make_task, save_config
+from dps_pyro.trainers.bookkeeping import Clock, DrySpell, Ledger, Means, reason_shares, seed_for
+from dps_pyro.trainers.config import (
+    TrainConfig,
+    check_resumed,
+    load_config,
+    make_acquisition,
+    make_dynamics,
+    make_task,
+    save_config,
+)
 from dps_pyro.trainers.policy import autocast, load_policy, render
 from dps_pyro.trainers.run_folder import RunFolder
-from dps_pyro.trainers.summary import summarise
+from dps_pyro.trainers.summary import complete, finish
 
 __all__ = ["evaluate", "train"]
 
@@ -51,36 +58,42 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    config = config.resolved()
+    console = Console()
     folder = RunFolder(config.out, resume=config.resume)
-    if config.resume:
+    if config.resume and not folder.blank:
         check_resumed(load_config(folder.path / "config.yaml"), config)
         if (summary := folder.finished(config.steps)) is not None:
-            Console().print(f"{folder.path}: all {summary['steps']} steps are done; more: --steps", soft_wrap=True)
-            return summary
+            console.print(f"{folder.path}: all {summary['steps']} steps are done; more: --steps", soft_wrap=True)
+            return complete(folder, config, summary, console.print)
     checkpoint = folder.load_checkpoint() if config.resume else None
+    if config.resume and checkpoint is None:
+        found = "no run yet, the settings given start it" if folder.blank else "no checkpoint yet, the run starts"
+        console.print(f"{folder.path}: there is {found} at the first step", soft_wrap=True)
 
     # The parts: a policy, an engine that samples from it, a task, and a sampler that tracks the task's prompts.
-    policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
-    reference = load_policy(config)[0].requires_grad_(False) if config.kl > 0 else None
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    engine = TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
-    task = make_task(config, tokenizer)
-    prompts = task.prompts("train")
-    sampler = PromptSampler(
-        make_dynamics(config.dynamics, config.dynamics_args),
-        prompts.ids,
-        acquisition=config.acquisition,
-        trials=config.group_size,
-        posterior=None if config.prior is None else Posterior.load(config.prior),
-        seed=config.seed,
-    )
-    ledger = Ledger(config.group_size)
-    if checkpoint is not None:
-        ledger.load_state_dict(checkpoint.state["ledger"])
-        sampler.load_state_dict(checkpoint.state["sampler"])
-        checkpoint.restore_optimizer(optimizer)
-        checkpoint.restore_rng()
-    folder.begin(save_config(config), ledger.step)
+    with folder.starting(save_config(config)):
+        policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
+        reference = load_policy(config)[0].requires_grad_(False) if config.kl > 0 else None
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=config.step_size, weight_decay=config.weight_decay)
+        engine = TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
+        task = make_task(config, tokenizer)
+        prompts = task.prompts("train")
+        sampler = PromptSampler(
+            make_dynamics(config.dynamics, config.dynamics_args),
+            prompts.ids,
+            acquisition=make_acquisition(config),
+            trials=config.group_size,
+            posterior=None if config.prior is None else Posterior.load(config.prior),
+            seed=config.seed,
+        )
+        ledger, dry_spell = Ledger(config.group_size), DrySpell()
+        if checkpoint is not None:
+            ledger.load_state_dict(checkpoint.state["ledger"])
+            sampler.load_state_dict(checkpoint.state["sampler"])
+            checkpoint.restore_optimizer(optimizer)
+            checkpoint.restore_rng()
+        folder.begin(save_config(config), ledger.step, sampler.history)
 
     with folder, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
 
@@ -120,10 +133,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 "visited": known["visited"],
                 "log_evidence": known["log_evidence"],
                 "length": float(groups.rollouts.completion_mask.sum(1).double().mean()),
+                "truncated": groups.rollouts.finish.count("length") / len(groups.rollouts.finish),
+                **reason_shares(groups.reasons),
                 **learned,
                 **clock.seconds,
             }
             view.update(folder.log(entry))
+            if (warning := dry_spell.warning(entry)) is not None:
+                view.say(warning, "yellow")
 
             last = ledger.step == config.steps
             if last or (config.eval_every > 0 and ledger.step % config.eval_every == 0):
@@ -134,9 +151,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 state = {"ledger": ledger.state_dict(), "sampler": sampler.state_dict()}
                 folder.save_checkpoint(ledger.step, state, policy, optimizer, tokenizer, keep=config.keep_checkpoints)
 
-        summary = summarise(folder, config, sampler)
-        if config.report:
-            write_report(folder.path, config.compare)
+        summary = finish(folder, config, sampler.dynamics, sampler.history, view.say)
         view.close(summary)
     return summary
 
@@ -146,6 +161,7 @@ class Groups(NamedTuple):
 
     rollouts: Rollouts  # G * n rows, the n of a prompt adjacent
     rewards: Tensor  # [G, n], 0..1
+    reasons: list[str]  # G * n, what the task says of each reward
 
 
 def roll_out(
@@ -162,8 +178,8 @@ def roll_out(
     Without dynamic sampling the candidates are one batch. With it (DAPO, arXiv 2503.14476) later batches are paid for
     only while useful groups are missing.
     """
-    sampling = Sampling(config.max_new_tokens, config.temperature)
     rollouts: list[Rollouts] = []
+    reasons: list[str] = []
     rewards = torch.zeros(0, config.group_size)
     for part in range(0, len(prompts), config.batch_size):
         batch = prompts[part : part + config.batch_size]
@@ -171,14 +187,16 @@ def roll_out(
             texts = [render(tokenizer, prompt.text) for prompt in batch]
             seed = seed_for(config.seed, "rollout", step, part)
             with autocast(config):
-                rollouts.append(engine.generate(texts, config.group_size, sampling, seed=seed))
+                rollouts.append(engine.generate(texts, config.group_size, config.sampling, seed=seed))
         with clock("reward"):
             owners = [prompt for prompt in batch for _ in range(config.group_size)]
-            earned = [task.reward(prompt, text).value for prompt, text in zip(owners, rollouts[-1].texts, strict=True)]
-            rewards = torch.cat([rewards, torch.tensor(earned).view(len(batch), config.group_size)])
+            earned = [task.reward(prompt, text) for prompt, text in zip(owners, rollouts[-1].texts, strict=True)]
+            values = torch.tensor([reward.value for reward in earned])
+            rewards = torch.cat([rewards, values.view(len(batch), config.group_size)])
+            reasons += [reward.reason for reward in earned]
         if int(informative_groups(rewards).sum()) >= config.batch_size:
             break
-    return Groups(concatenate(rollouts), rewards)
+    return Groups(concatenate(rollouts), rewards, reasons)
 
 
 def update(
@@ -252,7 +270,7 @@ def _backward(
         values,
         rollouts.completion_mask,
         counts,
-        max_completion_length=config.max_new_tokens,
+        max_completion_length=config.sampling.max_new_tokens,
         clip=config.clip,
         reference_logprobs=known,
         beta=config.kl,
@@ -279,9 +297,8 @@ def evaluate(engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainCon
     temperature. The same draws at every evaluation. The standard error is over prompts."""
     prompts = task.prompts("test")
     texts = [render(tokenizer, prompt.text) for prompt in prompts]
-    sampling = Sampling(config.max_new_tokens, config.temperature)
     with autocast(config):
-        rollouts = engine.generate(texts, config.eval_samples, sampling, seed=seed_for(config.seed, "evaluate"))
+        rollouts = engine.generate(texts, config.eval_samples, config.sampling, seed=seed_for(config.seed, "evaluate"))
     owners = [prompt for prompt in prompts for _ in range(config.eval_samples)]
     earned = [task.reward(prompt, text).value for prompt, text in zip(owners, rollouts.texts, strict=True)]
     by_prompt = torch.tensor(earned, dtype=torch.float64).view(len(prompts), -1).mean(1)

@@ -12,13 +12,9 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-import dps_pyro
-from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.config import EMBEDDED, TrainConfig
 
 __all__ = ["EMBEDDED", "autocast", "device_of", "load_policy", "quiet", "render"]
-
-EMBEDDED = {"countdown": Path(dps_pyro.__file__).parent / "policies" / "countdown"}
-"""The policies that ship with the package."""
 
 
 def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -87,8 +83,16 @@ def quiet() -> Iterator[None]:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """What the policy reads: the prompt in the tokenizer's chat template, or as it is where there is none."""
+    """What the policy reads: the prompt in the tokenizer's chat template, or as it is where there is none.
+
+    A template that writes the beginning-of-sequence token (Llama 3, Gemma, Mistral) loses it where the tokenizer adds
+    one of its own, as engines have it do: the policy was never trained on two.
+    """
     if tokenizer.chat_template is None:
         return text
     message = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    shown = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    bos = tokenizer.bos_token
+    if bos and shown.startswith(bos) and tokenizer(shown)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
+        return shown.removeprefix(bos)
+    return shown

@@ -10,6 +10,8 @@ import random
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dps_pyro.history import RolloutHistory
 from dps_pyro.storage import atomic_path, load_state, save_state
 from dps_pyro.trainers.policy import quiet
 
@@ -53,11 +56,16 @@ class RunFolder:
     """The folder of one training run, and a context manager: it says how to go on when the run is interrupted.
 
     Args:
-        path: the folder; it is made by `begin`. None: runs/001, runs/002, ...
-        resume: whether the run there goes on. A folder with a run in it is otherwise refused.
+        path: the folder; it is made by `starting`. None: runs/001, runs/002, ...
+        resume: whether the run there goes on, or starts where it was killed before it wrote anything. A folder with a
+            run in it is otherwise refused.
+
+    Attributes:
+        path: the folder.
+        blank: whether there is no run in it yet.
 
     Raises:
-        ValueError: there is a run to keep, or none to resume.
+        ValueError: there is a run to keep, or something else than a run to resume.
     """
 
     def __init__(self, path: Path | None, *, resume: bool = False) -> None:
@@ -66,26 +74,58 @@ class RunFolder:
                 raise ValueError("resume: expected --out, the folder of the run to go on with")
             taken = [int(entry.name) for entry in Path("runs").glob("*") if entry.name.isdigit()]
             path = Path("runs") / f"{max(taken, default=0) + 1:03d}"
-        if resume and not (path / "config.yaml").is_file():
+        self.blank = not (path / "config.yaml").exists()
+        # Hidden files are what a killed write leaves.
+        if resume and self.blank and path.exists() and any(entry.name[0] != "." for entry in path.iterdir()):
             raise ValueError(f"resume: expected a run folder with a config.yaml, got {path}")
-        if not resume and (path / "config.yaml").exists():
+        if not resume and not self.blank:
             raise ValueError(f"out: expected a new folder, but {path} holds a run; --resume goes on with it")
         self.path = path
         self._board: Any = None
 
-    def begin(self, config: str, step: int) -> None:
+    @contextmanager
+    def starting(self, config: str) -> Iterator[None]:
+        """The time until `begin`, in which models are loaded: a new run writes its configuration before, so that it can
+        be resumed if it is killed meanwhile. An error, such as a wrong setting, leaves no folder behind."""
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        if self.blank:
+            self.write_text("config.yaml", config)
+        try:
+            yield
+        except Exception:
+            if self.blank and self._board is None:
+                (self.path / "config.yaml").unlink()
+                with suppress(OSError):  # something else is in it
+                    for folder in made:
+                        folder.rmdir()
+            raise
+        except KeyboardInterrupt as stop:
+            stop.add_note(self._how_to_go_on())
+            raise
+
+    def begin(self, config: str, step: int, history: RolloutHistory | None = None) -> None:
         """Write the configuration; forget what an interrupted run left half-written or logged after `step`, the number
-        of steps its checkpoint has done (0: start anew), and will log again."""
+        of steps its checkpoint has done (0: start anew), and will log again. `history` is the checkpoint's."""
         from torch.utils.tensorboard import SummaryWriter
 
-        resumed = (self.path / "config.yaml").exists()
-        for left in (*self.path.glob(".*.tmp"), *self.path.glob(".*.old"), *self.path.glob("checkpoints/.*.tmp")):
-            _remove(left)
-        (self.path / "summary.json").unlink(missing_ok=True)
+        ended = (self.path / name for name in ("summary.json", "report.html", "posterior"))  # of fewer steps
+        for left in (
+            *self.path.glob(".*.tmp"),
+            *self.path.glob(".*.old"),
+            *self.path.glob("checkpoints/.*.tmp"),
+            *ended,
+        ):
+            if left.exists():
+                _remove(left)
         kept = [line for line in self.metrics() if step and line["step"] < step + (line["kind"] == "eval")]
         self.write_text("metrics.jsonl", "".join(strict_json(line) + "\n" for line in kept))
+        if history is not None and len(history):
+            history.to_parquet(self.path / "history.parquet")
+        else:
+            (self.path / "history.parquet").unlink(missing_ok=True)
         self.write_text("config.yaml", config)
-        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step if resumed else None)
+        again = (self.path / "tensorboard").exists()
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step if again else None)
         for line in kept:
             if line["step"] == step:  # purged with the steps to be done again, but will not be
                 self._draw(line)
@@ -100,9 +140,12 @@ class RunFolder:
             return
         self._board.close()
         if error is not None:
-            steps = self.checkpoints()
-            kept = f"The last checkpoint is of step {steps[-1]}" if steps else "There is no checkpoint yet"
-            error.add_note(f"{kept}; go on with: dps-pyro train --resume --out {shlex.quote(str(self.path))}")
+            error.add_note(self._how_to_go_on())
+
+    def _how_to_go_on(self) -> str:
+        steps = self.checkpoints()
+        kept = f"The last checkpoint is of step {steps[-1]}" if steps else "There is no checkpoint yet"
+        return f"{kept}; go on with: dps-pyro train --resume --out {shlex.quote(str(self.path))}"
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a small file, atomically."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,76 @@ from torch import Tensor
 
 from dps_pyro.dynamics import Dynamics, Step
 from dps_pyro.fit import fit
-from dps_pyro.sampler import PromptSampler
-from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.history import RolloutHistory
+from dps_pyro.report import write_report
+from dps_pyro.trainers.config import TrainConfig, make_dynamics
 from dps_pyro.trainers.run_folder import RunFolder, strict_json
 
-__all__ = ["summarise"]
+__all__ = ["complete", "finish"]
 
 
-def summarise(folder: RunFolder, config: TrainConfig, sampler: PromptSampler) -> dict[str, Any]:
-    """Fit the model to the run's own history (`posterior/`), and write `summary.json`."""
+def finish(
+    folder: RunFolder,
+    config: TrainConfig,
+    dynamics: Dynamics[Any],
+    history: RolloutHistory,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Fit the model to the run's own history (`posterior/`), write `summary.json`, and draw `report.html`.
+
+    Args:
+        folder: the run, all its steps logged.
+        config: its configuration; without `report` there is only the summary.
+        dynamics: the model of solving progress.
+        history: every group of the run.
+        say: is told what takes its time.
+    """
+    summary = _summarise(folder, config, dynamics, history, say)
+    if config.report:
+        say("Drawing the report.")
+        write_report(folder.path, config.compare)
+    return summary
+
+
+def complete(
+    folder: RunFolder, config: TrainConfig, summary: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Draw the report of a finished run where it is wanted and missing: the run was killed while it was drawn, or was
+    made without. Returns the summary, with what the fit adds where that was missing, too."""
+    if not config.report or (folder.path / "report.html").exists():
+        return summary
+    dynamics = make_dynamics(config.dynamics, config.dynamics_args)
+    if _fits(dynamics) and not (folder.path / "posterior").exists():
+        return finish(folder, config, dynamics, RolloutHistory.from_parquet(folder.path / "history.parquet"), say)
+    say("Drawing the report.")
+    write_report(folder.path, config.compare)
+    return summary
+
+
+def _fits(dynamics: Dynamics[Any]) -> bool:
+    """Whether there is something to fit: a model that counts online learns all it can in the run itself."""
+    return type(dynamics).tracker is Dynamics.tracker
+
+
+def _summarise(
+    folder: RunFolder,
+    config: TrainConfig,
+    dynamics: Dynamics[Any],
+    history: RolloutHistory,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     lines = folder.metrics()
     train = [line for line in lines if line["kind"] == "train"]
     accuracy = [line["accuracy"] for line in lines if line["kind"] == "eval"]
     seconds = {name: sum(line[name] for line in train) for name in train[-1] if name.startswith("seconds/")}
-    learned: dict[str, Any] = {"states": list(sampler.dynamics.states)}
-    countless = type(sampler.dynamics).tracker is Dynamics.tracker
-    if config.report and countless:  # a model that counts online has nothing left to fit
-        posterior = fit(
-            sampler.dynamics, sampler.history, steps=200, learning_rate=0.1, seed=config.seed, progress=False
-        )
+    learned: dict[str, Any] = {"states": list(dynamics.states)}
+    if config.report and _fits(dynamics):
+        say(f"Fitting {type(dynamics).__name__} to the run's {len(history):,} groups of rollouts.")
+        # 300 steps: the fewest after which `fit` can tell that the ELBO is flat.
+        posterior = fit(dynamics, history, steps=300, learning_rate=0.1, seed=config.seed, progress=False)
         posterior.save(folder.path / "posterior")
-        learned |= _learned(sampler.dynamics, dict(posterior.point), sampler.num_prompts)
+        learned |= _learned(dynamics, dict(posterior.point), history.num_prompts)
+        learned["posterior_converged"] = posterior.converged
     summary = {
         "model": config.dynamics,
         "acquisition": config.acquisition,

@@ -212,8 +212,9 @@ def dynamics(run: Run) -> Picture:
     axes = drawn.add_subplot(grid[0])
     _cells(axes, matrix, BLUE)
     names = [_wrap(name) for name in run.states] if size <= _ANNOTATED else [str(k + 1) for k in range(size)]
-    axes.set_xticks(range(size), names)
-    axes.set_yticks(range(size), names)
+    every = slice(None, None, max(1, size // 8))  # names of many states would run into each other
+    axes.set_xticks(range(size)[every], names[every])
+    axes.set_yticks(range(size)[every], names[every])
     axes.set_ylabel("now")
     axes.set_xlabel("at the next step")
     for i, (name, values) in enumerate(sides, start=1):

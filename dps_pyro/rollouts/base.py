@@ -1,4 +1,4 @@
-"""What a rollout engine takes and gives back; `transformers.py` and `vllm.py` hold the engines."""
+"""What a rollout engine takes and gives back; `transformers.py` holds an engine in this process."""
 
 from __future__ import annotations
 

@@ -6,9 +6,10 @@ the answer with a parser and exact rational arithmetic (`dps_pyro.tasks.expressi
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward
 from dps_pyro.tasks.expression import ExpressionError, evaluate
@@ -103,7 +104,7 @@ class Countdown:
 
     Args:
         operands: How many numbers a problem has -> its share of the problems; positive weights, of any sum. The shares
-            are exact in each split, up to rounding.
+            are exact in each split, up to rounding. A sequence of counts gives all of them the same share.
         numbers: The range of the given numbers, both ends included.
         targets: The range of the targets, both ends included.
         train_size: The number of training prompts.
@@ -121,7 +122,7 @@ class Countdown:
     def __init__(
         self,
         *,
-        operands: Mapping[int, float] = OPERANDS,
+        operands: Mapping[int, float] | Sequence[int] = OPERANDS,
         numbers: tuple[int, int] = NUMBERS,
         targets: tuple[int, int] = TARGETS,
         train_size: int = 1024,
@@ -129,18 +130,15 @@ class Countdown:
         seed: int = 0,
         style: Literal["compact", "instruct"] = "compact",
     ) -> None:
-        if not operands or min(operands) < 2 or max(operands) > 8 or not min(operands.values()) > 0:
-            raise ValueError(f"expected operands to map counts from 2 to 8 to positive weights, got {dict(operands)}")
-        for what, (low, high) in (("numbers", numbers), ("targets", targets)):
-            if not 0 < low <= high < 1_000_000:
-                raise ValueError(f"expected {what} to be a range within 1..999999, got {(low, high)}")
-        if train_size < 0 or test_size < 0:
-            raise ValueError(f"expected sizes of at least 0, got train_size={train_size}, test_size={test_size}")
         if style not in ("compact", "instruct"):
             raise ValueError(f"expected style 'compact' or 'instruct', got {style!r}")
-        self.operands = dict(operands)
-        self.numbers = numbers
-        self.targets = targets
+        for name, whole, least in (("train_size", train_size, 0), ("test_size", test_size, 0), ("seed", seed, None)):
+            if type(whole) is not int or (least is not None and whole < least):
+                expected = "a whole number" if least is None else f"a whole number of at least {least}"
+                raise ValueError(f"expected {name} to be {expected}, got {whole!r}")
+        self.operands = _weights(operands)
+        self.numbers = _range("numbers", numbers)
+        self.targets = _range("targets", targets)
         self.seed = seed
         self.style = style
         self._solutions: dict[str, str] = {}
@@ -191,10 +189,11 @@ class Countdown:
     def reward(self, prompt: Prompt, completion: str) -> Reward:
         """1.0 for an expression of each given number exactly once that is worth the target, else 0.0.
 
-        The answer is the text within the last ``<answer>...</answer>`` or, where there is no ``<answer>``, the whole
-        completion. The reasons: ``"correct"``, ``"wrong value"``, ``"wrong numbers"`` (whatever the value),
-        ``"division by zero"``, ``"unclosed answer"``, and for what could not be parsed ``"empty"``, ``"too long"``,
-        ``"number too long"`` and ``"not an expression"``. Never raises on a string, and takes at most milliseconds.
+        The answer is the text within the last ``<answer>...</answer>`` (from the last ``<answer>`` that has a
+        ``</answer>`` after it, to the first of those) or, where there is no ``<answer>``, the whole completion. The
+        reasons: ``"correct"``, ``"wrong value"``, ``"wrong numbers"`` (whatever the value), ``"division by zero"``,
+        ``"unclosed answer"``, and for what could not be parsed ``"empty"``, ``"too long"``, ``"number too long"`` and
+        ``"not an expression"``. Never raises on a string, and takes at most milliseconds.
         """
         numbers, target = prompt.answer
         answer = _answer(completion)
@@ -230,6 +229,31 @@ class Countdown:
         return PromptSet(prompts)
 
 
+def _weights(operands: Any) -> dict[int, float]:
+    """Counts of numbers -> weights, checked; equal weights for a sequence of counts."""
+    listed = isinstance(operands, Sequence) and not isinstance(operands, str)
+    pairs: list[tuple[Any, Any]] = [(count, 1.0) for count in operands] if listed else []
+    if isinstance(operands, Mapping):
+        pairs = list(operands.items())
+    for count, weight in pairs:
+        real = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < math.inf
+        if type(count) is not int or not 2 <= count <= 8 or not real:
+            pairs = []
+            break
+    if not pairs:
+        expected = "counts from 2 to 8, or a mapping of such counts to positive weights"
+        raise ValueError(f"expected operands to be {expected}, got {operands!r}")
+    return dict(pairs)
+
+
+def _range(name: str, ends: Any) -> tuple[int, int]:
+    """A range of problems' numbers, checked."""
+    pair = isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends)
+    if not pair or not 0 < ends[0] <= ends[1] < 1_000_000:
+        raise ValueError(f"expected {name} to be a range [low, high] within 1..999999, got {ends!r}")
+    return ends[0], ends[1]
+
+
 def _apportion(weights: Mapping[int, float], size: int) -> dict[int, int]:
     """Share out `size` by the largest remainders, e.g. ``{2: 1, 3: 2}`` and 10 -> ``{2: 3, 3: 7}``."""
     total = sum(weights.values())
@@ -242,9 +266,13 @@ def _apportion(weights: Mapping[int, float], size: int) -> dict[int, int]:
 
 
 def _answer(completion: str) -> str | None:
-    """The answer's text; None where the only ``<answer>`` is never closed. Linear in the completion's length."""
-    end = completion.rfind("</answer>")
-    start = completion.rfind("<answer>", 0, end) if end >= 0 else -1
+    """The text of the last pair: the last ``<answer>`` that has a ``</answer>`` after it, up to the first such one.
+
+    Without a pair: None where there is an ``<answer>``, else the whole completion. Three searches, each linear in the
+    completion's length: ``<answer>1</answer>2</answer>`` -> ``1``, ``<answer><answer>1</answer>`` -> ``1``.
+    """
+    start = completion.rfind("<answer>", 0, max(completion.rfind("</answer>"), 0))
     if start >= 0:
-        return completion[start + len("<answer>") : end]
+        start += len("<answer>")
+        return completion[start : completion.find("</answer>", start)]
     return None if "<answer>" in completion else completion

@@ -1,0 +1,41 @@
+"""The docs' numbers are the result files', and the sampler is as fast as promised."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks import evidence, sampler
+from dps_pyro import PromptSampler
+from dps_pyro.models import SolvingProgress
+
+
+def test_the_evidence_page_shows_its_result_files() -> None:
+    page = evidence.PAGE.read_text(encoding="utf-8")
+    assert page.count("<!-- table: ") == 3
+    assert evidence.render(page) == page, "python -m benchmarks.evidence writes it again"
+    assert evidence.PICTURE.is_file()
+
+
+def test_the_reported_comparison_has_five_seeds_and_no_tuning_on_them() -> None:
+    result = evidence._read("selectors")
+    assert len(result["seeds"]) >= 5
+    assert all(len(arm["accuracy"]) == len(result["seeds"]) for arm in result["arms"].values())
+
+
+def test_a_step_over_a_million_prompts_is_within_its_target() -> None:
+    prompts = PromptSampler(SolvingProgress(), 1_000_000, seed=0)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        rows = prompts.select(256)
+        prompts.observe(rows, torch.full((256,), 3), 8)
+        best = min(best, time.perf_counter() - start)
+    assert 1000 * best < sampler.TARGET_MS
+
+
+def test_the_pictures_of_the_docs_are_there() -> None:
+    images = Path(__file__).parent.parent / "docs" / "images"
+    assert {image.name for image in images.glob("*.png")} >= {"demo.png", "selectors.png"}
