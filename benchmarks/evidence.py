@@ -38,23 +38,21 @@ def render(page: str) -> str:
 
 def selectors(result: dict[str, Any]) -> str:
     """Accuracy at the end and over the run, useful share, coverage and rollouts; mean ± standard deviation."""
-    rows = [
-        "| selector | final accuracy | mean accuracy over the run | over uniform, paired | useful groups | visited | rollouts |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    rows += [
-        f"| {name} | {_spread(arm['final'], 3)} | {_spread(arm['average'], 3)} | {_over(arm, result['arms'].get('uniform'))} "
-        f"| {_spread(arm['useful'], 2)} | {arm['visited']['mean']:.2f} | {arm['rollouts']['mean'] / 1000:.0f}k |"
-        for name, arm in sorted(result["arms"].items(), key=lambda item: -item[1]["average"]["mean"])
-    ]
+    arms, seeds = result["arms"], ", ".join(map(str, result["seeds"]))
+    columns = ("selector", "final accuracy", "over the run", "over uniform", "useful groups", "visited", "rollouts")
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, arm in sorted(arms.items(), key=lambda item: -item[1]["average"]["mean"]):
+        spreads = _spread(arm["final"], 3), _spread(arm["average"], 3), _over(arm, arms.get("uniform"))
+        rest = _spread(arm["useful"], 2), f"{arm['visited']['mean']:.2f}", f"{arm['rollouts']['mean'] / 1000:.0f}k"
+        rows.append(f"| {' | '.join((name, *spreads, *rest))} |")
+    start = np.mean([curve[0] for arm in arms.values() for curve in arm["accuracy"]])
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["configuration"].items())
-    start = np.mean([curve[0] for arm in result["arms"].values() for curve in arm["accuracy"]])
-    note = (
-        f"Mean ± standard deviation over seeds {', '.join(map(str, result['seeds']))}; *over uniform* is the difference of "
-        f"the mean accuracies over the run, seed by seed, ± its standard error. Accuracy before training {start:.3f}. "
-        f"{settings}. {result['machine']}; {result['date']}."
-    )
-    return "\n".join([*rows, "", note])
+    note = [
+        f"Mean ± standard deviation over seeds {seeds}. *Over the run*: the mean accuracy of all evaluations.",
+        "*Over uniform*: the difference of those, seed by seed, ± its standard error." if "uniform" in arms else "",
+        f"Accuracy before training {start:.3f}; {settings}. {result['machine']}; {result['date']}.",
+    ]
+    return "\n".join([*rows, "", " ".join(part for part in note if part)])
 
 
 def sampler(result: dict[str, Any]) -> str:
