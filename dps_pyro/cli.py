@@ -119,7 +119,7 @@ class _FitOptions:
     """A history.parquet: columns prompt, step, solved, trials."""
     out: Path
     """The folder to write the posterior to."""
-    model: str = "SolvingProgress"
+    model: str = "LogitWalk"
     """A name in dps_pyro.models, or path/to/file.py:Name."""
     method: Literal["svi", "nuts"] = "svi"
     """Stochastic variational inference, or sampling (small histories)."""

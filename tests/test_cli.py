@@ -120,12 +120,13 @@ def test_fit_makes_a_prior_for_train(run: Path, tmp_path: Path, capsys: pytest.C
         capsys, "fit", "--history", str(history), "--out", str(prior), "--steps", "40", "--draws", "20"
     )
     assert status == 0
-    assert "SolvingProgress on 12 groups" in out
+    dynamics = TrainConfig().dynamics  # what is fitted by default is what trains by default
+    assert f"{dynamics} on 12 groups" in out
     assert f"{prior}: 40 steps" in words(out)
     assert "the ELBO was still moving: try more --steps" in words(out)
     posterior = Posterior.load(prior)
     assert all(site in out for site in posterior.draws)
-    train(tiny(tmp_path / "next", prior=prior))
+    train(tiny(tmp_path / "next", prior=prior, dynamics=dynamics))
     assert (metrics(tmp_path / "next")[1]["useful_pool"]) != metrics(run)[1]["useful_pool"]
 
 

@@ -34,9 +34,10 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
 def test_the_readmes_own_model_tracks_and_fits() -> None:
     from dps_pyro import fit
 
-    source = re.search(r"```python\n(class Sticky.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    source = re.search(r"```python\n(import pyro\n.*?class Sticky.*?)```", readme, re.DOTALL)
     assert source is not None
-    reader: dict[str, Any] = {"torch": torch, "pyro": pyro, "dist": dist, "Dynamics": Dynamics}
+    reader: dict[str, Any] = {}
     exec(source[1], reader)
     model = reader["Sticky"]()
     sampler = PromptSampler(model, num_prompts=50, seed=1)
