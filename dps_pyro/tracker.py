@@ -12,10 +12,15 @@ from dps_pyro import checks
 from dps_pyro.dynamics import Dynamics, Step, condition, predict, unchecked
 from dps_pyro.history import RolloutHistory
 
-__all__ = ["State", "Tracker"]
+__all__ = ["State", "Tracker", "filters_itself"]
 
 State = dict[str, Tensor]
 """What the filter carries from step to step, rows first. "belief" [N, K] is always there."""
+
+
+def filters_itself(dynamics: Dynamics[Any]) -> bool:
+    """Whether a model brings a filter of its own, one that learns while it filters (`PaperDPS`)."""
+    return type(dynamics).tracker is not Dynamics.tracker
 
 
 class Tracker:
@@ -41,8 +46,7 @@ class Tracker:
         values: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        own = type(checks.instance("dynamics", dynamics, Dynamics)).tracker is not Dynamics.tracker
-        if own and type(self) is Tracker:
+        if filters_itself(checks.instance("dynamics", dynamics, Dynamics)) and type(self) is Tracker:
             made = f"{type(dynamics).__name__} brings a filter of its own: use dynamics.tracker({num_prompts})"
             raise ValueError(f"dynamics: expected a model that this filter runs, but {made}")
         self.dynamics = dynamics

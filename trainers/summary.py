@@ -15,6 +15,7 @@ from dps_pyro.dynamics import Dynamics, Step
 from dps_pyro.fit import fit
 from dps_pyro.history import RolloutHistory
 from dps_pyro.report import write_report
+from dps_pyro.tracker import filters_itself
 from dps_pyro.trainers.config import TrainConfig, make_dynamics
 from dps_pyro.trainers.run_folder import RunFolder, strict_json
 
@@ -39,8 +40,7 @@ def finish(
     """
     summary = _summarise(folder, config, dynamics, history, say)
     if config.report:
-        say("Drawing the report.")
-        write_report(folder.path, config.compare)
+        _draw(folder, config, say)
     return summary
 
 
@@ -52,16 +52,15 @@ def complete(
     if not config.report or (folder.path / "report.html").exists():
         return summary
     dynamics = make_dynamics(config.dynamics, config.dynamics_args)
-    if _fits(dynamics) and not (folder.path / "posterior").exists():
+    if not filters_itself(dynamics) and not (folder.path / "posterior").exists():
         return finish(folder, config, dynamics, RolloutHistory.from_parquet(folder.path / "history.parquet"), say)
-    say("Drawing the report.")
-    write_report(folder.path, config.compare)
+    _draw(folder, config, say)
     return summary
 
 
-def _fits(dynamics: Dynamics[Any]) -> bool:
-    """Whether there is something to fit: a model that counts online learns all it can in the run itself."""
-    return type(dynamics).tracker is Dynamics.tracker
+def _draw(folder: RunFolder, config: TrainConfig, say: Callable[[str], None]) -> None:
+    say("Drawing the report.")
+    write_report(folder.path, config.compare)
 
 
 def _summarise(
@@ -76,7 +75,7 @@ def _summarise(
     accuracy = [line["accuracy"] for line in lines if line["kind"] == "eval"]
     seconds = {name: sum(line[name] for line in train) for name in train[-1] if name.startswith("seconds/")}
     learned: dict[str, Any] = {"states": list(dynamics.states)}
-    if config.report and _fits(dynamics):
+    if config.report and not filters_itself(dynamics):  # one that does learns all it can in the run itself
         say(f"Fitting {type(dynamics).__name__} to the run's {len(history):,} groups of rollouts.")
         # 300 steps: the fewest after which `fit` can tell that the ELBO is flat.
         posterior = fit(dynamics, history, steps=300, learning_rate=0.1, seed=config.seed, progress=False)
