@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["count", "ids", "instance", "numbers", "positive", "whole_numbers"]
+__all__ = ["count", "features", "ids", "instance", "numbers", "positive", "whole_numbers"]
 
 T = TypeVar("T")
 
@@ -81,3 +81,22 @@ def ids(name: str, value: Any) -> list[str] | None:
         twice = next(one for one in names if one in seen or seen.add(one))  # type: ignore[func-returns-value]
         raise ValueError(f"{name}: expected distinct ids, got {twice!r} twice")
     return [str(one) for one in names]  # numpy's strings are not JSON's
+
+
+def features(name: str, value: Any, num_prompts: int) -> dict[str, list[float] | list[str]]:
+    """Columns of one number or one string a prompt."""
+    table: dict[str, list[float] | list[str]] = {}
+    for column, entries in instance(name, value if value is not None else {}, Mapping).items():
+        entries = entries.tolist() if hasattr(entries, "tolist") else entries
+        if isinstance(entries, str) or not isinstance(entries, Sequence) or len(entries) != num_prompts:
+            raise ValueError(
+                f"{name}: expected {num_prompts} values of {column!r}, one a prompt, got {entries!r}"[:300]
+            )
+        if all(isinstance(entry, str) for entry in entries):
+            table[str(column)] = [str(entry) for entry in entries]
+            continue
+        try:
+            table[str(column)] = [float(entry) for entry in entries]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: expected {column!r} to be all numbers or all strings: {error}") from error
+    return table

@@ -53,7 +53,7 @@ class Step(NamedTuple):
     trained: Tensor | None = None
     """Whether the policy was updated on the prompt in this step, bool [..., N or 1]; None: wherever `trials > 0`."""
     progress: Tensor | None = None
-    """The policy's overall progress before the step, for instance its mean reward, [..., 1]; None where unknown."""
+    """The policy's overall progress before the step, for instance its held-out accuracy, [..., 1]; None: 0."""
 
 
 class Dynamics(ABC, Generic[Theta]):
@@ -140,7 +140,8 @@ class Dynamics(ABC, Generic[Theta]):
         prompts = pyro.plate("prompts", history.num_prompts, subsample_size=batch_size, dim=-1)
         theta = self.prior(prompts)
         with prompts as rows:
-            progress = Progress(self, theta, Step(outcomes.trials[rows]))
+            step = Step(outcomes.trials[rows], outcomes.trained[rows], outcomes.progress)
+            progress = Progress(self, theta, step)
             observed = None if outcomes.solved is None else outcomes.solved[rows]
             drawn: Tensor = pyro.sample("outcomes", progress, obs=observed)
         return drawn
@@ -151,13 +152,13 @@ class Dynamics(ABC, Generic[Theta]):
         For `TraceEnum_ELBO`, `infer_discrete` and `pyro.render_model`. Slower than `model`, and equal to it in
         distribution. Only observations are masked: `TraceEnum_ELBO` does not honour a mask on an enumerated state.
         """
-        solved, trials = history.dense()
+        solved, trials, trained, progress = history.dense()
         prompts = pyro.plate("prompts", history.num_prompts, dim=-1)
         theta = self.prior(prompts)
         with prompts:
             law = self.initial(theta)
             for t in pyro.markov(range(history.num_steps)):
-                step = Step(trials[:, t])
+                step = Step(trials[:, t], trained[:, t], progress[:, t])
                 z = pyro.sample(f"z_{t}", law, infer={"enumerate": "parallel"})
                 with poutine.mask(mask=cast("torch.BoolTensor", step.trials > 0)):
                     shown = _Shown(self.emission(theta, step), z)

@@ -18,7 +18,7 @@ from torch import Tensor
 from dps_pyro import checks
 from dps_pyro.storage import atomic_path
 
-__all__ = ["Events", "Outcomes", "RolloutHistory"]
+__all__ = ["Events", "Features", "Outcomes", "RolloutHistory"]
 
 
 class Events(NamedTuple):
@@ -29,6 +29,8 @@ class Events(NamedTuple):
     solved: Tensor  # float64 [E], 0..trials: how many rollouts solved it (a sum of partial rewards); NaN in a schedule
     trials: Tensor  # long [E], >= 0: the size of the group
     predicted: Tensor  # float32 [E], the chance of a useful group predicted at selection; NaN where unknown
+    trained: Tensor  # bool [E], whether the policy was updated on the group
+    progress: Tensor  # float32 [E], the policy's overall progress before the step; NaN where unknown
 
 
 class Outcomes(NamedTuple):
@@ -36,6 +38,12 @@ class Outcomes(NamedTuple):
 
     solved: Tensor | None  # [N, T]; 0 where missing; None in a schedule, whose outcomes are to be drawn
     trials: Tensor  # long [N, T]; 0 where missing
+    trained: Tensor  # bool [N, T]
+    progress: Tensor  # [1, T], the last that was known; 0 before the first
+
+
+Features = Mapping[str, Sequence[float] | Sequence[str]]
+"""What is known of the prompts before any rollout: name -> N numbers or N strings."""
 
 
 class RolloutHistory:
@@ -56,10 +64,11 @@ class RolloutHistory:
         history.dense().trials  # tensor([[8], [0], [8]])
     """
 
-    def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0) -> None:
+    def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0, features: Features | None = None) -> None:
         self.ids: list[str] | None = checks.ids("prompts", prompts)
         self.num_prompts: int = checks.count("prompts", prompts, 0) if self.ids is None else len(self.ids)
         self.num_steps: int = checks.count("num_steps", num_steps, 0)
+        self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
         self._row: dict[str, int] = {}
         self._chunks: list[Events] = []
         self._outcomes: Outcomes | None = None
@@ -88,8 +97,19 @@ class RolloutHistory:
         solved: Tensor | Sequence[float],
         trials: Tensor | Sequence[int] | int,
         predicted: Tensor | None = None,
+        trained: Tensor | Sequence[bool] | None = None,
+        progress: float | None = None,
     ) -> None:
-        """Record one step's groups: `prompts` [V] rows or ids, `solved` [V], `trials` [V] or one number.
+        """Record one step's groups.
+
+        Args:
+            prompts: [V] rows or ids.
+            step: the training step that the rollouts belong to.
+            solved: [V], within 0..trials.
+            trials: [V] or one number.
+            predicted: [V], the chances of a useful group predicted at selection, where there were any.
+            trained: [V], whether the policy was updated on the group; wherever there were rollouts if left out.
+            progress: the policy's overall progress before the step, for instance its held-out accuracy.
 
         Raises:
             ValueError: a row out of range, an unknown id, a count outside 0..trials, or columns of different lengths.
@@ -100,38 +120,63 @@ class RolloutHistory:
         size = _column("trials", trials, torch.long)
         size = size.expand(len(rows)).clone() if len(size) == 1 else size
         chance = _column("predicted", [math.nan] * len(rows) if predicted is None else predicted, torch.float32)
-        if not len(rows) == len(count) == len(size) == len(chance):
-            lengths = f"{len(rows)} prompts, {len(count)} solved, {len(size)} trials, {len(chance)} predicted"
+        learned = size > 0 if trained is None else _column("trained", trained, torch.bool)
+        if not len(rows) == len(count) == len(size) == len(chance) == len(learned):
+            lengths = (
+                f"{len(rows)} prompts, {len(count)} solved, {len(size)} trials, {len(chance)} predicted, "
+                f"{len(learned)} trained"
+            )
             raise ValueError(f"expected columns of one length, got {lengths}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
         step = checks.count("step", step, 0)
-        self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance))
+        known = torch.full_like(chance, math.nan if progress is None else progress)
+        self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known))
         self.num_steps = max(self.num_steps, step + 1)
         self._outcomes = None
 
-    def add(self, prompts: int | Sequence[str]) -> None:
-        """Make room for more prompts: their number, or their ids where the prompts of this history have ids.
+    def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
+        """Make room for more prompts: their number, or their ids where the prompts of this history have ids; and
+        their features, where these have some.
 
         Raises:
-            ValueError: ids where there are none, or none where there are; an id that is there already.
+            ValueError: ids where there are none, or none where there are; an id that is there already; features of
+                other names.
         """
         names = checks.ids("prompts", prompts)
         if (names is None) != (self.ids is None):
             raise ValueError(f"prompts: expected {'ids' if self.ids is not None else 'a number'}, got {prompts!r}")
+        more = checks.features(
+            "features", features, len(names) if names is not None else checks.count("prompts", prompts, 0)
+        )
+        if more.keys() != self.features.keys():
+            expected = ", ".join(self.features) or "none"
+            raise ValueError(
+                f"features: expected {expected}, as of the prompts before, got {', '.join(more) or 'none'}"
+            )
         if names is None:
             self.num_prompts += checks.count("prompts", prompts, 0)
         else:
             self.ids = checks.ids("prompts", [*(self.ids or []), *names]) or []
             self.num_prompts = len(self.ids)
+        self.features = {name: [*column, *more[name]] for name, column in self.features.items()}  # type: ignore[list-item]
         self._outcomes = None
 
     def schedule(self) -> RolloutHistory:
         """The same rollouts, their outcomes unknown (NaN): a model run on it draws them (`pyro.infer.Predictive`)."""
-        copy = RolloutHistory(self.ids if self.ids is not None else self.num_prompts, num_steps=self.num_steps)
-        copy._chunks = [self.events._replace(solved=torch.full_like(self.events.solved, math.nan))]
-        copy._observed = False
-        return copy
+        blank = self._like(self.events._replace(solved=torch.full_like(self.events.solved, math.nan)))
+        blank._observed = False
+        return blank
+
+    def where(self, keep: Tensor) -> RolloutHistory:
+        """The same prompts and steps with only some of the groups: `keep` is bool [E], in the order of `events`."""
+        return self._like(Events(*(column[keep] for column in self.events)))
+
+    def _like(self, events: Events) -> RolloutHistory:
+        prompts = self.ids if self.ids is not None else self.num_prompts
+        other = RolloutHistory(prompts, num_steps=self.num_steps, features=self.features)
+        other._chunks, other._observed = [events], self._observed
+        return other
 
     # ---------------------------------------------------------------------------------------------- reading it
 
@@ -140,7 +185,7 @@ class RolloutHistory:
         """Every group so far, as columns."""
         if len(self._chunks) != 1:
             empty = torch.zeros(0, dtype=torch.long)
-            blank = Events(empty, empty, empty.double(), empty, empty.float())
+            blank = Events(empty, empty, empty.double(), empty, empty.float(), empty.bool(), empty.float())
             columns = zip(*(self._chunks or [blank]), strict=True)
             self._chunks = [Events(*(torch.cat(column) for column in columns))]
         return self._chunks[0]
@@ -156,9 +201,23 @@ class RolloutHistory:
             where = (events.prompt, events.step)
             trials = torch.zeros(shape, dtype=torch.long).index_put(where, events.trials, accumulate=True)
             solved = torch.zeros(shape, dtype=torch.float64).index_put(where, events.solved, accumulate=True)
-            real = solved.to(torch.get_default_dtype())
-            self._outcomes = Outcomes(real if self._observed else None, trials)
+            trained = torch.zeros(shape, dtype=torch.bool)
+            trained[events.prompt[events.trained], events.step[events.trained]] = True
+            real = torch.get_default_dtype()
+            progress = self.progress().to(real).unsqueeze(0)
+            self._outcomes = Outcomes(solved.to(real) if self._observed else None, trials, trained, progress)
         return self._outcomes
+
+    def progress(self) -> Tensor:
+        """float32 [T], the policy's overall progress before each step: the last that was recorded by then, 0 before
+        the first."""
+        known = ~self.events.progress.isnan()
+        at, value = self.events.step[known], self.events.progress[known]
+        by_step = torch.full([self.num_steps], math.nan)
+        by_step[at] = value
+        seen = ~by_step.isnan()
+        last = torch.where(seen, torch.arange(self.num_steps), -1).cummax(0).values
+        return torch.where(last >= 0, by_step[last], 0.0)
 
     def locate(self, prompts: Tensor | Sequence[int] | Sequence[str]) -> Tensor:
         """Long [V], the rows of prompts that are given as rows or as ids.
@@ -196,8 +255,8 @@ class RolloutHistory:
     # ---------------------------------------------------------------------------------------------- keeping it
 
     def to_parquet(self, path: str | Path) -> Path:
-        """Write the log to one Parquet file, atomically. Columns: prompt, step, solved, trials, predicted; the ids and
-        sizes travel in the schema's metadata under `dps_pyro`."""
+        """Write the log to one Parquet file, atomically. Columns: prompt, step, solved, trials, predicted, trained,
+        progress; the ids, sizes and features travel in the schema's metadata under `dps_pyro`."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -208,8 +267,11 @@ class RolloutHistory:
             pa.array(events.solved.numpy()),
             pa.array(events.trials.to(torch.int32).numpy()),
             pa.array(events.predicted.numpy()),
+            pa.array(events.trained.numpy()),
+            pa.array(events.progress.numpy()),
         ]
-        about = {"ids": self.ids, "num_prompts": self.num_prompts, "num_steps": self.num_steps}
+        sizes = {"num_prompts": self.num_prompts, "num_steps": self.num_steps}
+        about = {"ids": self.ids, **sizes, "features": self.features}
         table = pa.table(columns, names=list(Events._fields), metadata={"dps_pyro": json.dumps(about)})
         with atomic_path(Path(path)) as aside:
             pq.write_table(table, aside, compression="zstd")
@@ -242,14 +304,18 @@ class RolloutHistory:
         about = json.loads((table.schema.metadata or {}).get(b"dps_pyro", b"{}"))
         seen = int(column["prompt"].max()) + 1 if len(table) else 0
         ids = about.get("ids")
-        history = cls(ids if ids is not None else about.get("num_prompts", seen), num_steps=about.get("num_steps", 0))
-        chance = column.get("predicted")
+        prompts = ids if ids is not None else about.get("num_prompts", seen)
+        history = cls(prompts, num_steps=about.get("num_steps", 0), features=about.get("features"))
+        chance, trained = column.get("predicted"), column.get("trained")
         # Appending step by step would need the log sorted; the columns are checked as one append and then dated.
-        history.append(column["prompt"], step=0, solved=column["solved"], trials=column["trials"], predicted=chance)
+        counts = {"solved": column["solved"], "trials": column["trials"]}
+        learned = None if trained is None else trained > 0
+        history.append(column["prompt"], step=0, **counts, predicted=chance, trained=learned)
         steps = column["step"].long()
         if len(steps) and int(steps.min()) < 0:
             raise ValueError(f"{path}: step: expected 0 or more, got {int(steps.min())}")
-        history._chunks = [history.events._replace(step=steps)]
+        known = column.get("progress", history.events.progress).float()
+        history._chunks = [history.events._replace(step=steps, progress=known)]
         latest = int(steps.max()) + 1 if len(steps) else 0
         history.num_steps = max(about.get("num_steps", 0), latest)
         return history

@@ -19,7 +19,7 @@ from torch import Tensor
 from dps_pyro import checks
 from dps_pyro.acquisition import ACQUISITIONS, Acquisition, Forecast
 from dps_pyro.dynamics import Dynamics
-from dps_pyro.history import RolloutHistory
+from dps_pyro.history import Features, RolloutHistory
 
 if TYPE_CHECKING:
     from dps_pyro.fit import Posterior
@@ -41,6 +41,8 @@ class PromptSampler:
             a function of one's own.
         trials: the group size planned: `select` ranks prompts by the chance that a group of this size is useful.
         posterior: a fitted prior of the same model; the model's own prior means if left out.
+        features: what is known of each prompt before any rollout, for the log: name -> N numbers or N strings. (What a
+            model uses of them, its constructor takes.)
         seed: of the selections. The same seed and the same rewards give the same selections.
         dtype: of the beliefs; torch's default if left out.
 
@@ -58,6 +60,7 @@ class PromptSampler:
         acquisition: str | Acquisition = "soft",
         trials: int = 8,
         posterior: Posterior | None = None,
+        features: Features | None = None,
         seed: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -75,6 +78,7 @@ class PromptSampler:
         values = None if posterior is None else posterior.point
         self.tracker = dynamics.tracker(self.num_prompts, values=values, dtype=dtype)
         self.tracker.history.ids = self.ids
+        self.tracker.history.features = checks.features("features", features, self.num_prompts)
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
         self._visits = torch.zeros(self.num_prompts, dtype=torch.long)
         self._predicted: dict[int, float] = {}
@@ -110,6 +114,9 @@ class PromptSampler:
         solved: Tensor | Sequence[float],
         trials: Tensor | Sequence[int] | int,
         step: int | None = None,
+        *,
+        trained: Tensor | Sequence[bool] | None = None,
+        progress: float | None = None,
     ) -> None:
         """Take in one step's groups and move to the next step.
 
@@ -120,6 +127,9 @@ class PromptSampler:
             step: the training step that the rollouts belong to, counted from 0; the coming one if left out. A later
                 one lets the steps between pass; an earlier one is a late observation, placed where it belongs, and
                 does not count as a step.
+            trained: bool [V], whether the policy was updated on the group; wherever there were rollouts if left out.
+            progress: the policy's overall progress before the step, for instance its held-out accuracy, for models
+                that use it (`Trained`); the last known if left out.
 
         Raises:
             ValueError: something else came, or a step more than 100,000 ahead; the sampler is as it was.
@@ -147,7 +157,12 @@ class PromptSampler:
         if step > now + LONGEST_GAP:
             raise ValueError(f"step: expected at most {LONGEST_GAP:,} steps past the coming one, {now}, got {step}")
         predicted = torch.tensor([self._predicted.get(row, math.nan) for row in rows.tolist()])
-        evidence = self.tracker.observe(rows, count, size, step, predicted)
+        learned = None if trained is None else torch.as_tensor(trained)
+        if learned is not None and (learned.dtype != torch.bool or learned.shape != rows.shape):
+            raise ValueError(f"trained: expected {len(rows)} booleans, one a prompt, got {trained!r}")
+        if progress is not None:
+            progress = float(checks.numbers("progress", progress))
+        evidence = self.tracker.observe(rows, count, size, step, predicted, learned, progress)
         for row in rows.tolist():
             self._predicted.pop(row, None)
         useful = (count > 0) & (count < size)
@@ -164,11 +179,12 @@ class PromptSampler:
         self._last["useful"] = float(useful.sum()) / max(groups, 1)
         self._last["log_evidence"] = likelihood / max(possible, 1)
 
-    def add(self, prompts: int | Sequence[str]) -> None:
+    def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
         """Track more prompts, in rows after the others: as unvisited ones that have been there from the first step.
 
         Args:
             prompts: their number, or their ids where this sampler's prompts have ids.
+            features: theirs, where this sampler's prompts have features.
 
         Raises:
             ValueError: something else came, an id is there already, or the posterior has parameters of each prompt's
@@ -181,7 +197,7 @@ class PromptSampler:
         if known:
             raise ValueError(f"prompts: expected new ids, got {min(known)!r}, which is there already")
         if names != []:
-            self.tracker.add(checks.count("prompts", prompts, 1) if names is None else names)
+            self.tracker.add(checks.count("prompts", prompts, 1) if names is None else names, features)
         self.ids, self.num_prompts = self.history.ids, self.tracker.num_prompts
         self._visits = torch.cat([self._visits, self._visits.new_zeros(self.num_prompts - len(self._visits))])
 

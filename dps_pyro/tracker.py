@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dps_pyro import checks
 from dps_pyro.dynamics import Dynamics, Step, condition, predict, unchecked
-from dps_pyro.history import RolloutHistory
+from dps_pyro.history import Features, RolloutHistory
 
 __all__ = ["State", "Tracker", "filters_itself"]
 
@@ -55,6 +55,7 @@ class Tracker:
         self.step = 0
         """The coming training step."""
         self.history = RolloutHistory(num_prompts)
+        self._known = 0.0  # the policy's overall progress
         self._values = dict(values or {})
         self._theta = dynamics.parameters(num_prompts, self._values)
         self._state = self._start(num_prompts, self._theta)
@@ -72,7 +73,14 @@ class Tracker:
         return belief @ by_state[0] if by_state.shape[0] == 1 else (belief * by_state).sum(-1)
 
     def observe(
-        self, rows: Tensor, solved: Tensor, trials: Tensor, step: int | None = None, predicted: Tensor | None = None
+        self,
+        rows: Tensor,
+        solved: Tensor,
+        trials: Tensor,
+        step: int | None = None,
+        predicted: Tensor | None = None,
+        trained: Tensor | None = None,
+        progress: float | None = None,
     ) -> Tensor:
         """Take in one step's groups and move on to the next step.
 
@@ -84,34 +92,44 @@ class Tracker:
                 the steps between pass. An earlier one is a late observation: the history of its prompts is filtered
                 again, exactly, and the clock stays.
             predicted: [V], the chances of a useful group predicted at selection, for the log.
+            trained: bool [V], whether the policy was updated on the group; wherever there were rollouts if left out.
+            progress: the policy's overall progress before the step; the last known if left out. Not of a late
+                observation: the steps that followed knew nothing of it.
 
         Returns:
             [V], `log p(y_t | y_<t)`; of a late observation given what had come before step t when it was made.
         """
         at = self.step if step is None else step
+        trained = trials > 0 if trained is None else trained
+        columns = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
         if at < self.step:
             before = self._replay(rows, until=at)["belief"]
             conditioned = condition(before, self._log_likelihood(rows, solved, trials))
-            self.history.append(rows, step=at, solved=solved, trials=trials, predicted=predicted)
+            self.history.append(rows, step=at, **columns)
             again = self._replay(rows, until=self.step)
             self._state = {name: value.index_copy(0, rows, again[name]) for name, value in self._state.items()}
             return conditioned.log_evidence
         state, nobody = self._state, torch.zeros(self.num_prompts, dtype=torch.long)
         for _ in range(self.step, at):
-            state = self._advance(state, rows[:0], state["belief"][:0], Step(nobody), self._theta)
+            idle = Step(nobody, nobody.bool(), self._progress())
+            state = self._advance(state, rows[:0], state["belief"][:0], idle, self._theta)
         conditioned = condition(state["belief"][rows], self._log_likelihood(rows, solved, trials))
         visited = trials > 0
-        everywhere = Step(nobody.index_copy(0, rows, trials))
+        self._known = self._known if progress is None else progress
+        everywhere = Step(
+            nobody.index_copy(0, rows, trials), nobody.bool().index_copy(0, rows, trained), self._progress()
+        )
         state = self._advance(state, rows[visited], conditioned.belief[visited], everywhere, self._theta)
-        self.history.append(rows, step=at, solved=solved, trials=trials, predicted=predicted)
+        self.history.append(rows, step=at, **columns, progress=progress)
         self._state, self.step = state, at + 1
         return conditioned.log_evidence
 
-    def add(self, prompts: int | Sequence[str]) -> None:
+    def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
         """Track more prompts, as unvisited ones that have been there from the first step.
 
         Args:
             prompts: their number, or their ids where the history has ids.
+            features: theirs, where the history has features.
 
         Raises:
             ValueError: `values` holds per-prompt sites, which know nothing of new prompts; or the ids are not new.
@@ -119,7 +137,7 @@ class Tracker:
         old = self.num_prompts
         new = old + (prompts if isinstance(prompts, int) else len(prompts))
         theta = self.dynamics.parameters(new, self._values)
-        self.history.add(prompts)
+        self.history.add(prompts, features)
         self.num_prompts, self._theta = new, theta
         fresh = self._replay(torch.arange(old, self.num_prompts), until=self.step)
         self._state = {name: torch.cat([value, fresh[name]]) for name, value in self._state.items()}
@@ -131,6 +149,7 @@ class Tracker:
             "values": dict(self._values),
             "history": self.history.state_dict(),
             "step": self.step,
+            "progress": self._known,
             "num_prompts": self.num_prompts,
         }
 
@@ -140,7 +159,7 @@ class Tracker:
         Raises:
             ValueError: it belongs to another kind of model or number of prompts, or is none.
         """
-        _expect(state, "filter", "values", "history", "step")
+        _expect(state, "filter", "values", "history", "step", "progress")
         saved = checks.instance("state", state["filter"], Mapping)
         shapes = {name: tuple(value.shape) for name, value in self._state.items()}
         came = {name: tuple(checks.instance("state", value, Tensor).shape) for name, value in saved.items()}
@@ -150,6 +169,7 @@ class Tracker:
         step = int(state["step"])
         self.history.load_state_dict(state["history"])
         self._values, self._theta, self.step = dict(state["values"]), theta, step
+        self._known = float(state["progress"])
         self._state = {name: value.to(self.dtype) for name, value in saved.items()}
 
     # ------------------------------------------------------------------------------------------------- the filter
@@ -179,16 +199,23 @@ class Tracker:
             return {name: value[:0] for name, value in self._state.items()}
         theta = self.dynamics.parameters(self.num_prompts, self._values, rows)
         state = self._start(len(rows), theta)
-        prompt, at, solved, trials, _ = self.history.rows(rows)
+        prompt, at, solved, trials, _, trained, _ = self.history.rows(rows)
+        progress = self.history.progress().to(self.dtype)
+        progress = torch.cat([progress, progress.new_full([max(0, until - len(progress))], self._known)])
         for t in range(until):
             now = (at == t).nonzero().squeeze(-1)
             everywhere = torch.zeros(len(rows), dtype=torch.long).index_add(0, prompt[now], trials[now])
             counts = torch.zeros(len(rows), dtype=torch.float64).index_add(0, prompt[now], solved[now])
+            updated = torch.zeros(len(rows), dtype=torch.bool)
+            updated[prompt[now][trained[now]]] = True
             seen = everywhere.nonzero().squeeze(-1)
             likelihood = self._log_likelihood(rows[seen], counts[seen], everywhere[seen])
             posterior = condition(state["belief"][seen], likelihood).belief
-            state = self._advance(state, seen, posterior, Step(everywhere), theta)
+            state = self._advance(state, seen, posterior, Step(everywhere, updated, progress[t : t + 1]), theta)
         return state
+
+    def _progress(self) -> Tensor:
+        return torch.tensor([self._known], dtype=self.dtype)
 
 
 def _expect(state: Any, *names: str) -> None:

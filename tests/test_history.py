@@ -28,9 +28,10 @@ def columns(history: RolloutHistory) -> list[list[float]]:
 
 def test_the_log_keeps_its_order_and_the_rectangles_their_places() -> None:
     history = small()
-    assert columns(history) == [[2, 0, 1], [1, 1, 0], [1, 2.5, 0], [4, 8, 8], [0.5, 0.25, -1]]
+    assert columns(history)[:5] == [[2, 0, 1], [1, 1, 0], [1, 2.5, 0], [4, 8, 8], [0.5, 0.25, -1]]
+    assert columns(history)[5] == [True, True, True]
     assert len(history) == 3
-    solved, trials = history.dense()
+    solved, trials, *_ = history.dense()
     assert trials.tolist() == [[0, 8, 0, 0, 0], [8, 0, 0, 0, 0], [0, 4, 0, 0, 0]]
     assert solved is not None
     assert solved.tolist() == [[0, 2.5, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
@@ -39,7 +40,7 @@ def test_the_log_keeps_its_order_and_the_rectangles_their_places() -> None:
 def test_groups_of_one_prompt_at_one_step_add_up() -> None:
     history = small()
     history.append([2], step=1, solved=[2], trials=2)
-    solved, trials = history.dense()
+    solved, trials, *_ = history.dense()
     assert solved is not None
     assert (solved[2, 1], trials[2, 1]) == (3, 6)
 

@@ -74,6 +74,8 @@ class Ledger:
         self.group_size = group_size
         self.step = 0
         self.rollouts = 0
+        self.accuracy = 0.0
+        """Held out, at the last evaluation."""
         self._elsewhere = 0.0
         self._last: dict[str, float] = {}
 
@@ -91,12 +93,13 @@ class Ledger:
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed run goes on from."""
-        return {"step": self.step, "rollouts": self.rollouts, "elsewhere": self._elsewhere}
+        counts = {"step": self.step, "rollouts": self.rollouts, "elsewhere": self._elsewhere}
+        return {**counts, "accuracy": self.accuracy}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from a saved ledger."""
         self.step, self.rollouts = int(state["step"]), int(state["rollouts"])
-        self._elsewhere = state["elsewhere"]
+        self._elsewhere, self.accuracy = state["elsewhere"], state["accuracy"]
 
 
 def reason_shares(reasons: Sequence[str]) -> dict[str, float]:

@@ -132,6 +132,10 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """How many of them stay."""
 
+    full_log: bool = False
+    """Also roll out every other prompt at every step, to keep all groups in full_log.parquet: what `dps-pyro replay`
+    compares selectors and models on. Training is the same with it and without; it only takes longer."""
+
     report: bool = True
     """After the last step, fit the model to the run's own history (posterior/) and draw report.html."""
     compare: tuple[Path, ...] = ()

@@ -28,7 +28,7 @@ from dps_pyro.policy_gradient import (
 from dps_pyro.rollouts import RolloutEngine, Rollouts, concatenate
 from dps_pyro.rollouts.transformers import TransformersEngine
 from dps_pyro.sampler import PromptSampler
-from dps_pyro.tasks import Prompt, Task
+from dps_pyro.tasks import Prompt, Task, feature_columns
 from dps_pyro.trainers.bookkeeping import Clock, DrySpell, Ledger, Means, reason_shares, seed_for
 from dps_pyro.trainers.config import (
     TrainConfig,
@@ -39,6 +39,7 @@ from dps_pyro.trainers.config import (
     make_task,
     save_config,
 )
+from dps_pyro.trainers.full_log import Chosen, FullLog
 from dps_pyro.trainers.policy import autocast, load_policy, render
 from dps_pyro.trainers.run_folder import RunFolder
 from dps_pyro.trainers.summary import complete, finish
@@ -85,8 +86,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
             acquisition=make_acquisition(config),
             trials=config.group_size,
             posterior=None if config.prior is None else Posterior.load(config.prior),
+            features=feature_columns(prompts),
             seed=config.seed,
         )
+        every_group = FullLog(folder.path, sampler.history) if config.full_log else None
         ledger, dry_spell = Ledger(config.group_size), DrySpell()
         if checkpoint is not None:
             ledger.load_state_dict(checkpoint.state["ledger"])
@@ -94,11 +97,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
             checkpoint.restore_optimizer(optimizer)
             checkpoint.restore_rng()
         folder.begin(save_config(config), ledger.step, sampler.history)
+        if every_group is not None and checkpoint is not None:
+            every_group.resume(ledger.step)
 
     with folder, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
 
         def held_out() -> None:
             result = evaluate(engine, tokenizer, task, config)
+            ledger.accuracy = result["accuracy"] or 0.0
             view.evaluated(folder.log({"kind": "eval", "step": ledger.step, "rollouts": ledger.rollouts} | result))
 
         if checkpoint is None:
@@ -113,7 +119,16 @@ def train(config: TrainConfig) -> dict[str, Any]:
             groups = roll_out(engine, tokenizer, task, candidates, config, ledger.step, clock)
             with clock("observe"):
                 rows = rows[: len(groups.rewards)]  # dynamic sampling may have had enough before the last of them
-                sampler.observe(rows, groups.rewards.sum(-1), config.group_size)
+                useful = trained_on(groups.rewards, config)
+                solved = groups.rewards.sum(-1)
+                sampler.observe(rows, solved, config.group_size, trained=useful, progress=ledger.accuracy)
+            if every_group is not None:
+                rest = every_group.others(rows)
+                seed = seed_for(config.seed, "full_log", ledger.step)
+                extra = rewarded(engine, tokenizer, task, [prompts[row] for row in rest.tolist()], config, seed, clock)
+                unseen = torch.full([len(rest)], float("nan"))
+                others = Chosen(rest, extra.rewards.sum(-1), torch.zeros(len(rest), dtype=torch.bool), unseen)
+                every_group.append(Chosen(rows, solved, useful, chance[rows]), others, config.group_size, ledger)
 
             with clock("update"):
                 seed = seed_for(config.seed, "update", ledger.step)
@@ -148,6 +163,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if last or ledger.step % config.checkpoint_every == 0:
                 # The history first: a run that is killed between the two writes both again.
                 sampler.history.to_parquet(folder.path / "history.parquet")
+                if every_group is not None:
+                    every_group.save()
                 state = {"ledger": ledger.state_dict(), "sampler": sampler.state_dict()}
                 folder.save_checkpoint(ledger.step, state, policy, optimizer, tokenizer, keep=config.keep_checkpoints)
 
@@ -183,20 +200,41 @@ def roll_out(
     rewards = torch.zeros(0, config.group_size)
     for part in range(0, len(prompts), config.batch_size):
         batch = prompts[part : part + config.batch_size]
-        with clock("rollout"):
-            texts = [render(tokenizer, prompt.text) for prompt in batch]
-            seed = seed_for(config.seed, "rollout", step, part)
-            with autocast(config):
-                rollouts.append(engine.generate(texts, config.group_size, config.sampling, seed=seed))
-        with clock("reward"):
-            owners = [prompt for prompt in batch for _ in range(config.group_size)]
-            earned = [task.reward(prompt, text) for prompt, text in zip(owners, rollouts[-1].texts, strict=True)]
-            values = torch.tensor([reward.value for reward in earned])
-            rewards = torch.cat([rewards, values.view(len(batch), config.group_size)])
-            reasons += [reward.reason for reward in earned]
+        seed = seed_for(config.seed, "rollout", step, part)
+        drawn, earned, why = rewarded(engine, tokenizer, task, batch, config, seed, clock)
+        rollouts.append(drawn)
+        rewards = torch.cat([rewards, earned])
+        reasons += why
         if int(informative_groups(rewards).sum()) >= config.batch_size:
             break
     return Groups(concatenate(rollouts), rewards, reasons)
+
+
+def rewarded(
+    engine: RolloutEngine,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Prompt],
+    config: TrainConfig,
+    seed: int,
+    clock: Clock,
+) -> Groups:
+    """Roll out a group a prompt, and judge it."""
+    with clock("rollout"):
+        texts = [render(tokenizer, prompt.text) for prompt in prompts]
+        with autocast(config):
+            rollouts = engine.generate(texts, config.group_size, config.sampling, seed=seed)
+    with clock("reward"):
+        owners = [prompt for prompt in prompts for _ in range(config.group_size)]
+        earned = [task.reward(prompt, text) for prompt, text in zip(owners, rollouts.texts, strict=True)]
+        values = torch.tensor([reward.value for reward in earned]).view(len(prompts), config.group_size)
+    return Groups(rollouts, values, [reward.reason for reward in earned])
+
+
+def trained_on(rewards: Tensor, config: TrainConfig) -> Tensor:
+    """bool [G], the groups that the update learns from: those with a signal, of them a batch."""
+    useful = informative_groups(rewards)
+    return useful & (useful.cumsum(0) <= config.batch_size)
 
 
 def update(
@@ -220,8 +258,7 @@ def update(
     Raises:
         FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
     """
-    useful = informative_groups(groups.rewards)
-    useful &= useful.cumsum(0) <= config.batch_size
+    useful = trained_on(groups.rewards, config)
     rollouts = groups.rollouts.select(useful.repeat_interleave(config.group_size))
     values = advantages(groups.rewards, config.loss)[useful].flatten().to(rollouts.logprobs.device)
     lengths = (rollouts.prompt_mask.sum(1) + rollouts.completion_mask.sum(1)).cpu()

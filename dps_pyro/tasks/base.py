@@ -71,6 +71,17 @@ class PromptSet(Sequence[Prompt]):
         return f"PromptSet({len(self)} prompts: {few}{', ...' if len(self) > 3 else ''})"
 
 
+def feature_columns(prompts: Sequence[Prompt]) -> dict[str, list[float] | list[str]]:
+    """The features that all of the prompts have, as columns: name -> one number or one string a prompt."""
+    names = [name for name in prompts[0].features if all(name in prompt.features for prompt in prompts)]
+    columns: dict[str, list[float] | list[str]] = {}
+    for name in names:
+        column = [prompt.features[name] for prompt in prompts]
+        words = any(isinstance(value, str) for value in column)
+        columns[name] = [str(value) for value in column] if words else [float(value) for value in column]
+    return columns
+
+
 class Reward(NamedTuple):
     """What one completion earned.
 

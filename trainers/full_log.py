@@ -1,0 +1,62 @@
+"""Every prompt's group at every step of a run: what predictors are compared on, as nobody saw it at the time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dps_pyro.history import RolloutHistory
+from dps_pyro.trainers.bookkeeping import Ledger
+
+__all__ = ["Chosen", "FullLog"]
+
+
+class Chosen(NamedTuple):
+    """Some prompts' groups in one step: those chosen, or the others."""
+
+    prompts: Tensor  # long [G]
+    solved: Tensor  # [G]
+    trained: Tensor  # bool [G]
+    predicted: Tensor  # [G], the chance of a useful group predicted at selection; NaN of a prompt not selected
+
+
+class FullLog:
+    """The log of all prompts, beside the sampler's history of those that it chose.
+
+    Args:
+        folder: the run's; the log is its full_log.parquet.
+        like: a history of the same prompts.
+    """
+
+    def __init__(self, folder: Path, like: RolloutHistory) -> None:
+        self.path = folder / "full_log.parquet"
+        self.history = like.where(torch.zeros(len(like), dtype=torch.bool))
+        self.history.num_steps = 0
+
+    def others(self, rows: Tensor) -> Tensor:
+        """Long, the prompts that are not among `rows`."""
+        left = torch.ones(self.history.num_prompts, dtype=torch.bool)
+        left[rows] = False
+        return left.nonzero().squeeze(-1)
+
+    def append(self, chosen: Chosen, others: Chosen, trials: int, ledger: Ledger) -> None:
+        """Record one step: the groups of the batch, and those of the other prompts."""
+        columns = (torch.cat(pair) for pair in zip(chosen, others, strict=True))
+        prompts, solved, trained, predicted = columns
+        self.history.append(
+            prompts, step=ledger.step, solved=solved, trials=trials, predicted=predicted, trained=trained,
+            progress=ledger.accuracy,
+        )  # fmt: skip
+
+    def save(self) -> None:
+        """Write it, atomically."""
+        self.history.to_parquet(self.path)
+
+    def resume(self, step: int) -> None:
+        """Go on from the log of the first `step` steps."""
+        log = RolloutHistory.from_parquet(self.path)
+        self.history = log.where(log.events.step < step)
+        self.history.num_steps = step
