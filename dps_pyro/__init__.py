@@ -8,7 +8,7 @@ from dps_pyro.dynamics import Conditioned, Dynamics, Progress, Step, condition, 
 from dps_pyro.fit import Posterior, fit
 from dps_pyro.history import RolloutHistory
 from dps_pyro.sampler import PromptSampler
-from dps_pyro.tracker import Tracker
+from dps_pyro.tracker import Tracker, track
 
 __version__ = "0.1.0"
 
@@ -24,4 +24,5 @@ __all__ = [
     "condition",
     "fit",
     "predict",
+    "track",
 ]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["ACQUISITIONS", "Acquisition", "Forecast", "entropy", "soft", "thompson", "top", "uniform"]
+__all__ = ["ACQUISITIONS", "Acquisition", "Forecast", "entropy", "soft", "target", "thompson", "top", "uniform"]
 
 
 class Forecast(NamedTuple):
@@ -20,6 +20,7 @@ class Forecast(NamedTuple):
     belief: Tensor  # [N, K], p(z_t | y_<t)
     informative: Tensor  # [N], the predictive chance of a useful group, in [0, 1]
     visits: Tensor  # long [N], how often each prompt has been rolled out
+    draw: Callable[[torch.Generator], Tensor]  # a draw of each prompt's success rate from its belief, [N]
 
 
 Acquisition = Callable[[Forecast, torch.Generator], Tensor]
@@ -63,6 +64,16 @@ def soft(sharpness: float) -> Acquisition:
     return acquire
 
 
+def target(rate: float) -> Acquisition:
+    """Thompson draws of the success rates; the prompts whose draws are nearest `rate` are taken (MoPPS, arXiv
+    2507.04632, where it is 0.5)."""
+
+    def acquire(forecast: Forecast, generator: torch.Generator) -> Tensor:
+        return _shuffled(-(forecast.draw(generator) - rate).abs(), generator)
+
+    return acquire
+
+
 def entropy(forecast: Forecast, generator: torch.Generator) -> Tensor:
     """The most uncertain states, `-sum_k b_k log b_k`: exploration for its own sake."""
     return _shuffled(torch.special.entr(forecast.belief).sum(-1), generator)
@@ -77,6 +88,7 @@ ACQUISITIONS: dict[str, Acquisition] = {
     "top": top,
     "soft": soft(4.0),
     "thompson": thompson,
+    "target": target(0.5),
     "entropy": entropy,
     "uniform": uniform,
 }

@@ -190,6 +190,11 @@ class RolloutHistory:
             self._chunks = [Events(*(torch.cat(column) for column in columns))]
         return self._chunks[0]
 
+    @property
+    def observed(self) -> bool:
+        """Whether the outcomes are known; they are not in a schedule."""
+        return self._observed
+
     def __len__(self) -> int:
         return sum(len(chunk.prompt) for chunk in self._chunks)
 
@@ -213,7 +218,7 @@ class RolloutHistory:
         the first."""
         known = ~self.events.progress.isnan()
         at, value = self.events.step[known], self.events.progress[known]
-        by_step = torch.full([self.num_steps], math.nan)
+        by_step = torch.full([self.num_steps], math.nan, dtype=value.dtype)
         by_step[at] = value
         seen = ~by_step.isnan()
         last = torch.where(seen, torch.arange(self.num_steps), -1).cummax(0).values

@@ -19,7 +19,9 @@ from torch import Tensor
 from dps_pyro import checks
 from dps_pyro.acquisition import ACQUISITIONS, Acquisition, Forecast
 from dps_pyro.dynamics import Dynamics
+from dps_pyro.filter import Predictor
 from dps_pyro.history import Features, RolloutHistory
+from dps_pyro.tracker import track
 
 if TYPE_CHECKING:
     from dps_pyro.fit import Posterior
@@ -34,7 +36,7 @@ class PromptSampler:
     """Tracks every prompt's solving progress and selects the prompts to roll out.
 
     Args:
-        dynamics: the model of solving progress.
+        dynamics: the model of solving progress; or a baseline that brings its filter.
         num_prompts: their number, or a list of their stable ids (distinct strings), in row order.
         acquisition: how beliefs become a batch: "soft" (the default: likely useful prompts, and many different ones),
             "thompson" (dynamic sampling's batches without its rollouts), "top" (the paper's), "entropy", "uniform", or
@@ -54,7 +56,7 @@ class PromptSampler:
 
     def __init__(
         self,
-        dynamics: Dynamics[Any],
+        dynamics: Dynamics[Any] | Predictor,
         num_prompts: int | Sequence[str],
         *,
         acquisition: str | Acquisition = "soft",
@@ -73,10 +75,10 @@ class PromptSampler:
             raise ValueError(f"acquisition: expected one of {names}, or a function, got {acquisition!r}")
         if posterior is not None and not isinstance(getattr(posterior, "point", None), Mapping):
             raise ValueError(f"posterior: expected a Posterior (Posterior.load reads one), got {posterior!r}")
-        self.dynamics = checks.instance("dynamics", dynamics, Dynamics)
+        self.dynamics = dynamics
         self._acquire: Acquisition = acquire
         values = None if posterior is None else posterior.point
-        self.tracker = dynamics.tracker(self.num_prompts, values=values, dtype=dtype)
+        self.tracker = track(dynamics, self.num_prompts, values=values, dtype=dtype)
         self.tracker.history.ids = self.ids
         self.tracker.history.features = checks.features("features", features, self.num_prompts)
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
@@ -99,7 +101,8 @@ class PromptSampler:
         batch_size = checks.count("batch_size", batch_size, 1, self.num_prompts)
         chance = self.informative(self.trials)
         # Copies: what a function of the user's does to them is its own affair.
-        scores: Any = self._acquire(Forecast(self.belief, chance.clone(), self.visits), self._generator)
+        forecast = Forecast(self.belief, chance.clone(), self.visits, self.tracker.draw)
+        scores: Any = self._acquire(forecast, self._generator)
         if not isinstance(scores, Tensor) or scores.shape != chance.shape or bool(scores.isnan().any()):
             raise ValueError(f"acquisition: expected {self.num_prompts} scores, got {scores}")
         rows: Tensor = scores.topk(batch_size).indices
@@ -282,5 +285,5 @@ class PromptSampler:
 
     def _states(self) -> Sequence[str]:
         count = self.tracker.belief.shape[-1]
-        names = self.dynamics.states
+        names = self.tracker.states
         return names if len(names) == count else [f"state_{k}" for k in range(count)]

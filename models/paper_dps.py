@@ -29,7 +29,8 @@ from torch import Tensor
 
 from dps_pyro import checks
 from dps_pyro.dynamics import Dynamics, Size, Step
-from dps_pyro.tracker import State, Tracker
+from dps_pyro.filter import State
+from dps_pyro.tracker import Tracker
 
 __all__ = ["PaperDPS"]
 
@@ -116,16 +117,16 @@ class _CountingTracker(Tracker):
         prior = self.dynamics.prior_alpha.to(self.dtype).expand(num_rows, 3, 3)
         return {"belief": start.clone(), "previous": start.clone(), "counts": prior.clone()}
 
-    def _advance(self, state: State, rows: Tensor, posterior: Tensor, step: Step, theta: Parameters) -> State:
+    def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Parameters) -> State:
         counts, dynamics = state["counts"], self.dynamics
-        before = counts[rows]
-        joint = _expected(before) * state["previous"][rows].unsqueeze(-1) * posterior.unsqueeze(-2)
+        before = counts[at]
+        joint = _expected(before) * state["previous"][at].unsqueeze(-1) * posterior.unsqueeze(-2)
         total = joint.sum((-2, -1), keepdim=True)
         # A move that the prior forbids (a count of 0) has no share to give: it counts nothing.
         transitions = torch.where(total > 0, joint / total, torch.zeros_like(joint))
         counts = counts * dynamics.decay + dynamics.prior_alpha.to(counts.dtype) * (1 - dynamics.decay)
-        counts[rows] += transitions
-        now = state["belief"].index_copy(0, rows, posterior)
+        counts[at] += transitions
+        now = state["belief"].index_copy(0, at, posterior)
         ahead = (now.unsqueeze(-2) @ _expected(counts)).squeeze(-2)
         return {"belief": ahead / ahead.sum(-1, keepdim=True), "previous": now, "counts": counts}
 
@@ -144,6 +145,12 @@ class _ObservedState(TorchDistribution):
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> _ObservedState:
         return _ObservedState(self.trials, torch.Size(batch_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """[..., N, 3]: 0, n / 2 and n."""
+        trials = self.trials.to(torch.get_default_dtype())
+        return torch.cat([torch.zeros_like(trials), trials / 2, trials], -1).expand(self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """[..., N, 3] for values [..., N, 1]."""

@@ -9,7 +9,19 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from dps_pyro.acquisition import Forecast, soft, thompson
+from dps_pyro.acquisition import Forecast, soft, target, thompson
+
+
+def _draw(generator: torch.Generator) -> torch.Tensor:
+    """Success rates as they would be drawn from certain beliefs."""
+    return torch.tensor([0.1, 0.45, 0.9, 0.5, 0.7, 0.2])
+
+
+def test_target_takes_the_prompts_whose_drawn_rates_are_nearest() -> None:
+    forecast = Forecast(torch.zeros(6, 3), torch.zeros(6), torch.zeros(6, dtype=torch.long), _draw)
+    generator = torch.Generator().manual_seed(0)
+    assert target(0.5)(forecast, generator).topk(3).indices.tolist() == [3, 1, 4]
+    assert target(0.0)(forecast, generator).topk(2).indices.tolist() == [0, 5]
 
 
 @pytest.mark.parametrize("chances", [[0.9, 0.5, 0.5, 0.1, 0.02, 0.0], [1.0, 1.0, 1.0, 0.3, 0.1, 0.0], [0.0] * 6])
@@ -26,7 +38,7 @@ def test_thompson_has_dynamic_samplings_batch_distribution(chances: list[float])
         return batch + rng.permutation(others).tolist()[: 3 - len(batch)]
 
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    forecast = Forecast(torch.zeros(6, 3), torch.tensor(chances), torch.zeros(6, dtype=torch.long))
+    forecast = Forecast(torch.zeros(6, 3), torch.tensor(chances), torch.zeros(6, dtype=torch.long), _draw)
     simulated, ours = {}, {}
     for _ in range(4000):
         for found, batch in ((simulated, rounds(rng)), (ours, thompson(forecast, generator).topk(3).indices.tolist())):
@@ -44,7 +56,7 @@ def test_thompson_has_dynamic_samplings_batch_distribution(chances: list[float])
 
 def test_thompson_takes_sure_prompts_first_and_hopeless_ones_last() -> None:
     chance = torch.tensor([0.0] * 500 + [1.0] * 500)
-    forecast = Forecast(torch.zeros(1000, 3), chance, torch.zeros(1000, dtype=torch.long))
+    forecast = Forecast(torch.zeros(1000, 3), chance, torch.zeros(1000, dtype=torch.long), _draw)
     for seed in range(20):
         scores = thompson(forecast, torch.Generator().manual_seed(seed))
         assert bool(scores.isfinite().all())
@@ -60,7 +72,7 @@ def test_soft_draws_without_replacement_by_weight(sharpness: float) -> None:
     for pair in itertools.permutations(range(5), 2):
         first = weights[pair[0]] / weights.sum()
         expected[pair] = first * weights[pair[1]] / (weights.sum() - weights[pair[0]])
-    forecast = Forecast(torch.zeros(5, 3), torch.tensor(chances), torch.zeros(5, dtype=torch.long))
+    forecast = Forecast(torch.zeros(5, 3), torch.tensor(chances), torch.zeros(5, dtype=torch.long), _draw)
     generator, counts = torch.Generator().manual_seed(0), dict.fromkeys(expected, 0)
     for _ in range(5000):
         counts[tuple(soft(sharpness)(forecast, generator).topk(2).indices.tolist())] += 1

@@ -11,7 +11,8 @@ from tiny import MINE, call, metrics, tiny, words
 
 import dps_pyro
 from dps_pyro import Posterior, RolloutHistory
-from dps_pyro.trainers.config import TrainConfig, make_dynamics, save_config
+from dps_pyro.models.by_name import make
+from dps_pyro.trainers.config import TrainConfig, save_config
 from dps_pyro.trainers.demo import DemoOptions, _free, compare, demo
 from dps_pyro.trainers.grpo import train
 
@@ -48,8 +49,8 @@ def settings(file: str, name: str) -> dict[str, str]:
     [
         ("train", "trainers/config.py", "TrainConfig"),
         ("demo", "trainers/demo.py", "DemoOptions"),
-        ("fit", "dps_pyro/cli.py", "_FitOptions"),
-        ("report", "dps_pyro/cli.py", "_ReportOptions"),
+        ("fit", "dps_pyro/commands/fit.py", "Options"),
+        ("report", "dps_pyro/commands/report.py", "Options"),
     ],
 )
 def test_help_explains_every_setting(command: str, file: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +162,7 @@ def test_a_model_of_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert call(capsys, "train", "--resume", "--out", str(run), "--steps", "2", "--no-report")[0] == 0
     assert metrics(run)[-1]["step"] == 2
     with pytest.raises(ValueError, match=r"dynamics: expected one of .*, or path/to/file.py:Name"):
-        make_dynamics(f"{mine}:number")
+        make(f"{mine}:number")
 
 
 # -------------------------------------------------------------------------------------------------- report and demo

@@ -17,7 +17,7 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 from scipy.stats import chisquare
 from torch import Tensor
 
-from dps_pyro import Dynamics, RolloutHistory, Step
+from dps_pyro import Dynamics, RolloutHistory, Step, track
 from dps_pyro.dynamics import Progress
 from dps_pyro.models import PaperDPS, SolvingProgress
 
@@ -212,7 +212,7 @@ def test_the_model_runs_under_svi_predictive_and_enumeration(make: Any) -> None:
 
 def test_counts_in_double_precision_run_as_a_pyro_model_in_single() -> None:
     model = PaperDPS(torch.ones(3, 3, dtype=torch.float64), initial=[0.5, 0.3, 0.2])
-    assert model.tracker(2).belief.dtype == torch.float64
+    assert track(model, 2).belief.dtype == torch.float64
     solved, trials = oracle.random_groups(4, 5, seed=1)
     history = history_of(solved, trials.clamp_min(2) * (trials > 0))
     values = {"transition": prior_theta(model, 4).matrix}

@@ -136,7 +136,7 @@ def test_the_log_keeps_copies_of_what_it_is_given() -> None:
     rows += 1
     solved += 1
     chance += 1
-    assert columns(history) == [[0, 1], [0, 0], [0, 0], [4, 4], [0, 0]]
+    assert columns(history)[:5] == [[0, 1], [0, 0], [0, 0], [4, 4], [0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def imports(file: Path) -> set[str]:
 
 def barred(module: str) -> tuple[str, ...]:
     """What a module may not import: trainers -> models -> dps_pyro, and the command line alone sees everything."""
-    if module == "dps_pyro/cli.py" or module.startswith("dps_pyro/trainers/"):
+    if module == "dps_pyro/cli.py" or module.startswith(("dps_pyro/commands/", "dps_pyro/trainers/")):
         return ()
     if module.startswith("dps_pyro/models/"):
         return ("dps_pyro.trainers",)

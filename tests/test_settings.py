@@ -197,7 +197,8 @@ def test_an_acquisition_of_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_sharpness_of_soft() -> None:
     informative = torch.linspace(0.01, 1, 100)
-    forecast = Forecast(torch.ones(100, 3) / 3, informative, torch.zeros(100, dtype=torch.long))
+    visits = torch.zeros(100, dtype=torch.long)
+    forecast = Forecast(torch.ones(100, 3) / 3, informative, visits, lambda _: informative)
 
     def usefulness(sharpness: float) -> float:
         acquire = make_acquisition(TrainConfig(acquisition="soft", sharpness=sharpness))

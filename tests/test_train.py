@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dps_pyro
 from dps_pyro import PromptSampler, RolloutHistory
+from dps_pyro.models.by_name import make
 from dps_pyro.policy_gradient import informative_groups
 from dps_pyro.rollouts.transformers import TransformersEngine
 from dps_pyro.trainers.bookkeeping import Clock
-from dps_pyro.trainers.config import TrainConfig, load_config, make_dynamics, make_task
+from dps_pyro.trainers.config import TrainConfig, load_config, make_task
 from dps_pyro.trainers.grpo import Groups, evaluate, roll_out, train, update
 from dps_pyro.trainers.policy import EMBEDDED, autocast, device_of, load_policy, quiet
 from dps_pyro.trainers.run_folder import RunFolder
@@ -80,9 +81,9 @@ def test_metrics_and_history_tell_the_same_story(run: Path) -> None:
     history = RolloutHistory.from_parquet(run / "history.parquet")
     assert (history.num_prompts, history.num_steps, len(history)) == (32, 4, 16)
     seen: set[int] = set()
-    evidence = PromptSampler(make_dynamics("SolvingProgress"), 32, trials=4)
+    evidence = PromptSampler(make("SolvingProgress"), 32, trials=4)
     for step, line in enumerate(line for line in lines if line["kind"] == "train"):
-        prompt, _, solved, trials, predicted = (column[history.events.step == step] for column in history.events)
+        prompt, _, solved, trials, predicted, *_ = (column[history.events.step == step] for column in history.events)
         assert len(set(prompt.tolist())) == 4
         assert trials.tolist() == [4] * 4
         seen |= set(prompt.tolist())
@@ -161,7 +162,7 @@ def test_a_run_s_posterior_is_the_next_run_s_prior(run: Path, tmp_path: Path) ->
     train(tiny(informed, prior=run / "posterior"))
     shares = [metrics(folder)[1]["useful_pool"] for folder in (plain, informed)]
     posterior = dps_pyro.Posterior.load(run / "posterior")
-    sampler = PromptSampler(make_dynamics("SolvingProgress"), 32, trials=4, posterior=posterior)
+    sampler = PromptSampler(make("SolvingProgress"), 32, trials=4, posterior=posterior)
     assert shares[1] == pytest.approx(sampler.informative(4).mean().item())
     assert shares[0] != pytest.approx(shares[1], rel=1e-3)
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import inspect
 import json
 import math
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
 import dps_pyro
-import dps_pyro.models
 from dps_pyro.acquisition import ACQUISITIONS, Acquisition, soft
-from dps_pyro.dynamics import Dynamics
+from dps_pyro.plugins import call, load
 from dps_pyro.rollouts import Sampling
 from dps_pyro.tasks import Countdown, Task
 
@@ -33,15 +28,12 @@ __all__ = [
     "check_resumed",
     "load_config",
     "make_acquisition",
-    "make_dynamics",
     "make_task",
     "save_config",
 ]
 
 EMBEDDED = {"countdown": Path(dps_pyro.__file__).parent / "policies" / "countdown"}
 """The policies that ship with the package."""
-
-_Made = TypeVar("_Made")
 
 _AT_LEAST = {
     **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "dynamic_sampling", "epochs"), 1),
@@ -93,7 +85,8 @@ class TrainConfig:
     dynamics: str = "LogitWalk"
     """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name."""
     dynamics_args: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its constructor, in the YAML file."""
+    """Arguments of its constructor, in the YAML file. Of a model with groups or features these may be named after the
+    task's: {groups: operands}."""
     acquisition: str = "soft"
     """How beliefs become a batch: "thompson" (dynamic sampling's distribution), "top" (the paper's top B), "soft" (a
     compromise), "entropy" (the most uncertain), "uniform" (any), or path/to/file.py:function."""
@@ -304,19 +297,6 @@ def check_resumed(before: TrainConfig, now: TrainConfig) -> None:
             raise ValueError(f"{name}: expected the run's own, {was!r}, to resume it, got {wanted!r}")
 
 
-def make_dynamics(name: str, arguments: dict[str, Any] | None = None) -> Dynamics[Any]:
-    """A dynamics model by name: of the gallery (`SolvingProgress`), or of a file (`my_model.py:MyDynamics`).
-
-    Raises:
-        ValueError: there is no such model, or it is no `Dynamics`.
-    """
-    found = _load("dynamics", name) if ":" in name else getattr(dps_pyro.models, name, None)
-    if not (isinstance(found, type) and issubclass(found, Dynamics)):
-        gallery = ", ".join(dps_pyro.models.__all__)
-        raise ValueError(f"dynamics: expected one of {gallery}, or path/to/file.py:Name, got {name!r}")
-    return _call("dynamics_args", found, arguments or {})
-
-
 def make_acquisition(config: TrainConfig) -> str | Acquisition:
     """The configured acquisition, as `PromptSampler` takes it.
 
@@ -327,23 +307,10 @@ def make_acquisition(config: TrainConfig) -> str | Acquisition:
         return soft(config.sharpness)
     if config.acquisition in ACQUISITIONS:
         return config.acquisition
-    found: Acquisition | None = _load("acquisition", config.acquisition)
+    found: Acquisition | None = load("acquisition", config.acquisition)
     if not callable(found):
         raise ValueError(f"acquisition: expected a function, path/to/file.py:function, got {config.acquisition!r}")
     return found
-
-
-def _load(setting: str, name: str) -> Any:
-    """What path/to/file.py:Name names; None where the file has no such name."""
-    path, _, attribute = name.rpartition(":")
-    unique = f"_{setting}_of_{Path(path).stem}"
-    if not Path(path).is_file() or (spec := importlib.util.spec_from_file_location(unique, path)) is None:
-        raise ValueError(f"{setting}: expected a Python file before the colon, got {path!r}")
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return getattr(module, attribute, None)
 
 
 def make_task(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
@@ -355,27 +322,9 @@ def make_task(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None = N
     """
     wordless = tokenizer is not None and tokenizer.unk_token_id in tokenizer("Using")["input_ids"]
     style = "compact" if wordless or config.model == "countdown" else "instruct"
-    task = _call("task_args", Countdown, {"style": style, **config.task_args})
+    task = call("task_args", Countdown, {"style": style, **config.task_args})
     if config.batch_size > (there := len(task.prompts("train"))):
         raise ValueError(f"batch_size: expected at most {there}, the number of prompts, got {config.batch_size}")
     if len(task.prompts("test")) == 0:
         raise ValueError("task_args: expected a test_size of at least 1, to evaluate on, got 0")
     return task
-
-
-def _call(name: str, make: Callable[..., _Made], arguments: dict[str, Any]) -> _Made:
-    """Call a constructor with a user's arguments; those that it does not take are the user's error."""
-    signature = inspect.signature(make)
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{name}: expected {', '.join(signature.parameters) or 'none'}; {error}") from error
-    try:
-        return make(**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        # Of a user's own class it may as well be a bug, which wants its traceback.
-        if not make.__module__.startswith("dps_pyro."):
-            raise
-        reason = " ".join(str(error).split())
-        given = "" if isinstance(error, ValueError) else f", got {arguments} for {signature}"
-        raise ValueError(f"{name}: {reason}{given}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ __all__ = ["Chosen", "FullLog"]
 
 
 class Chosen(NamedTuple):
-    """Some prompts' groups in one step: those chosen, or the others."""
+    """Some prompts' groups in one step."""
 
     prompts: Tensor  # long [G]
     solved: Tensor  # [G]
@@ -42,8 +43,10 @@ class FullLog:
         left[rows] = False
         return left.nonzero().squeeze(-1)
 
-    def append(self, chosen: Chosen, others: Chosen, trials: int, ledger: Ledger) -> None:
+    def append(self, chosen: Chosen, rest: Tensor, solved_of_rest: Tensor, trials: int, ledger: Ledger) -> None:
         """Record one step: the groups of the batch, and those of the other prompts."""
+        untrained, unpredicted = torch.zeros(len(rest), dtype=torch.bool), torch.full([len(rest)], math.nan)
+        others = Chosen(rest, solved_of_rest, untrained, unpredicted)
         columns = (torch.cat(pair) for pair in zip(chosen, others, strict=True))
         prompts, solved, trained, predicted = columns
         self.history.append(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dps_pyro.fit import Posterior
 from dps_pyro.live import LiveView
+from dps_pyro.models.by_name import make
 from dps_pyro.policy_gradient import (
     Counts,
     advantages,
@@ -28,14 +29,13 @@ from dps_pyro.policy_gradient import (
 from dps_pyro.rollouts import RolloutEngine, Rollouts, concatenate
 from dps_pyro.rollouts.transformers import TransformersEngine
 from dps_pyro.sampler import PromptSampler
-from dps_pyro.tasks import Prompt, Task, feature_columns
+from dps_pyro.tasks import Prompt, PromptSet, Task, feature_columns
 from dps_pyro.trainers.bookkeeping import Clock, DrySpell, Ledger, Means, reason_shares, seed_for
 from dps_pyro.trainers.config import (
     TrainConfig,
     check_resumed,
     load_config,
     make_acquisition,
-    make_dynamics,
     make_task,
     save_config,
 )
@@ -47,7 +47,7 @@ from dps_pyro.trainers.summary import complete, finish
 __all__ = ["evaluate", "train"]
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read from top to bottom
     """Train, or resume training.
 
     Returns:
@@ -80,25 +80,17 @@ def train(config: TrainConfig) -> dict[str, Any]:
         engine = TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
         task = make_task(config, tokenizer)
         prompts = task.prompts("train")
-        sampler = PromptSampler(
-            make_dynamics(config.dynamics, config.dynamics_args),
-            prompts.ids,
-            acquisition=make_acquisition(config),
-            trials=config.group_size,
-            posterior=None if config.prior is None else Posterior.load(config.prior),
-            features=feature_columns(prompts),
-            seed=config.seed,
-        )
-        every_group = FullLog(folder.path, sampler.history) if config.full_log else None
+        sampler = make_sampler(config, prompts)
+        full_log = FullLog(folder.path, sampler.history) if config.full_log else None
         ledger, dry_spell = Ledger(config.group_size), DrySpell()
         if checkpoint is not None:
             ledger.load_state_dict(checkpoint.state["ledger"])
             sampler.load_state_dict(checkpoint.state["sampler"])
             checkpoint.restore_optimizer(optimizer)
             checkpoint.restore_rng()
+            if full_log is not None:
+                full_log.resume(ledger.step)
         folder.begin(save_config(config), ledger.step, sampler.history)
-        if every_group is not None and checkpoint is not None:
-            every_group.resume(ledger.step)
 
     with folder, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
 
@@ -122,13 +114,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 useful = trained_on(groups.rewards, config)
                 solved = groups.rewards.sum(-1)
                 sampler.observe(rows, solved, config.group_size, trained=useful, progress=ledger.accuracy)
-            if every_group is not None:
-                rest = every_group.others(rows)
+            if full_log is not None:
+                rest = full_log.others(rows)
                 seed = seed_for(config.seed, "full_log", ledger.step)
                 extra = rewarded(engine, tokenizer, task, [prompts[row] for row in rest.tolist()], config, seed, clock)
-                unseen = torch.full([len(rest)], float("nan"))
-                others = Chosen(rest, extra.rewards.sum(-1), torch.zeros(len(rest), dtype=torch.bool), unseen)
-                every_group.append(Chosen(rows, solved, useful, chance[rows]), others, config.group_size, ledger)
+                chosen = Chosen(rows, solved, useful, chance[rows])
+                full_log.append(chosen, rest, extra.rewards.sum(-1), config.group_size, ledger)
 
             with clock("update"):
                 seed = seed_for(config.seed, "update", ledger.step)
@@ -163,14 +154,28 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if last or ledger.step % config.checkpoint_every == 0:
                 # The history first: a run that is killed between the two writes both again.
                 sampler.history.to_parquet(folder.path / "history.parquet")
-                if every_group is not None:
-                    every_group.save()
+                if full_log is not None:
+                    full_log.save()
                 state = {"ledger": ledger.state_dict(), "sampler": sampler.state_dict()}
                 folder.save_checkpoint(ledger.step, state, policy, optimizer, tokenizer, keep=config.keep_checkpoints)
 
         summary = finish(folder, config, sampler.dynamics, sampler.history, view.say)
         view.close(summary)
     return summary
+
+
+def make_sampler(config: TrainConfig, prompts: PromptSet) -> PromptSampler:
+    """The configured sampler of the task's prompts."""
+    features = feature_columns(prompts)
+    return PromptSampler(
+        make(config.dynamics, config.dynamics_args, features),
+        prompts.ids,
+        acquisition=make_acquisition(config),
+        trials=config.group_size,
+        posterior=None if config.prior is None else Posterior.load(config.prior),
+        features=features,
+        seed=config.seed,
+    )
 
 
 class Groups(NamedTuple):

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics import Dynamics, Step
+from dps_pyro.filter import Predictor
 from dps_pyro.fit import fit
 from dps_pyro.history import RolloutHistory
+from dps_pyro.models.by_name import make
 from dps_pyro.report import write_report
-from dps_pyro.tracker import filters_itself
-from dps_pyro.trainers.config import TrainConfig, make_dynamics
+from dps_pyro.tracker import is_fitted
+from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.run_folder import RunFolder, strict_json
 
 __all__ = ["complete", "finish"]
@@ -25,7 +27,7 @@ __all__ = ["complete", "finish"]
 def finish(
     folder: RunFolder,
     config: TrainConfig,
-    dynamics: Dynamics[Any],
+    dynamics: Dynamics[Any] | Predictor,
     history: RolloutHistory,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -51,9 +53,10 @@ def complete(
     made without. Returns the summary, with what the fit adds where that was missing, too."""
     if not config.report or (folder.path / "report.html").exists():
         return summary
-    dynamics = make_dynamics(config.dynamics, config.dynamics_args)
-    if not filters_itself(dynamics) and not (folder.path / "posterior").exists():
-        return finish(folder, config, dynamics, RolloutHistory.from_parquet(folder.path / "history.parquet"), say)
+    history = RolloutHistory.from_parquet(folder.path / "history.parquet")
+    dynamics = make(config.dynamics, config.dynamics_args, history.features)
+    if is_fitted(dynamics) and not (folder.path / "posterior").exists():
+        return finish(folder, config, dynamics, history, say)
     _draw(folder, config, say)
     return summary
 
@@ -66,7 +69,7 @@ def _draw(folder: RunFolder, config: TrainConfig, say: Callable[[str], None]) ->
 def _summarise(
     folder: RunFolder,
     config: TrainConfig,
-    dynamics: Dynamics[Any],
+    dynamics: Dynamics[Any] | Predictor,
     history: RolloutHistory,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def _summarise(
     accuracy = [line["accuracy"] for line in lines if line["kind"] == "eval"]
     seconds = {name: sum(line[name] for line in train) for name in train[-1] if name.startswith("seconds/")}
     learned: dict[str, Any] = {"states": list(dynamics.states)}
-    if config.report and not filters_itself(dynamics):  # one that does learns all it can in the run itself
+    if config.report and is_fitted(dynamics):  # one that does learns all it can in the run itself
         say(f"Fitting {type(dynamics).__name__} to the run's {len(history):,} groups of rollouts.")
         # 300 steps: the fewest after which `fit` can tell that the ELBO is flat.
         posterior = fit(dynamics, history, steps=300, learning_rate=0.1, seed=config.seed, progress=False)

@@ -1,0 +1,1 @@
+"""The commands of `dps-pyro`, one a file: the options, and `run(arguments) -> exit status`."""

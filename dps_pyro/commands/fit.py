@@ -1,0 +1,75 @@
+"""`dps-pyro fit`: a prior for the next run, from logged rollouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+__all__ = ["Options", "run"]
+
+
+@dataclass
+class Options:
+    """Fit a dynamics model to logged rollouts; the result is a prior for `dps-pyro train --prior`."""
+
+    history: Path
+    """A history.parquet: columns prompt, step, solved, trials."""
+    out: Path
+    """The folder to write the posterior to."""
+    model: str = "LogitWalk"
+    """A name in dps_pyro.models, or path/to/file.py:Name."""
+    model_args: str = "{}"
+    """Arguments of its constructor, as YAML: "{groups: operands}". Features of the history go by their names."""
+    method: Literal["svi", "nuts"] = "svi"
+    """Stochastic variational inference, or sampling (small histories)."""
+    steps: int | None = None
+    """SVI steps at most (it stops when the ELBO is flat), or NUTS warm-up steps; 2000 or 200 if left out."""
+    draws: int = 200
+    """Posterior draws to keep."""
+    seed: int = 0
+    """Of the fit."""
+
+
+def run(arguments: list[str]) -> int:
+    """Fit, save, and show what was learned."""
+    options = tyro.cli(Options, prog="dps-pyro fit", args=arguments)
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from dps_pyro.commands.inputs import read_history, read_model
+    from dps_pyro.fit import fit
+
+    history = read_history(options.history)
+    posterior = fit(
+        read_model(options.model, options.model_args, history),
+        history,
+        options.method,
+        steps=options.steps,
+        draws=options.draws,
+        seed=options.seed,
+    )
+    posterior.save(options.out)
+    table = Table("site", "mean", "standard deviation", title=f"{options.model} on {len(history)} groups")
+    torch.set_printoptions(precision=3, sci_mode=False)
+    for name, draws in posterior.draws.items():
+        shown = draws if draws[0].numel() <= 25 else draws.reshape(len(draws), -1)[:, :3]
+        values = [str(part.tolist() if part.ndim == 0 else part) for part in (shown.mean(0), shown.std(0))]
+        table.add_row(name, *(value.replace("tensor(", "").rstrip(")") for value in values))
+    console = Console()
+    console.print(table)
+    ended = {"svi": "the ELBO is flat", "nuts": "the draws agree"}
+    if not posterior.converged:
+        found = f"{posterior.about.get('divergences')} divergences, R-hat {posterior.about.get('r_hat')}"
+        ended = {
+            "svi": "the ELBO was still moving: try more --steps",
+            "nuts": f"the draws are not to be relied on ({found}): try more --steps and --draws",
+        }
+    console.print(
+        f"{options.out}: {posterior.about['steps']} steps, {posterior.about['seconds']} s; {ended[options.method]}."
+    )
+    return 0

@@ -1,0 +1,64 @@
+"""What commands read: logs, and models by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dps_pyro.dynamics import Dynamics
+from dps_pyro.filter import Predictor
+from dps_pyro.history import RolloutHistory
+from dps_pyro.tracker import is_fitted
+
+__all__ = ["read_history", "read_model", "read_predictor"]
+
+
+def read_history(path: Path) -> RolloutHistory:
+    """A log.
+
+    Raises:
+        ValueError: the file is no Parquet file, or not of a log.
+        OSError: it cannot be read.
+    """
+    import pyarrow as pa
+
+    try:
+        return RolloutHistory.from_parquet(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"history: expected a Parquet file, got {path}: {error}") from error
+
+
+def read_predictor(name: str, arguments: str, history: RolloutHistory) -> Dynamics[Any] | Predictor:
+    """A model, or a baseline that brings its own filter, for the prompts of a log.
+
+    Args:
+        name: in dps_pyro.models, or path/to/file.py:Name.
+        arguments: of its constructor, as YAML.
+        history: whose features `groups` and `features` name.
+
+    Raises:
+        ValueError: there is no such model, or the arguments are not its.
+    """
+    from dps_pyro.models.by_name import make
+
+    try:
+        given = yaml.safe_load(arguments)
+    except yaml.YAMLError as error:
+        raise ValueError(f"model-args: expected YAML, got {arguments!r}: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"model-args: expected settings, as {{name: value}}, got {arguments!r}")
+    return make(name, given, history.features)
+
+
+def read_model(name: str, arguments: str, history: RolloutHistory) -> Dynamics[Any]:
+    """A model that can be fitted.
+
+    Raises:
+        ValueError: as `read_predictor`, or it is a baseline that learns while it filters.
+    """
+    found = read_predictor(name, arguments, history)
+    if not is_fitted(found):
+        raise ValueError(f"model: expected one that is fitted, got {name}, which learns while it filters")
+    return found

@@ -1,0 +1,31 @@
+"""`dps-pyro report`: a run as pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+__all__ = ["Options", "run"]
+
+
+@dataclass
+class Options:
+    """Draw the report of a run (report.html in its folder), with other runs beside it."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    compare: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Runs to draw beside it."""
+
+
+def run(arguments: list[str]) -> int:
+    """Draw it, and print where it is."""
+    options = tyro.cli(Options, prog="dps-pyro report", args=arguments)
+
+    from dps_pyro.report import write_report
+
+    print(write_report(options.run, options.compare))
+    return 0

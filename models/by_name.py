@@ -1,0 +1,52 @@
+"""A model by its name, as configurations and command lines give it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from dps_pyro import plugins
+from dps_pyro.dynamics import Dynamics
+from dps_pyro.filter import Predictor
+from dps_pyro.history import Features
+
+__all__ = ["make"]
+
+
+def make(
+    name: str, arguments: dict[str, Any] | None = None, features: Features | None = None
+) -> Dynamics[Any] | Predictor:
+    """A dynamics model by name: of the gallery (`SolvingProgress`), or of a file (`my_model.py:MyDynamics`).
+
+    Args:
+        name: the model.
+        arguments: of its constructor. For one that takes `groups`, the name of a feature stands for its column; for
+            one that takes `features`, so does a list of names, and all of them are taken where it is left out.
+        features: what is known of the prompts: name -> one value a prompt.
+
+    Raises:
+        ValueError: there is no such model, it is none, its arguments are wrong, or there is no such feature.
+    """
+    import dps_pyro.models as gallery
+
+    own = name.removeprefix("models.").removeprefix("dps_pyro.models.")
+    found = plugins.load("dynamics", name) if ":" in name else getattr(gallery, own, None)
+    if not (isinstance(found, type) and (issubclass(found, Dynamics) or hasattr(found, "tracker"))):
+        names = ", ".join(gallery.__all__)
+        raise ValueError(f"dynamics: expected one of {names}, or path/to/file.py:Name, got {name!r}")
+    taken = inspect.signature(found).parameters
+    given = dict(arguments or {})
+    table = dict(features or {})
+    if "groups" in taken and isinstance(given.get("groups"), str):
+        given["groups"] = [str(value) for value in _column(table, given["groups"])]
+    if "features" in taken:
+        names = given.get("features", list(table))
+        if isinstance(names, list) and all(isinstance(column, str) for column in names):
+            given["features"] = {column: _column(table, column) for column in names}
+    return plugins.call("dynamics_args", found, given)
+
+
+def _column(table: dict[str, Any], name: str) -> Any:
+    if name not in table:
+        raise ValueError(f"dynamics_args: expected features among {', '.join(table) or 'none'}, got {name!r}")
+    return table[name]
