@@ -7,6 +7,7 @@ prompts that reinforcement learning rolls out. See `PromptSampler` to use it, `D
 from dps_pyro.dynamics import Conditioned, Dynamics, Progress, Step, condition, predict
 from dps_pyro.fit import Posterior, fit
 from dps_pyro.history import RolloutHistory
+from dps_pyro.refit import Refit
 from dps_pyro.sampler import PromptSampler
 from dps_pyro.tracker import Tracker, track
 
@@ -18,6 +19,7 @@ __all__ = [
     "Posterior",
     "Progress",
     "PromptSampler",
+    "Refit",
     "RolloutHistory",
     "Step",
     "Tracker",

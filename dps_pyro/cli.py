@@ -16,6 +16,11 @@ COMMANDS = {
     "demo": "fine-tune the embedded policy, beside a short uniform arm, and draw a report",
     "train": "fine-tune a language model on prompts predicted to be partially solved",
     "fit": "fit a dynamics model to logged rollouts: a prior for the next run",
+    "diagnose": "whether a fit is to be relied on, and whether its model describes the log",
+    "compare": "fit models to a log, and rank them by how well they predict",
+    "sbc": "simulation-based calibration of a model and its fits",
+    "simulate": "draw a log from a dynamics model",
+    "replay": "play models on full logs, and score what they predict on all prompts",
     "report": "draw the report of a run, others beside it",
 }
 """The modules of `dps_pyro.commands`, and what each is for."""

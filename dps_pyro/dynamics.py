@@ -20,7 +20,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast
+from functools import partial
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import pyro
 import pyro.distributions as dist
@@ -33,11 +34,17 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from dps_pyro.forward import Conditioned, condition, log_likelihood, predict
-from dps_pyro.history import RolloutHistory
-
-if TYPE_CHECKING:
-    from dps_pyro.tracker import Tracker
+from dps_pyro.forward import (
+    Conditioned,
+    Filtered,
+    condition,
+    filter_all,
+    leaps_over,
+    log_likelihood,
+    predict,
+)
+from dps_pyro.history import Outcomes, RolloutHistory
+from dps_pyro.layout import layout
 
 __all__ = ["Conditioned", "Dynamics", "Progress", "Step", "condition", "predict", "unchecked"]
 
@@ -117,15 +124,6 @@ class Dynamics(ABC, Generic[Theta]):
             raise ValueError(f"values: expected {expected}, got {', '.join(map(repr, strange))}")
         return theta
 
-    def tracker(
-        self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
-    ) -> Tracker:
-        """The online filter of `num_prompts` prompts at the given site values. A model that learns while it filters
-        (`PaperDPS`) returns a subclass of `Tracker`."""
-        from dps_pyro.tracker import Tracker
-
-        return Tracker(self, num_prompts, values=values, dtype=dtype)
-
     def model(self, history: RolloutHistory, batch_size: int | None = None) -> Tensor:
         """The Pyro model: the prior, and one observed site "outcomes" a prompt whose states are summed out exactly.
 
@@ -136,14 +134,13 @@ class Dynamics(ABC, Generic[Theta]):
         Returns:
             [B, T] the outcomes, observed or drawn.
         """
-        outcomes = history.dense()
         prompts = pyro.plate("prompts", history.num_prompts, subsample_size=batch_size, dim=-1)
         theta = self.prior(prompts)
         with prompts as rows:
-            step = Step(outcomes.trials[rows], outcomes.trained[rows], outcomes.progress)
-            progress = Progress(self, theta, step)
-            observed = None if outcomes.solved is None else outcomes.solved[rows]
-            drawn: Tensor = pyro.sample("outcomes", progress, obs=observed)
+            outcomes, rounds = _laid_out(history, cast("Tensor", rows))
+            step = Step(outcomes.trials, outcomes.trained, outcomes.progress)
+            progress = Progress(self, theta, step, rounds)
+            drawn: Tensor = pyro.sample("outcomes", progress, obs=outcomes.solved)
         return drawn
 
     def enumerated_model(self, history: RolloutHistory) -> None:
@@ -176,76 +173,102 @@ class Progress(TorchDistribution):
         dynamics: the model.
         theta: its parameters, as `dynamics.prior` returned them.
         steps: what is known of the T steps, the fields [N or 1, T]: time last, as in the event.
+        rounds: long [N, R], the steps in which `steps.trials > 0`, a prompt's first, second, ..., and T where it has no
+            more. With them the cost of `log_prob` grows with R rather than with T, where the model allows it: that of
+            the emissions always, that of the moves where they are the same for all prompts and steps. Without them,
+            with T. The value is the same.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
     has_rsample = False
 
-    def __init__(self, dynamics: Dynamics[Theta], theta: Theta, steps: Step) -> None:
+    def __init__(self, dynamics: Dynamics[Theta], theta: Theta, steps: Step, rounds: Tensor | None = None) -> None:
         first = _each(steps, lambda field: field[..., 0])
         self._initial = dynamics.initial(theta)
+        shown, moves = dynamics.emission(theta, first).batch_shape, dynamics.transition(theta, first).batch_shape
         # How many sample dimensions theta carries, left of the prompts: time goes further left than those.
-        lead = max(
-            0,
-            len(self._initial.batch_shape) - 1,
-            len(dynamics.transition(theta, first).batch_shape) - 2,
-            len(dynamics.emission(theta, first).batch_shape) - 2,
-        )
-        self._own = lead + 1  # batch dimensions between time and the states
-        timed = _each(steps, lambda field: _time_first(field, lead))
-        self._trials = timed.trials  # [T, ..., N]
-        emission = _timed(dynamics.emission(theta, timed), len(self._trials), lead + 3)
-        self._emission = unchecked(emission)  # batch [T, ..., N, K]
-        transition = _timed(dynamics.transition(theta, timed), len(self._trials), lead + 3)
-        self._transition = transition.probs  # [T, ..., N or 1, K, K]
-        laws = (self._emission.batch_shape[1:-1], transition.batch_shape[1:-1])
-        batch = torch.broadcast_shapes(self._initial.batch_shape, self._trials.shape[1:], *laws)
-        super().__init__(batch, torch.Size([len(self._trials)]), validate_args=False)
+        self._lead = max(0, len(self._initial.batch_shape) - 1, len(moves) - 2, len(shown) - 2)
+        self._steps, self._rounds = steps, rounds
+        self._emit = partial(dynamics.emission, theta)
+        moving = dynamics.transition(theta, _time_first(steps, self._lead)).probs
+        # [T, ..., N or 1, K, K]; or [1, ..., N or 1, K, K] where it does not depend on the step
+        self._transition = moving.reshape(*[1] * (self._lead + 4 - moving.ndim), *moving.shape)
+        batch = torch.broadcast_shapes(self._initial.batch_shape, steps.trials.shape[:-1], shown[:-1], moves[:-1])
+        super().__init__(batch, torch.Size([steps.trials.shape[-1]]), validate_args=False)
 
     def expand(self, batch_shape: Size, _instance: Progress | None = None) -> Progress:
         """The same law over a larger batch."""
         new: Progress = self._get_checked_instance(Progress, _instance)  # type: ignore[no-untyped-call]
-        new._initial, new._trials = self._initial, self._trials
-        new._emission, new._transition, new._own = self._emission, self._transition, self._own
+        new.__dict__.update(self.__dict__)
         super(Progress, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         return new
 
     def log_evidence(self, value: Tensor) -> Tensor:
         """[T, ..., N], the terms of the prequential score: `log p(y_t | y_<t)`, 0 where missing."""
         belief = self._initial.probs
+        shown = self._shown(value, self._steps)
         terms = []
-        for shown, transition in zip(self._shown(value), self._transition, strict=True):
-            conditioned = condition(belief, shown)
+        for seen, transition in zip(shown, self._moves(), strict=True):
+            conditioned = condition(belief, seen)
             terms.append(conditioned.log_evidence)
             belief = predict(conditioned.belief, transition)
         return torch.stack(terms)
 
+    def filter(self, value: Tensor) -> Filtered:
+        """`p(z_t | y_<=t)` [T, ..., N, K] and `log p(y_t | y_<t)` [T, ..., N] for outcomes [..., N, T], without
+        gradients."""
+        with torch.no_grad():
+            return filter_all(self._initial.probs, self._transition, self._shown(value, self._steps))
+
     def log_prob(self, value: Tensor) -> Tensor:
         """[..., N], `log p(y_1:T)` for outcomes [..., N, T]: the sum of `log_evidence`, with a gradient of its own."""
-        return log_likelihood(self._initial.probs, self._transition, self._shown(value))
+        (num_steps,), at = self.event_shape, self._rounds
+        if at is None or 3 * at.shape[-1] > 2 * num_steps:  # to rearrange so many costs more than it saves
+            return log_likelihood(self._initial.probs, self._transition, self._shown(value, self._steps))
+        seen, steps = at < num_steps, at.clamp_max(num_steps - 1)
+        picked = _each(self._steps, lambda field: field.expand(len(at), -1).gather(-1, steps))
+        picked = picked._replace(trials=torch.where(seen, picked.trials, 0))
+        emitted = self._shown(value.gather(-1, steps.expand(*value.shape[:-1], -1)), picked)
+        if len(self._transition) == 1:
+            gaps = torch.where(seen, at, 0).diff(dim=-1, prepend=torch.zeros_like(at[:, :1])).clamp_min(0).mT
+            leaps = leaps_over(gaps, self._transition.dtype)
+            if sum(map(len, leaps)) < num_steps:
+                return log_likelihood(self._initial.probs, self._transition, emitted, leaps)
+        # One more step than there are takes what is missing.
+        dense = emitted.new_zeros(num_steps + 1, *emitted.shape[1:])
+        place = at.mT.reshape(at.shape[-1], *[1] * (emitted.ndim - 3), len(at), 1).expand(emitted.shape)
+        return log_likelihood(self._initial.probs, self._transition, dense.scatter(0, place, emitted)[:-1])
 
-    def _shown(self, value: Tensor) -> Tensor:
-        """[T, ..., N, K], `log p(y_t | z_t)`; 0 where missing."""
+    def _moves(self) -> Tensor:
+        """[T, ..., N or 1, K, K], `p(z_{t+1} | z_t)`."""
+        return self._transition.expand(*self.event_shape, *self._transition.shape[1:])
+
+    def _shown(self, value: Tensor, steps: Step) -> Tensor:
+        """[T, ..., N, K], `log p(y_t | z_t)` for outcomes [..., N, T] of some steps; 0 where missing."""
+        timed = _time_first(steps, self._lead)
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
-        seen = (self._trials > 0).unsqueeze(-1)
+        seen = (timed.trials > 0).unsqueeze(-1)
         # [sample dimensions of the value alone, T, ..., N, 1]: time lines up with the law's own
-        outcome = value.expand(*batch, -1).movedim(-1, -self._own - 1).unsqueeze(-1)
-        likelihood = self._emission.log_prob(torch.where(seen, outcome, 0.0))
-        return torch.where(seen, likelihood, 0.0).movedim(-self._own - 2, 0)
+        outcome = value.expand(*batch, -1).movedim(-1, -self._lead - 2).unsqueeze(-1)
+        likelihood = unchecked(self._emit(timed)).log_prob(torch.where(seen, outcome, 0.0))
+        return torch.where(seen, likelihood, 0.0).movedim(-self._lead - 3, 0)
 
     def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         """[..., N, T] outcomes drawn from the law; 0 where missing."""
         batch = torch.Size(sample_shape) + self.batch_shape
+        own = self._lead + 1  # batch dimensions between time and the states
+        extra, inner = batch[:-own], batch[-own:]
         num_states = self._initial.probs.shape[-1]
-        extra, own = batch[: -self._own], batch[-self._own :]
+        timed = _time_first(self._steps, self._lead)
         with torch.no_grad():
-            z = self._initial.expand(own).sample(extra)
-            shown = self._emission.expand([len(self._trials), *own, num_states]).sample(extra).movedim(len(extra), 0)
+            z = self._initial.expand(inner).sample(extra)
+            emission = unchecked(self._emit(timed)).expand([len(timed.trials), *inner, num_states])
+            shown = emission.sample(extra).movedim(len(extra), 0)
             outcomes = []
-            for t, transition in enumerate(self._transition):
+            for t, transition in enumerate(self._moves()):
                 outcome = shown[t].gather(-1, z.unsqueeze(-1)).squeeze(-1)
-                outcomes.append(torch.where(self._trials[t] > 0, outcome, 0.0))
+                outcomes.append(torch.where(timed.trials[t] > 0, outcome, 0.0))
                 law = transition.expand(*batch, num_states, num_states)
                 z = dist.Categorical(Vindex(law)[..., z, :]).sample()
         return torch.stack(outcomes, -1)
@@ -350,13 +373,16 @@ def _each(step: Step, change: Callable[[Tensor], Tensor]) -> Step:
     return Step(change(trials), trained, progress)
 
 
-def _time_first(field: Tensor, lead: int) -> Tensor:
-    """[N or 1, T] -> [T, 1, ..., N or 1] with `lead` ones for theta's sample dimensions."""
-    time_first = field.movedim(-1, 0)
-    return time_first.reshape(time_first.shape[0], *[1] * lead, *time_first.shape[1:])
+def _time_first(steps: Step, lead: int) -> Step:
+    """Fields [N or 1, T] -> [T, 1, ..., N or 1] with `lead` ones for theta's sample dimensions."""
+    return _each(steps, lambda field: field.movedim(-1, 0).reshape(field.shape[-1], *[1] * lead, *field.shape[:-1]))
 
 
-def _timed(law: Any, num_steps: int, dims: int) -> Any:
-    """The law with time as the first of its `dims` batch dimensions, where it does not depend on the step too."""
-    missing = dims - len(law.batch_shape)
-    return law.expand([num_steps, *[1] * (missing - 1), *law.batch_shape]) if missing > 0 else law
+def _laid_out(history: RolloutHistory, rows: Tensor) -> tuple[Outcomes, Tensor | None]:
+    """The prompts' outcomes, and the rounds in which there were any; None where they are to be drawn."""
+    every = len(rows) == history.num_prompts
+    if not history.observed:
+        solved, trials, trained, progress = history.dense()
+        return Outcomes(solved, trials[rows], trained[rows], progress), None
+    made = layout(history)
+    return (history.dense(), made.rounds()) if every else (made.dense(rows), made.rounds(rows))

@@ -3,76 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import pyro
 import torch
-from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal, init_to_mean
-from pyro.ops.stats import split_gelman_rubin
+from pyro.infer import MCMC, NUTS
+from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
 from dps_pyro import checks
-from dps_pyro.console import progress_bar
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.history import RolloutHistory
-from dps_pyro.storage import atomic_path, load_state, save_state
+from dps_pyro.posterior import Posterior
+from dps_pyro.svi import Guide, Plan, own_sites, search
 
-__all__ = ["Posterior", "fit"]
+__all__ = ["Guide", "Posterior", "fit"]
 
-
-@dataclass(frozen=True)
-class Posterior:
-    """What a fit learned.
-
-    Attributes:
-        draws: site name -> [S, ...] draws from the (approximate) posterior.
-        point: site name -> [...] the draws' mean, which the online filter runs at. Means of simplexes are simplexes.
-        losses: float [steps], the negative ELBO an SVI step; empty for NUTS.
-        converged: whether the ELBO had gone flat when the fit ended; of NUTS, whether no transition diverged and split
-            R-hat is below 1.05 at every site.
-        about: what was fitted, how, and how long it took: "steps" are those that SVI took, or NUTS's warm-up; "draws"
-            those kept; of NUTS also "divergences" and the largest "r_hat" (None for fewer than four draws).
-    """
-
-    draws: Mapping[str, Tensor]
-    point: Mapping[str, Tensor]
-    losses: Tensor
-    converged: bool
-    about: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write a folder of safetensors and JSON, atomically; `load` reads it back."""
-        with atomic_path(Path(folder)) as aside:
-            aside.mkdir()
-            tensors = {"draws": dict(self.draws), "point": dict(self.point), "losses": self.losses}
-            save_state(aside, {**tensors, "converged": self.converged, "about": self.about})
-        return Path(folder)
-
-    def to_arviz(self) -> Any:
-        """The draws for ArviZ, as the posterior group of an InferenceData (a DataTree from ArviZ 1.0), in one chain."""
-        import arviz as az
-
-        draws = {name: value.unsqueeze(0).numpy() for name, value in self.draws.items()}
-        if int(az.__version__.partition(".")[0]) < 1:
-            return az.from_dict(posterior=draws)
-        return az.from_dict({"posterior": draws})
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Posterior:
-        """Read a saved posterior.
-
-        Raises:
-            ValueError: the folder is not one, or is damaged.
-        """
-        state = load_state(Path(folder))
-        try:
-            return cls(state["draws"], state["point"], state["losses"], state["converged"], state["about"])
-        except KeyError as error:
-            raise ValueError(f"{folder}: expected a saved posterior, got a state without {error}") from error
+MANY = 2048
+"""More prompts than this are fitted in mini-batches, unless told otherwise, ..."""
+BATCH = 512
+"""... of this many."""
 
 
 def fit(
@@ -80,10 +30,15 @@ def fit(
     history: RolloutHistory,
     method: Literal["svi", "nuts"] = "svi",
     *,
+    guide: Guide = "normal",
     steps: int | None = None,
     learning_rate: float = 0.05,
     batch_size: int | None = None,
+    restarts: int = 1,
+    start: Posterior | None = None,
+    seconds: float | None = None,
     draws: int = 200,
+    chains: int = 1,
     tolerance: float = 1e-4,
     seed: int = 0,
     progress: bool = True,
@@ -92,17 +47,27 @@ def fit(
 
     Args:
         dynamics: the model.
-        history: the log; at least one group, with outcomes. It is laid out as [N, T] rectangles, prompts by steps,
-            whatever the method and the batch size: those have to fit into memory.
-        method: "svi" maximises the ELBO of a mean-field normal guide (fast); "nuts" samples the exact posterior, one
-            chain (small histories).
+        history: the log; at least one group, with outcomes.
+        method: "svi" maximises the ELBO of a guide (fast); "nuts" samples the exact posterior (small histories).
+        guide: SVI's approximation of the posterior, in unconstrained space: "normal", independent normals; "low_rank",
+            a normal with correlations, not for mini-batches where prompts have sites of their own; "delta", a point,
+            the most probable one (MAP); or a function that makes a Pyro guide of `dynamics.model`, called like it.
         steps: SVI steps at most, 2000 if left out; or NUTS's warm-up steps, exactly, 200 if left out.
-        learning_rate: Adam's, for "svi", positive.
-        batch_size: prompts in an SVI mini-batch, within 1..N; None for all.
-        draws: posterior draws to keep, at least 1.
+        learning_rate: Adam's, for "svi", positive; it falls tenfold on the way.
+        batch_size: prompts in an SVI mini-batch, within 1..N. Left out: all of up to 2,048 prompts, and 512 of more.
+        restarts: SVI runs to begin with, at least 1: the first from the prior's mean, others from draws of the prior.
+            Each takes 15 % of the steps (of many restarts less: half of the steps in all), and the one with the lowest
+            loss then goes on.
+        start: an earlier posterior: SVI starts at its point, as wide as its draws. Its sites of another shape (prompts'
+            own, of other prompts) are left where they would have started, and a function's guide where it starts.
+        seconds: SVI stops after that time, if it has not before.
+        draws: posterior draws to keep, at least 1; in each chain.
+        chains: NUTS chains, one after the other; from 2 on R-hat compares them.
         tolerance: SVI stops early when the mean loss of the last hundred steps is within this fraction, and the
-            standard error of the difference, of that of the hundred before.
-        seed: of the whole fit. The global RNGs and Pyro's parameter store are left as they were.
+            standard error of the difference, of that of the hundred before (with mini-batches in whole epochs, four at
+            least).
+        seed: of the whole fit, which it decides but for `seconds`. The global RNGs and Pyro's parameter store are left
+            as they were.
         progress: show a progress bar.
 
     Raises:
@@ -112,90 +77,80 @@ def fit(
     checks.instance("dynamics", dynamics, Dynamics)
     if len(checks.instance("history", history, RolloutHistory)) == 0:
         raise ValueError("history: expected at least one group of rollouts, got none")
-    if history.dense().solved is None:
+    if not history.observed:
         raise ValueError("history: expected outcomes to learn from, got a schedule, whose outcomes are unknown")
     if method not in ("svi", "nuts"):
         raise ValueError(f"method: expected 'svi' or 'nuts', got {method!r}")
+    if guide not in ("normal", "low_rank", "delta") and (isinstance(guide, type) or not callable(guide)):
+        raise ValueError(f"guide: expected 'normal', 'low_rank', 'delta' or a function of a model, got {guide!r}")
     steps = checks.count("steps", {"svi": 2000, "nuts": 200}[method] if steps is None else steps, 1)
-    draws = checks.count("draws", draws, 1)
+    draws, chains = checks.count("draws", draws, 1), checks.count("chains", chains, 1)
+    restarts = checks.count("restarts", restarts, 1)
     learning_rate = checks.positive("learning_rate", learning_rate)
     tolerance = checks.positive("tolerance", tolerance, or_zero=True)
-    if batch_size is not None:
-        batch_size = checks.count("batch_size", batch_size, 1, history.num_prompts)
+    seconds = None if seconds is None else checks.positive("seconds", seconds)
+    if start is not None:
+        checks.instance("start", start, Posterior)
     seed = checks.count("seed", seed, 0)
-    start = time.perf_counter()
-    found: dict[str, Any] = {}
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(seed)
-        if method == "svi":
-            samples, losses, converged = _svi(
-                dynamics, history, steps, learning_rate, batch_size, draws, tolerance, progress
-            )
-        else:
-            samples, found = _nuts(dynamics, history, steps, draws, progress)
-            losses = torch.zeros(0)
-            converged = found["divergences"] == 0 and found["r_hat"] is not None and found["r_hat"] < 1.05
-    about = {
+    per_prompt = own_sites(dynamics, history.num_prompts)
+    batch_size = _batch_size(batch_size, history.num_prompts, guide, per_prompt)
+    begun = time.perf_counter()
+    about: dict[str, Any] = {
         "model": type(dynamics).__name__,
         "method": method,
         "prompts": history.num_prompts,
         "groups": len(history),
-        "steps": len(losses) or steps,
-        "draws": draws,
-        **found,
-        "seed": seed,
-        "seconds": round(time.perf_counter() - start, 2),
+        "per_prompt": per_prompt,
     }
-    return Posterior(samples, {name: value.mean(0) for name, value in samples.items()}, losses, converged, about)
+    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
+        torch.manual_seed(seed)
+        if method == "svi":
+            plan = Plan(guide, steps, learning_rate, batch_size, draws, tolerance, restarts, start, seconds)
+            weigh = not per_prompt and batch_size == history.num_prompts
+            samples, log_weights, losses, stopped, scores = search(dynamics, history, plan, weigh, progress)
+            converged = stopped == "flat"
+            about |= {"guide": guide if isinstance(guide, str) else getattr(guide, "__name__", type(guide).__name__)}
+            about |= {"steps": len(losses), "batch_size": batch_size, "stopped": stopped}
+            about |= {"restart_losses": scores} if restarts > 1 else {}
+        else:
+            samples, found = _nuts(dynamics, history, steps, draws, chains, progress)
+            losses, log_weights = torch.zeros(0), None
+            converged = found["divergences"] == 0 and found["r_hat"] is not None and found["r_hat"] < 1.05
+            about |= {"steps": steps, **found}
+    kept = len(next(iter(samples.values()))) if samples else draws
+    about |= {"draws": kept, "seed": seed, "seconds": round(time.perf_counter() - begun, 2)}
+    point = {name: value.mean(0) for name, value in samples.items()}
+    return Posterior(samples, point, losses, converged, about, log_weights)
 
 
-def _svi(
-    dynamics: Dynamics[Any],
-    history: RolloutHistory,
-    steps: int,
-    learning_rate: float,
-    batch_size: int | None,
-    draws: int,
-    tolerance: float,
-    progress: bool,
-) -> tuple[dict[str, Tensor], Tensor, bool]:
-    def plates(history: RolloutHistory, batch_size: int | None = None) -> pyro.plate:
-        return pyro.plate("prompts", history.num_prompts, subsample_size=batch_size, dim=-1)
-
-    guide = AutoNormal(dynamics.model, init_loc_fn=init_to_mean, init_scale=0.05, create_plates=plates)
-    # The learning rate falls tenfold over the steps allowed, so that the last estimates are not the noise's.
-    optimizer = pyro.optim.ClippedAdam({"lr": learning_rate, "lrd": 0.1 ** (1 / max(steps, 1))})
-    svi = SVI(dynamics.model, guide, optimizer, Trace_ELBO())
-    losses: list[float] = []
-    converged = False
-    window = 100
-    with progress_bar(steps, "fitting", progress) as advance:
-        for step in range(steps):
-            loss = svi.step(history, batch_size)
-            if not torch.isfinite(torch.tensor(loss)):
-                raise FloatingPointError(f"the loss is {loss} at step {step}; expected a finite number")
-            losses.append(loss)
-            advance(f"loss {loss / len(history):.4f} a group")
-            if step + 1 >= 3 * window and (step + 1) % window == 0:
-                before, after = torch.tensor(losses[-2 * window :]).view(2, window)
-                noise = (before.var() / window + after.var() / window).sqrt()
-                converged = bool((before.mean() - after.mean()).abs() <= tolerance * before.mean().abs() + noise)
-                if converged:
-                    break
-    with torch.no_grad():
-        drawn = Predictive(guide, num_samples=draws)(history)
-    samples = {name: value for name, value in drawn.items() if not name.endswith("_unconstrained")}
-    return samples, torch.tensor(losses), converged
+def _batch_size(asked: int | None, num_prompts: int, guide: Guide, per_prompt: list[str]) -> int:
+    whole = guide == "low_rank" and bool(per_prompt)
+    if asked is None:
+        return num_prompts if num_prompts <= MANY or whole else BATCH
+    size = checks.count("batch_size", asked, 1, num_prompts)
+    if whole and size < num_prompts:
+        own = ", ".join(map(repr, per_prompt))
+        raise ValueError(
+            f"guide: expected 'normal' or 'delta' with mini-batches of a model whose prompts have sites of their own "
+            f"({own}), got 'low_rank', which ties all prompts together: leave out batch_size, or take another guide"
+        )
+    return size
 
 
 def _nuts(
-    dynamics: Dynamics[Any], history: RolloutHistory, steps: int, draws: int, progress: bool
+    dynamics: Dynamics[Any], history: RolloutHistory, steps: int, draws: int, chains: int, progress: bool
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The draws, and what tells whether to trust them."""
-    kernel = NUTS(dynamics.model, jit_compile=False)
-    chain: Any = MCMC(kernel, num_samples=draws, warmup_steps=steps, disable_progbar=not progress)
-    chain.run(history)
-    samples = dict(chain.get_samples())
-    divergences = chain._diagnostics[0]["divergences"]
-    r_hat = [float(split_gelman_rubin(value.unsqueeze(0)).max()) for value in samples.values()] if draws >= 4 else []
-    return samples, {"divergences": len(divergences), "r_hat": round(max(r_hat), 4) if r_hat else None}
+    """The draws, chain after chain, and what tells whether to trust them."""
+    runs, divergences = [], 0
+    for _ in range(chains):
+        kernel = NUTS(dynamics.model, jit_compile=False)
+        chain: Any = MCMC(kernel, num_samples=draws, warmup_steps=steps, disable_progbar=not progress)
+        chain.run(history)
+        runs.append(dict(chain.get_samples()))
+        divergences += len(chain._diagnostics[0]["divergences"])
+    by_chain = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}  # [chains, draws, ...]
+    found: dict[str, Any] = {"chains": chains, "divergences": divergences, "r_hat": None, "effective_draws": None}
+    if draws >= 4:
+        found["r_hat"] = round(max(float(split_gelman_rubin(value).max()) for value in by_chain.values()), 4)
+        found["effective_draws"] = round(min(float(effective_sample_size(value).min()) for value in by_chain.values()))
+    return {name: value.flatten(0, 1) for name, value in by_chain.items()}, found

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Conditioned", "condition", "log_likelihood", "predict"]
+__all__ = ["Conditioned", "Filtered", "Leaps", "condition", "filter_all", "leaps_over", "log_likelihood", "predict"]
 
 
 class Conditioned(NamedTuple):
@@ -18,6 +18,17 @@ class Conditioned(NamedTuple):
 
     belief: Tensor  # [..., K], p(z_t | y_<=t)
     log_evidence: Tensor  # [...], log p(y_t | y_<t)
+
+
+class Filtered(NamedTuple):
+    """What is believed after each step, and what each step's outcomes add to the likelihood."""
+
+    belief: Tensor  # [T, ..., N, K], p(z_t | y_<=t)
+    log_evidence: Tensor  # [T, ..., N], log p(y_t | y_<t); 0 where missing
+
+
+Leaps = list[list[tuple[int, Tensor | None]]]
+"""The moves made before each step: by which matrix, and who makes it, [1, N] ones and zeros; None for all prompts."""
 
 
 def condition(belief: Tensor, log_likelihood: Tensor) -> Conditioned:
@@ -74,13 +85,29 @@ def _likeliest(log_likelihood: Tensor, otherwise: Tensor) -> Tensor:
     return torch.where(total > 0, weight / total, otherwise)
 
 
-def log_likelihood(initial: Tensor, transition: Tensor, emitted: Tensor) -> Tensor:
+def filter_all(initial: Tensor, transition: Tensor, emitted: Tensor) -> Filtered:
+    """`condition` and `predict` over all steps of many prompts at once, without gradients.
+
+    Args:
+        initial: [..., N or 1, K], `p(z_1)`; leading dimensions may be left out.
+        transition: [T or 1, ..., N or 1, K, K] or [T or 1, K, K], row-stochastic; the last step's is not used.
+        emitted: [T, ..., N, K], `log p(y_t | z_t)`; zeros for a missing step.
+    """
+    transition = _aligned(transition, emitted)
+    with torch.no_grad():
+        found = _filter(initial, transition, emitted, _step_by_step(transition, emitted))
+    return Filtered(found.belief.mT, found.log_evidence.squeeze(-2))
+
+
+def log_likelihood(initial: Tensor, transition: Tensor, emitted: Tensor, leaps: Leaps | None = None) -> Tensor:
     """The forward algorithm: `log p(y_1:T)`, the states summed out exactly.
 
     Args:
         initial: [..., N or 1, K], `p(z_1)`; leading dimensions may be left out.
-        transition: [T, ..., N or 1, K, K] or [T, K, K], row-stochastic; the last one is not used.
+        transition: [T or 1, ..., N or 1, K, K] or [T or 1, K, K], row-stochastic; the last step's is not used.
         emitted: [T, ..., N, K], `log p(y_t | z_t)`; zeros for a missing step.
+        leaps: where `emitted` are T rounds some steps apart, the moves before each, as `leaps_over` has them; then
+            `transition` is [1, ...], the same at every step.
 
     Returns:
         [..., N]. Differentiable in all three, by smoothing rather than by recording the T steps: the gradient of
@@ -88,56 +115,155 @@ def log_likelihood(initial: Tensor, transition: Tensor, emitted: Tensor) -> Tens
         `transition` this is the gradient with every row free; whatever normalises the rows takes it from there.
         Where the gradient is to be differentiated again (`create_graph`: a Hessian), the steps are recorded after all.
     """
-    missing = emitted.ndim + 1 - transition.ndim
-    aligned = transition.reshape(len(transition), *[1] * missing, *transition.shape[1:])
-    total: Tensor = _Forward.apply(initial, aligned, emitted)  # type: ignore[no-untyped-call]
+    transition = _aligned(transition, emitted)
+    if leaps is None:
+        leaps = _step_by_step(transition, emitted)
+    else:
+        powers = [transition]
+        for _ in range(max((matrix for moves in leaps for matrix, _ in moves), default=0)):
+            powers.append(powers[-1] @ powers[-1])
+        transition = torch.cat(powers)
+    total: Tensor = _Forward.apply(initial, transition, emitted, leaps)  # type: ignore[no-untyped-call]
     return total
 
 
-def _filter(initial: Tensor, transition: Tensor, emitted: Tensor) -> tuple[Tensor, Tensor]:
-    """`p(z_t | y_<=t)` [T, ..., N, K] and `log p(y_t | y_<t)` [T, ..., N]."""
-    shape = torch.broadcast_shapes(initial.shape, emitted.shape[1:], transition.shape[1:-2] + emitted.shape[-1:])
-    belief = initial.expand(shape)
-    filtered, evidence = [], []
-    for shown, matrix in zip(emitted, transition, strict=True):
-        conditioned = condition(belief, shown)
-        filtered.append(conditioned.belief)
-        evidence.append(conditioned.log_evidence)
-        belief = predict(conditioned.belief, matrix)
-    return torch.stack(filtered), torch.stack(evidence)
+def leaps_over(gaps: Tensor, dtype: torch.dtype) -> Leaps:
+    """The moves by the powers 1, 2, 4, ... of one matrix that pass `gaps` long [T, N] steps before each round: as many
+    as the largest gap has binary digits, at most."""
+    digits = torch.arange(int(gaps.max()).bit_length()).view(-1, 1, 1)
+    ones = gaps >> digits & 1  # [digits, T, N]
+    whose = ones.to(dtype).unsqueeze(-2).transpose(0, 1)
+    return [
+        [(digit, mask[digit]) for digit, needed in enumerate(row) if needed]
+        for row, mask in zip(ones.any(-1).mT.tolist(), whose, strict=True)
+    ]
+
+
+# Below, the prompts' axis is last, [T, ..., K, N]: a sum over few states then runs along many prompts, several times
+# faster than the other way round. Matrices are [..., K, K, N], or [..., K, K] where all prompts share one.
+
+
+def _step_by_step(transition: Tensor, emitted: Tensor) -> Leaps:
+    timed = len(transition) > 1
+    return [[(t - 1 if timed else 0, None)] if t else [] for t in range(len(emitted))]
+
+
+def _aligned(transition: Tensor, emitted: Tensor) -> Tensor:
+    missing = emitted.ndim + 1 - transition.ndim
+    return transition.reshape(len(transition), *[1] * missing, *transition.shape[1:])
+
+
+def _matrices(transition: Tensor) -> tuple[tuple[Tensor, ...], bool]:
+    """The matrices, and whether all prompts share them."""
+    if transition.shape[-3] == 1:
+        return transition.squeeze(-3).unbind(), True
+    own = transition.movedim(-3, -1)
+    return (own if own.stride(-1) == 1 else own.contiguous()).unbind(), False
+
+
+def _ahead(rows: Tensor, matrix: Tensor, shared: bool) -> Tensor:
+    """`sum_i rows[..., i, n] matrix[..., i, j, n]`."""
+    return matrix.mT @ rows if shared else (matrix * rows.unsqueeze(-2)).sum(-3)
+
+
+def _back(rows: Tensor, matrix: Tensor, shared: bool) -> Tensor:
+    """`sum_j matrix[..., i, j, n] rows[..., j, n]`."""
+    return matrix @ rows if shared else (matrix * rows.unsqueeze(-3)).sum(-2)
+
+
+class _Pass(NamedTuple):
+    """What the filter found on its way forward."""
+
+    belief: Tensor  # [T, ..., K, N], p(z_t | y_<=t)
+    log_evidence: Tensor  # [T, ..., 1, N], log p(y_t | y_<t)
+    ratio: Tensor  # [T, ..., K, N], p(y_t | z_t) / p(y_t | y_<t), by which Bayes' rule multiplied
+    before: list[list[Tensor]]  # [..., K, N], the belief before each of the moves
+
+
+def _filter(initial: Tensor, transition: Tensor, emitted: Tensor, moves: Leaps) -> _Pass:
+    if torch.is_grad_enabled():
+        return _filter_safely(initial, transition, emitted, moves)
+    likelihood = emitted.mT.contiguous()
+    shift = likelihood.amax(-2, keepdim=True)
+    likelihood = (likelihood - shift).exp_()
+    matrices, shared = _matrices(transition)
+    batch = torch.broadcast_shapes(initial.shape[:-1], emitted.shape[1:-1], transition.shape[1:-2])
+    belief = initial.expand(*batch, -1).mT
+    filtered = belief.new_empty(len(emitted), *belief.shape)
+    evidence = filtered.new_empty(len(emitted), *batch[:-1], 1, batch[-1])
+    before: list[list[Tensor]] = []
+    for now, total, seen, steps in zip(filtered.unbind(), evidence.unbind(), likelihood.unbind(), moves, strict=True):
+        before.append([])
+        for matrix, whose in steps:
+            before[-1].append(belief)
+            ahead = _ahead(belief, matrices[matrix], shared)
+            belief = ahead if whose is None else torch.lerp(belief, ahead, whose)
+        torch.mul(belief, seen, out=now)
+        torch.sum(now, -2, keepdim=True, out=total)
+        belief = now.div_(total)
+    # The shift was by the likeliest state, believed possible or not. Where that left nothing of the others, or where an
+    # outcome is impossible, all is done again with the care that `condition` takes.
+    limits = torch.finfo(evidence.dtype)
+    if not bool(evidence.amin() > limits.tiny / limits.eps):
+        return _filter_safely(initial, transition, emitted, moves)
+    return _Pass(filtered, evidence.log() + shift, likelihood.div_(evidence), before)
+
+
+def _filter_safely(initial: Tensor, transition: Tensor, emitted: Tensor, moves: Leaps) -> _Pass:
+    """The same by `condition` and `predict`, differentiable."""
+    belief = initial.expand(torch.broadcast_shapes(initial.shape, emitted.shape[1:], transition.shape[1:-1]))
+    filtered, terms = [], []
+    before: list[list[Tensor]] = []
+    for shown, steps in zip(emitted, moves, strict=True):
+        before.append([])
+        for matrix, whose in steps:
+            before[-1].append(belief.mT)
+            ahead = predict(belief, transition[matrix])
+            belief = ahead if whose is None else torch.where(whose.mT > 0, ahead, belief)
+        belief, evidence = condition(belief, shown)
+        filtered.append(belief)
+        terms.append(evidence)
+    log_evidence = torch.stack(terms).unsqueeze(-1)
+    ratio = (emitted - log_evidence).clamp_max(80.0).exp().nan_to_num(nan=0.0)
+    return _Pass(torch.stack(filtered).mT, log_evidence.mT, ratio.mT, before)
 
 
 class _Forward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, initial: Tensor, transition: Tensor, emitted: Tensor) -> Tensor:
-        filtered, evidence = _filter(initial, transition, emitted)
-        ctx.save_for_backward(initial, transition, emitted, filtered, evidence)
-        return evidence.sum(0)
+    def forward(ctx: Any, initial: Tensor, transition: Tensor, emitted: Tensor, moves: Leaps) -> Tensor:
+        ctx.found, ctx.moves = _filter(initial, transition, emitted, moves), moves
+        ctx.save_for_backward(initial, transition, emitted)
+        total: Tensor = ctx.found.log_evidence.squeeze(-2).sum(0)
+        return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        initial, transition, emitted, filtered, evidence = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        initial, transition, emitted = ctx.saved_tensors
+        found: _Pass = ctx.found
         if torch.is_grad_enabled():  # What was saved in between knows nothing of the inputs.
-            filtered, evidence = _filter(initial, transition, emitted)
-        outer = gradients[0].unsqueeze(-1)  # [..., N, 1]
-        # p(y_t | z_t) / p(y_t | y_<t): what Bayes' rule multiplied each state's probability by.
-        weight = (emitted - evidence.unsqueeze(-1)).clamp_max(80.0).exp().nan_to_num(nan=0.0)
-        ahead = torch.ones_like(filtered[0])  # p(y_t+1:T | z_t) / p(y_t+1:T | y_1:t)
-        smoothed, arriving = [], []
-        for t in range(len(filtered) - 1, -1, -1):
-            smoothed.append(filtered[t] * ahead)
-            arriving.append(weight[t] * ahead)  # how each state at t would explain y_t and all after it
-            if t > 0:
-                ahead = _apply(arriving[-1], transition[t - 1].mT)
-        into = torch.stack(arriving[::-1])  # [T, ..., N, K]
-        to_emitted = torch.stack(smoothed[::-1]) * outer
-        to_initial = into[0] * outer
-        now, then = filtered[:-1] * outer, into[1:]
-        shared = transition.shape[-3] == 1  # then summed over prompts without an [N, K, K] on the way
-        moved = (now.mT @ then).unsqueeze(-3) if shared else now.unsqueeze(-1) * then.unsqueeze(-2)
-        to_transition = torch.cat([moved, torch.zeros_like(moved[:1])]) if len(moved) else torch.zeros_like(transition)
-        return (
-            to_initial.sum_to_size(initial.shape),
-            to_transition.sum_to_size(transition.shape),
-            to_emitted.sum_to_size(emitted.shape),
-        )
+            found = _filter(initial, transition, emitted, ctx.moves)
+        outer = gradients[0].unsqueeze(-2)  # [..., 1, N]
+        matrices, shared = _matrices(transition)
+        moved: list[Tensor | None] = [None] * len(matrices)  # the gradient in each: the moves from state to state
+        ahead = torch.ones_like(found.belief[0])  # p(y_t+1:T | z_t) / p(y_t+1:T | y_1:t)
+        onward = []
+        for seen, steps, before in zip(found.ratio.unbind()[::-1], ctx.moves[::-1], found.before[::-1], strict=True):
+            onward.append(ahead)
+            ahead = seen * ahead  # how each state at t would explain y_t and all after it
+            for (matrix, whose), belief in zip(steps[::-1], before[::-1], strict=True):
+                if ctx.needs_input_grad[1]:
+                    flow = belief * (outer if whose is None else outer * whose)
+                    # summed over prompts without an [N, K, K] on the way
+                    step = flow @ ahead.mT if shared else flow.unsqueeze(-2) * ahead.unsqueeze(-3)
+                    moved[matrix] = step if (sofar := moved[matrix]) is None else sofar + step
+                back = _back(ahead, matrices[matrix], shared)
+                ahead = back if whose is None else torch.lerp(ahead, back, whose)
+        to_initial, to_transition, to_emitted = (ahead * outer).mT.sum_to_size(initial.shape), None, None
+        if ctx.needs_input_grad[1]:
+            like = next((one for one in moved if one is not None), torch.zeros_like(matrices[0]))
+            stacked = torch.stack([torch.zeros_like(like) if one is None else one for one in moved])
+            back = stacked.unsqueeze(-3) if shared else stacked.movedim(-1, -3)
+            to_transition = back.sum_to_size(transition.shape)
+        if ctx.needs_input_grad[2]:
+            to_emitted = (found.belief * outer * torch.stack(onward[::-1])).mT.sum_to_size(emitted.shape)
+        return to_initial, to_transition, to_emitted, None

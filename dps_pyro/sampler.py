@@ -21,7 +21,8 @@ from dps_pyro.acquisition import ACQUISITIONS, Acquisition, Forecast
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.filter import Predictor
 from dps_pyro.history import Features, RolloutHistory
-from dps_pyro.tracker import track
+from dps_pyro.refit import Refit, Refitter
+from dps_pyro.tracker import Tracker, is_fitted, track
 
 if TYPE_CHECKING:
     from dps_pyro.fit import Posterior
@@ -45,6 +46,9 @@ class PromptSampler:
         posterior: a fitted prior of the same model; the model's own prior means if left out.
         features: what is known of each prompt before any rollout, for the log: name -> N numbers or N strings. (What a
             model uses of them, its constructor takes.)
+        refit_every: fit the model to the history so far every so many steps, filter the history again at what was
+            learned, and go on (online empirical Bayes); None: never.
+        refit: how.
         seed: of the selections. The same seed and the same rewards give the same selections.
         dtype: of the beliefs; torch's default if left out.
 
@@ -63,6 +67,8 @@ class PromptSampler:
         trials: int = 8,
         posterior: Posterior | None = None,
         features: Features | None = None,
+        refit_every: int | None = None,
+        refit: Refit = Refit(),  # noqa: B008 - it is frozen
         seed: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -81,6 +87,13 @@ class PromptSampler:
         self.tracker = track(dynamics, self.num_prompts, values=values, dtype=dtype)
         self.tracker.history.ids = self.ids
         self.tracker.history.features = checks.features("features", features, self.num_prompts)
+        self._refit_every = None if refit_every is None else checks.count("refit_every", refit_every, 1)
+        self._refitter: Refitter | None = None
+        if refit_every is not None:
+            if not isinstance(self.tracker, Tracker) or not is_fitted(dynamics):
+                name = type(dynamics).__name__
+                raise ValueError(f"refit_every: expected None, as {name} learns while it filters, got {refit_every}")
+            self._refitter = Refitter(dynamics, checks.instance("refit", refit, Refit))
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
         self._visits = torch.zeros(self.num_prompts, dtype=torch.long)
         self._predicted: dict[int, float] = {}
@@ -165,7 +178,12 @@ class PromptSampler:
             raise ValueError(f"trained: expected {len(rows)} booleans, one a prompt, got {trained!r}")
         if progress is not None:
             progress = float(checks.numbers("progress", progress))
+        self._take_up_refit()
         evidence = self.tracker.observe(rows, count, size, step, predicted, learned, progress)
+        if self._refitter is not None and step >= now and (step + 1) % (self._refit_every or 1) == 0 and self.history:
+            self._refitter.begin(self.history)
+            if not self._refitter.settings.background:
+                self._take_up_refit()
         for row in rows.tolist():
             self._predicted.pop(row, None)
         useful = (count > 0) & (count < size)
@@ -199,6 +217,10 @@ class PromptSampler:
         known = set(self.ids or []).intersection(names or [])
         if known:
             raise ValueError(f"prompts: expected new ids, got {min(known)!r}, which is there already")
+        learned = None if self._refitter is None else self._refitter.posterior
+        if learned is not None and learned.about["per_prompt"] and isinstance(self.tracker, Tracker):
+            # What was learned of each prompt's own says nothing of new prompts; the next refit has them all.
+            self.tracker.refilter(learned.population().point)
         if names != []:
             self.tracker.add(checks.count("prompts", prompts, 1) if names is None else names, features)
         self.ids, self.num_prompts = self.history.ids, self.tracker.num_prompts
@@ -223,6 +245,7 @@ class PromptSampler:
             "useful/so_far": self._totals["useful"] / max(groups, 1),
             "log_evidence/so_far": self._totals["log_evidence"] / max(groups - impossible, 1),
             "impossible": impossible,
+            **({} if self._refitter is None else {"refits": float(self._refitter.count)}),
             **self._last,
         }
 
@@ -237,6 +260,7 @@ class PromptSampler:
             "totals": dict(self._totals),
             "last": dict(self._last),
             "ids": self.ids,
+            "refit": {} if self._refitter is None else self._refitter.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -265,6 +289,8 @@ class PromptSampler:
         self.tracker.load_state_dict(state["tracker"])
         self._generator, self._visits, self._predicted = generator, state["visits"].clone(), predicted
         self._totals, self._last = totals, last
+        if self._refitter is not None and state["refit"]:
+            self._refitter.load_state_dict(state["refit"])
 
     # ------------------------------------------------------------------------------------------------- the state
 
@@ -282,6 +308,12 @@ class PromptSampler:
     def visits(self) -> Tensor:
         """Long [N], how often each prompt has been rolled out, a copy."""
         return self._visits.clone()
+
+    def _take_up_refit(self) -> None:
+        """Filter again at what the refit that was begun last has learned, if there is one."""
+        posterior = None if self._refitter is None else self._refitter.collect()
+        if posterior is not None and isinstance(self.tracker, Tracker):
+            self.tracker.refilter(posterior.point)
 
     def _states(self) -> Sequence[str]:
         count = self.tracker.belief.shape[-1]

@@ -89,6 +89,23 @@ class Tracker(Filter):
         drawn: Tensor = rates.expand(self.num_prompts, -1).gather(-1, state).squeeze(-1)
         return drawn
 
+    def refilter(self, values: Mapping[str, Tensor]) -> None:
+        """Filter the whole history again at other site values: exactly where the filter would be, had it run at them
+        from the first step.
+
+        Raises:
+            ValueError: `values` are not the model's; the filter is as it was.
+        """
+        before = self._values
+        self._values = dict(values)
+        try:
+            theta = self._parameters(None)
+        except ValueError:
+            self._values = before
+            raise
+        self._theta = theta
+        self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a filter of the same model and size needs to go on, tensors and numbers."""
         return {**super().state_dict(), "values": dict(self._values)}

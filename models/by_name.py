@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from dps_pyro import plugins
@@ -14,7 +15,10 @@ __all__ = ["make"]
 
 
 def make(
-    name: str, arguments: dict[str, Any] | None = None, features: Features | None = None
+    name: str,
+    arguments: dict[str, Any] | None = None,
+    features: Features | None = None,
+    optional: Collection[str] = (),
 ) -> Dynamics[Any] | Predictor:
     """A dynamics model by name: of the gallery (`SolvingProgress`), or of a file (`my_model.py:MyDynamics`).
 
@@ -23,6 +27,7 @@ def make(
         arguments: of its constructor. For one that takes `groups`, the name of a feature stands for its column; for
             one that takes `features`, so does a list of names, and all of them are taken where it is left out.
         features: what is known of the prompts: name -> one value a prompt.
+        optional: those of the arguments that a model may do without: left out of one that does not take them.
 
     Raises:
         ValueError: there is no such model, it is none, its arguments are wrong, or there is no such feature.
@@ -35,7 +40,7 @@ def make(
         names = ", ".join(gallery.__all__)
         raise ValueError(f"dynamics: expected one of {names}, or path/to/file.py:Name, got {name!r}")
     taken = inspect.signature(found).parameters
-    given = dict(arguments or {})
+    given = {key: value for key, value in (arguments or {}).items() if key in taken or key not in optional}
     table = dict(features or {})
     if "groups" in taken and isinstance(given.get("groups"), str):
         given["groups"] = [str(value) for value in _column(table, given["groups"])]

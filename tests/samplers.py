@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dps_pyro import PromptSampler
 from dps_pyro.acquisition import ACQUISITIONS
-from dps_pyro.models import PaperDPS, SolvingProgress
+from dps_pyro.models import BetaBernoulli, PaperDPS, RewardEMA, SolvingProgress
 
 IDS = [f"problem-{k}" for k in range(6)]
 ACQUISITION = pytest.mark.parametrize("acquisition", ACQUISITIONS)
-MODEL = pytest.mark.parametrize("make", [SolvingProgress, PaperDPS])
+MODEL = pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, BetaBernoulli, RewardEMA])
 NAN, INF = float("nan"), float("inf")
 
 

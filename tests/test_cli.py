@@ -50,6 +50,11 @@ def settings(file: str, name: str) -> dict[str, str]:
         ("train", "trainers/config.py", "TrainConfig"),
         ("demo", "trainers/demo.py", "DemoOptions"),
         ("fit", "dps_pyro/commands/fit.py", "Options"),
+        ("diagnose", "dps_pyro/commands/diagnose.py", "Options"),
+        ("compare", "dps_pyro/commands/compare.py", "Options"),
+        ("sbc", "dps_pyro/commands/sbc.py", "Options"),
+        ("simulate", "dps_pyro/commands/simulate.py", "Options"),
+        ("replay", "dps_pyro/commands/replay.py", "Options"),
         ("report", "dps_pyro/commands/report.py", "Options"),
     ],
 )

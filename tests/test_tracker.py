@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dps_pyro import Dynamics, Step, Tracker, track
 from dps_pyro.dynamics import Progress
-from dps_pyro.models import PaperDPS, SolvingProgress
+from dps_pyro.filter import Filter
+from dps_pyro.models import BetaBernoulli, PaperDPS, RewardEMA, SolvingProgress
 from dps_pyro.storage import load_state, save_state
 
 MODELS = {
@@ -25,20 +26,24 @@ MODELS = {
     "one's own": (lambda: oracle.OwnLadder(3), lambda: oracle.own_values(5, 3)),
 }
 EVERY_MODEL = pytest.mark.parametrize(("make", "values"), MODELS.values(), ids=MODELS)
+FILTERS = MODELS | {
+    "MoPPS": (lambda: BetaBernoulli(decay=0.6), dict[str, Tensor]),
+    "moving average": (RewardEMA, dict[str, Tensor]),
+}
+EVERY_FILTER = pytest.mark.parametrize(("make", "values"), FILTERS.values(), ids=FILTERS)
 
 
-def tracker_of(make: Any, num_prompts: int = 5, values: Any = dict) -> Tracker:
-    model: Dynamics[Any] = make()
-    return track(model, num_prompts, values=values())
+def tracker_of(make: Any, num_prompts: int = 5, values: Any = dict) -> Filter:
+    return track(make(), num_prompts, values=values())
 
 
-def feed(tracker: Tracker, solved: Tensor, trials: Tensor, steps: Any = None) -> None:
+def feed(tracker: Filter, solved: Tensor, trials: Tensor, steps: Any = None) -> None:
     for t in range(solved.shape[1]) if steps is None else steps:
         rows = trials[:, t].nonzero().squeeze(-1)
         tracker.observe(rows, solved[rows, t], trials[rows, t])
 
 
-def same(one: Tracker, other: Tracker) -> None:
+def same(one: Filter, other: Filter) -> None:
     torch.testing.assert_close(one.belief, other.belief, atol=1e-6, rtol=0)
     assert one.step == other.step
     assert torch.equal(one.history.dense().trials, other.history.dense().trials)
@@ -82,7 +87,7 @@ def test_informative_is_the_chance_of_a_mixed_group_under_the_belief(make: Any, 
         torch.testing.assert_close(tracker.informative(trials), by_hand, atol=1e-6, rtol=1e-5)
 
 
-@EVERY_MODEL
+@EVERY_FILTER
 @given(seed=st.integers(0, 1000))
 def test_late_observations_give_the_belief_of_the_run_in_order(make: Any, values: Any, seed: int) -> None:
     solved, trials = oracle.random_groups(5, 5, seed)
@@ -97,7 +102,7 @@ def test_late_observations_give_the_belief_of_the_run_in_order(make: Any, values
     same(straight, late)
 
 
-@EVERY_MODEL
+@EVERY_FILTER
 def test_two_late_parts_of_a_group_count_as_one_group(make: Any, values: Any) -> None:
     whole, parts = (tracker_of(make, 5, values) for _ in range(2))
     row = torch.tensor([2])
@@ -109,7 +114,7 @@ def test_two_late_parts_of_a_group_count_as_one_group(make: Any, values: Any) ->
     same(whole, parts)
 
 
-@EVERY_MODEL
+@EVERY_FILTER
 def test_a_gap_lets_the_steps_between_pass(make: Any, values: Any) -> None:
     stepping, leaping = (tracker_of(make, 5, values) for _ in range(2))
     rows, solved, trials = torch.tensor([1, 3]), torch.tensor([2.0, 0.0]), torch.tensor([4, 4])
@@ -122,7 +127,7 @@ def test_a_gap_lets_the_steps_between_pass(make: Any, values: Any) -> None:
     same(stepping, leaping)
 
 
-@EVERY_MODEL
+@EVERY_FILTER
 def test_a_group_of_no_rollouts_is_a_prompt_not_visited(make: Any, values: Any) -> None:
     lost, unvisited = (tracker_of(make, 5, values) for _ in range(2))
     for tracker in (lost, unvisited):
@@ -133,7 +138,7 @@ def test_a_group_of_no_rollouts_is_a_prompt_not_visited(make: Any, values: Any) 
     same(lost, unvisited)
 
 
-@pytest.mark.parametrize("make", [SolvingProgress, PaperDPS])
+@pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, BetaBernoulli, RewardEMA])
 def test_added_prompts_have_been_there_unseen_from_the_start(make: Any) -> None:
     solved, trials = oracle.random_groups(4, 5)
     trials[2:] = 0
@@ -170,7 +175,7 @@ def test_per_prompt_values_are_each_prompts_own() -> None:
         torch.testing.assert_close(alone.belief[0], tracker.belief[row])
 
 
-@pytest.mark.parametrize("make", [SolvingProgress, PaperDPS])
+@pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, BetaBernoulli, RewardEMA])
 def test_ten_thousand_steps_stay_finite_and_normalised(make: Any) -> None:
     tracker = tracker_of(make, 4)
     outcomes = torch.tensor([[0.0, 8.0, 3.0], [8.0, 8.0, 8.0], [0.0, 0.0, 0.0]])
@@ -186,7 +191,7 @@ def test_ten_thousand_steps_stay_finite_and_normalised(make: Any) -> None:
     torch.testing.assert_close(tracker.belief.sum(-1), torch.ones(4))
 
 
-@EVERY_MODEL
+@EVERY_FILTER
 def test_a_saved_tracker_goes_on_bit_for_bit(make: Any, values: Any, tmp_path: Path) -> None:
     solved, trials = oracle.random_groups(5, 8)
     straight = tracker_of(make, 5, values)

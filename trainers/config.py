@@ -15,6 +15,10 @@ import yaml
 
 import dps_pyro
 from dps_pyro.acquisition import ACQUISITIONS, Acquisition, soft
+from dps_pyro.dynamics import Dynamics
+from dps_pyro.filter import Predictor
+from dps_pyro.history import Features
+from dps_pyro.models.by_name import make
 from dps_pyro.plugins import call, load
 from dps_pyro.rollouts import Sampling
 from dps_pyro.tasks import Countdown, Task
@@ -28,6 +32,7 @@ __all__ = [
     "check_resumed",
     "load_config",
     "make_acquisition",
+    "make_model",
     "make_task",
     "save_config",
 ]
@@ -38,11 +43,11 @@ EMBEDDED = {"countdown": Path(dps_pyro.__file__).parent / "policies" / "countdow
 _AT_LEAST = {
     **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "dynamic_sampling", "epochs"), 1),
     **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
-    **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness"), 0),
+    **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness", "refit_every"), 0),
     "threads": 1,
     "group_size": 2,  # an advantage needs company
 }
-_KEPT = ("model", "task", "task_args", "dynamics", "dynamics_args", "prior")
+_KEPT = ("model", "task", "task_args", "dynamics", "dynamics_args", "groups", "prior")
 """What a resumed run cannot change: its checkpoint is of these."""
 
 
@@ -87,6 +92,12 @@ class TrainConfig:
     dynamics_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of its constructor, in the YAML file. Of a model with groups or features these may be named after the
     task's: {groups: operands}."""
+    groups: str = "auto"
+    """The feature of the task's prompts by which a model with groups pools them; "auto": the task's own choice, "none":
+    one population."""
+    refit_every: int = 0
+    """Fit the model to the run's own rollouts every so many steps, beside the next rollouts, and filter again at what
+    was learned; 0: never."""
     acquisition: str = "soft"
     """How beliefs become a batch: "thompson" (dynamic sampling's distribution), "top" (the paper's top B), "soft" (a
     compromise), "entropy" (the most uncertain), "uniform" (any), or path/to/file.py:function."""
@@ -295,6 +306,17 @@ def check_resumed(before: TrainConfig, now: TrainConfig) -> None:
         was, wanted = (_plain(getattr(config, name)) for config in (before, now))
         if was != wanted:
             raise ValueError(f"{name}: expected the run's own, {was!r}, to resume it, got {wanted!r}")
+
+
+def make_model(config: TrainConfig, task: Task, features: Features) -> Dynamics[Any] | Predictor:
+    """The configured model of the task's prompts, of which `features` are known.
+
+    Raises:
+        ValueError: there is no such model, its arguments are wrong, or there is no such feature to group by.
+    """
+    groups = getattr(task, "groups", None) if config.groups == "auto" else config.groups
+    asked = {} if groups in (None, "none") else {"groups": groups}
+    return make(config.dynamics, asked | config.dynamics_args, features, optional=asked)
 
 
 def make_acquisition(config: TrainConfig) -> str | Acquisition:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from dps_pyro.fit import Posterior
 from dps_pyro.live import LiveView
-from dps_pyro.models.by_name import make
 from dps_pyro.policy_gradient import (
     Counts,
     advantages,
@@ -26,16 +25,18 @@ from dps_pyro.policy_gradient import (
     informative_groups,
     policy_loss,
 )
+from dps_pyro.refit import Refit
 from dps_pyro.rollouts import RolloutEngine, Rollouts, concatenate
 from dps_pyro.rollouts.transformers import TransformersEngine
 from dps_pyro.sampler import PromptSampler
-from dps_pyro.tasks import Prompt, PromptSet, Task, feature_columns
+from dps_pyro.tasks import Prompt, Task, feature_columns
 from dps_pyro.trainers.bookkeeping import Clock, DrySpell, Ledger, Means, reason_shares, seed_for
 from dps_pyro.trainers.config import (
     TrainConfig,
     check_resumed,
     load_config,
     make_acquisition,
+    make_model,
     make_task,
     save_config,
 )
@@ -80,7 +81,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         engine = TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
         task = make_task(config, tokenizer)
         prompts = task.prompts("train")
-        sampler = make_sampler(config, prompts)
+        sampler = make_sampler(config, task)
         full_log = FullLog(folder.path, sampler.history) if config.full_log else None
         ledger, dry_spell = Ledger(config.group_size), DrySpell()
         if checkpoint is not None:
@@ -164,16 +165,19 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
     return summary
 
 
-def make_sampler(config: TrainConfig, prompts: PromptSet) -> PromptSampler:
+def make_sampler(config: TrainConfig, task: Task) -> PromptSampler:
     """The configured sampler of the task's prompts."""
+    prompts = task.prompts("train")
     features = feature_columns(prompts)
     return PromptSampler(
-        make(config.dynamics, config.dynamics_args, features),
+        make_model(config, task, features),
         prompts.ids,
         acquisition=make_acquisition(config),
         trials=config.group_size,
         posterior=None if config.prior is None else Posterior.load(config.prior),
         features=features,
+        refit_every=config.refit_every or None,
+        refit=Refit(background=True),
         seed=config.seed,
     )
 

@@ -15,10 +15,9 @@ from dps_pyro.dynamics import Dynamics, Step
 from dps_pyro.filter import Predictor
 from dps_pyro.fit import fit
 from dps_pyro.history import RolloutHistory
-from dps_pyro.models.by_name import make
 from dps_pyro.report import write_report
 from dps_pyro.tracker import is_fitted
-from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.config import TrainConfig, make_model, make_task
 from dps_pyro.trainers.run_folder import RunFolder, strict_json
 
 __all__ = ["complete", "finish"]
@@ -54,7 +53,7 @@ def complete(
     if not config.report or (folder.path / "report.html").exists():
         return summary
     history = RolloutHistory.from_parquet(folder.path / "history.parquet")
-    dynamics = make(config.dynamics, config.dynamics_args, history.features)
+    dynamics = make_model(config, make_task(config), history.features)
     if is_fitted(dynamics) and not (folder.path / "posterior").exists():
         return finish(folder, config, dynamics, history, say)
     _draw(folder, config, say)

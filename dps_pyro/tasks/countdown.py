@@ -118,6 +118,8 @@ class Countdown:
     """
 
     name = "countdown"
+    groups = "operands"
+    """The feature that tells most of a prompt's difficulty."""
 
     def __init__(
         self,

@@ -1,0 +1,85 @@
+"""What a fit learned, kept as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dps_pyro.storage import atomic_path, load_state, save_state
+
+__all__ = ["Posterior"]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What a fit learned.
+
+    Attributes:
+        draws: site name -> [S, ...] draws from the (approximate) posterior; of several chains one after the other; of a
+            "delta" guide its point alone, S = 1.
+        point: site name -> [...] the draws' mean, which the online filter runs at. Means of simplexes are simplexes.
+        losses: float [steps], the negative ELBO an SVI step; empty for NUTS.
+        converged: whether the ELBO had gone flat when the fit ended; of NUTS, whether no transition diverged and split
+            R-hat is below 1.05 at every site.
+        about: what was fitted, how, and how long it took: "steps" are those that SVI took, or NUTS's warm-up; "draws"
+            those kept; "per_prompt" the names of the sites of which each prompt has its own. Of SVI also "guide",
+            "batch_size", "stopped" ("flat", "steps" or "time") and, with restarts, the "restart_losses" they were
+            judged by (None where one broke down); of NUTS "chains", "divergences", the largest "r_hat" (None for fewer
+            than four draws a chain) and the smallest "effective_draws".
+        log_weights: [S], `log p(draw, outcomes) - log q(draw)` of each draw from an SVI guide q: how far the guide is
+            from the posterior (its Pareto k-hat). None where they were not to be had: mini-batches, sites of which each
+            prompt has its own, a "delta" guide, NUTS.
+    """
+
+    draws: Mapping[str, Tensor]
+    point: Mapping[str, Tensor]
+    losses: Tensor
+    converged: bool
+    about: dict[str, Any] = field(default_factory=dict)
+    log_weights: Tensor | None = None
+
+    def population(self) -> Posterior:
+        """The same without the sites of which each prompt has its own: for other prompts, who start at their
+        population's centre."""
+        own = self.about.get("per_prompt", [])
+        if not own:
+            return self
+        draws, point = ({name: at for name, at in of.items() if name not in own} for of in (self.draws, self.point))
+        return replace(self, draws=draws, point=point, about={**self.about, "per_prompt": []}, log_weights=None)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a folder of safetensors and JSON, atomically; `load` reads it back."""
+        with atomic_path(Path(folder)) as aside:
+            aside.mkdir()
+            tensors = {"draws": dict(self.draws), "point": dict(self.point), "losses": self.losses}
+            weights = {"log_weights": self.log_weights}
+            save_state(aside, {**tensors, **weights, "converged": self.converged, "about": self.about})
+        return Path(folder)
+
+    def to_arviz(self) -> Any:
+        """The draws for ArviZ, as the posterior group of an InferenceData (a DataTree from ArviZ 1.0), by chain."""
+        import arviz as az
+
+        chains = self.about.get("chains", 1)
+        draws = {name: value.unflatten(0, (chains, -1)).numpy() for name, value in self.draws.items()}
+        if int(az.__version__.partition(".")[0]) < 1:
+            return az.from_dict(posterior=draws)
+        return az.from_dict({"posterior": draws})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Posterior:
+        """Read a saved posterior.
+
+        Raises:
+            ValueError: the folder is not one, or is damaged.
+        """
+        state = load_state(Path(folder))
+        try:
+            parts = [state[name] for name in ("draws", "point", "losses", "converged", "about")]
+        except KeyError as error:
+            raise ValueError(f"{folder}: expected a saved posterior, got a state without {error}") from error
+        return cls(*parts, state.get("log_weights"))

@@ -1,0 +1,87 @@
+"""The contract test of a dynamics model: what to run on a model of one's own before trusting it with a history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+
+from dps_pyro import checks
+from dps_pyro.dynamics import Dynamics
+from dps_pyro.testing.case import Case, DynamicsError
+from dps_pyro.testing.inference import (
+    check_enumeration,
+    check_filter,
+    check_fit,
+    check_gradients,
+    check_mini_batches,
+    check_schedule,
+)
+from dps_pyro.testing.laws import check_broadcasting, check_copy, check_emission, check_laws, check_order, check_states
+from dps_pyro.testing.sites import check_own_values, check_rows, check_sites
+
+__all__ = ["DynamicsError", "check_dynamics"]
+
+
+def check_dynamics(
+    model: Dynamics[Any],
+    *,
+    num_prompts: int = 6,
+    num_steps: int = 5,
+    trials: int | Sequence[int] = (1, 2, 5),
+    seed: int = 0,
+) -> None:
+    """Hold a model against the contract of `Dynamics`; returns if nothing is wrong with it. Takes seconds.
+
+    The prior's sites are continuous, global ones outside the prompts plate and per-prompt ones inside it. `initial`,
+    `transition`, `emission` and `informative` sample nothing, have the right shapes, broadcast over samples and steps,
+    give the rows asked for, and are finite probabilities. States are named, and ordered for all parameters. Counts add
+    up to one over 0..trials. Steps without rollouts condition on nothing, and leave gradients finite. Outcomes can be
+    drawn; mini-batches are unbiased; likelihood, tracker, enumerated model and brute force over all paths agree; SVI
+    runs. A model that brings its own filter (`PaperDPS`) is checked as the Pyro model that it also is.
+
+    Args:
+        model: an instance. One that takes columns of its prompts (`groups`, `features`) was made with at least
+            `num_prompts` of them.
+        num_prompts: N, at least 3; best other than the number of states.
+        num_steps: T, at least 2.
+        trials: the group sizes to try, at least 1 each; steps without rollouts are always among them.
+        seed: of everything drawn. The global RNGs and Pyro's parameter store are left as they were.
+
+    Raises:
+        DynamicsError: the first thing that is wrong: where, what was expected, what came, and what to change.
+        ValueError: an argument is out of range, or `model` is no instance of `Dynamics`.
+
+    Real-valued rewards: `solved` is the sum of a group's rewards, in 0..trials. Of a continuous emission it is asked
+    that such sums have finite densities, not that these add up to one. What cannot be seen from outside: a doubly
+    stochastic matrix that was transposed, and a site that was meant to be shared but is each prompt's own throughout.
+    """
+    checks.instance("model", model, Dynamics)
+    sizes = list(trials) if isinstance(trials, Sequence) else [trials]
+    if not sizes:
+        raise ValueError("trials: expected at least one group size, got none")
+    sizes = [checks.count("trials", size, 1) for size in sizes]
+    prompts, steps = checks.count("num_prompts", num_prompts, 3), checks.count("num_steps", num_steps, 2)
+    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
+        torch.manual_seed(checks.count("seed", seed, 0))
+        case = Case(model, prompts, steps, sizes)
+        for check in (
+            check_states,
+            check_sites,
+            check_laws,
+            check_emission,
+            check_order,
+            check_own_values,
+            check_rows,
+            check_broadcasting,
+            check_copy,
+            check_schedule,
+            check_gradients,
+            check_mini_batches,
+            check_filter,
+            check_enumeration,
+            check_fit,
+        ):
+            check(case)

@@ -1,0 +1,303 @@
+"""A model under test: its prior and its methods called with care, and what they are called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from dps_pyro.dynamics import Dynamics, Step, unchecked
+from dps_pyro.history import RolloutHistory
+
+__all__ = ["Case", "Drawn", "DynamicsError", "Laws", "differ"]
+
+BROADCAST = (
+    "Theta may carry leading sample dimensions, and step leading time dimensions: count dimensions from the right, as "
+    "in `theta[..., k]`, `.cumsum(-1)` and `step.trials.unsqueeze(-1)`"
+)
+MISSING = (
+    "Where a prompt was not rolled out, step.trials is 0: give such a group any finite law, for instance that of "
+    "`step.trials.clamp_min(1)`; its outcome is not looked at"
+)
+
+
+class DynamicsError(AssertionError):
+    """A model breaks the contract of `Dynamics`: where, what was expected, what came, and what to change."""
+
+
+class Drawn(NamedTuple):
+    """A run of the prior."""
+
+    theta: Any
+    sites: dict[str, Any]  # the latent sites, Pyro's records of them
+    params: list[str]  # names of `pyro.param` statements
+
+
+class Laws(NamedTuple):
+    """What a model's methods say, as tensors; [...] are steps and samples."""
+
+    initial: Tensor  # [..., N, K]
+    transition: Tensor  # [..., N, K, K]
+    emission: Tensor  # [3, ..., N, K], log p(y | z) of no, half and all of the rollouts solved
+    informative: Tensor  # [..., N, K]
+
+
+class Case:
+    """One model, the sizes to try it at, and what is asked of it everywhere: that its methods return, what they ought
+    to, and sample nothing.
+
+    Args:
+        model: the model.
+        num_prompts: N.
+        num_steps: T.
+        sizes: group sizes.
+    """
+
+    def __init__(self, model: Dynamics[Any], num_prompts: int, num_steps: int, sizes: Sequence[int]) -> None:
+        self.model, self.num_prompts, self.num_steps, self.sizes = model, num_prompts, num_steps, sizes
+        self.num_states = len(model.states)
+        shape = (num_prompts, num_steps)
+        trials = torch.tensor(sizes)[torch.randint(len(sizes), shape)] * (torch.rand(shape) > 0.3)
+        trials[0], trials[1], trials[2, 0] = 0, max(sizes), 0  # one prompt never, one always, one from the second step
+        progress = torch.linspace(0.1, 0.7, num_steps).unsqueeze(0)
+        self.steps = Step(trials, (trials > 0) & (torch.rand(shape) > 0.4), progress)
+        """[N, T]: what is known of the steps."""
+
+    def error(self, where: str, expected: str, got: str, mend: str) -> DynamicsError:
+        """The error that says so."""
+        return DynamicsError(f"{type(self.model).__name__}.{where}: expected {expected}, got {got}. {mend}.")
+
+    # ------------------------------------------------------------------------------------------------- the prior
+
+    def draw(
+        self,
+        value: Callable[[Any], Tensor] | None = None,
+        *,
+        num_prompts: int | None = None,
+        samples: int | None = None,
+    ) -> Drawn:
+        """Run the prior: each site drawn, or at what `value` says of it; `samples` many at once, as
+        vectorised particles do it."""
+        size = self.num_prompts if num_prompts is None else num_prompts
+        many = nullcontext() if samples is None else pyro.plate("samples", samples, dim=-2)
+        try:
+            with poutine.block(), poutine.trace() as tracer, InitMessenger(value or init_to_sample), many:
+                theta = self.model.prior(pyro.plate("prompts", size, dim=-1))
+        except Exception as error:
+            mend = (
+                f"Vectorised particles draw {samples} samples at once. {BROADCAST}"
+                if samples
+                else f"If it takes columns of its prompts, make it with {size} of each, or pass a smaller num_prompts"
+            )
+            raise self.error("prior", f"parameters of {size} prompts", _told(error), mend) from error
+        nodes = tracer.trace.nodes
+        params = [name for name, node in nodes.items() if node["type"] == "param"]
+        sites = {
+            name: node
+            for name, node in nodes.items()
+            if node["type"] == "sample" and not node["is_observed"] and not site_is_subsample(node)
+        }
+        return Drawn(theta, sites, params)
+
+    def values(self, value: Callable[[Any], Tensor] | None = None) -> dict[str, Tensor]:
+        """Values of all sites, from one run of the prior."""
+        return {name: node["value"].detach() for name, node in self.draw(value).sites.items()}
+
+    def parameters(self, values: Mapping[str, Tensor], rows: Tensor | None = None) -> Any:
+        """`model.parameters`, whose errors are the model's."""
+        try:
+            return self.model.parameters(self.num_prompts, values, rows)
+        except Exception as error:
+            what = "parameters" if rows is None else f"the parameters of the prompts {rows.tolist()}"
+            mend = (
+                "Every site has a prior with a mean or a median, or cannot be left out of a posterior's values"
+                if rows is None
+                else "Inside `with prompts as rows:` index the columns of all prompts with rows: there may be fewer"
+            )
+            raise self.error("prior", what, _told(error), mend) from error
+
+    # ------------------------------------------------------------------------------------------------- the methods
+
+    def step(self, t: int, rows: Tensor | None = None) -> Step:
+        """One step of `steps`, of all prompts or some: fields [N] and [1]."""
+        trials, trained, progress = self.steps
+        assert trained is not None and progress is not None
+        at = slice(None) if rows is None else rows
+        return Step(trials[at, t], trained[at, t], progress[:, t])
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What a method returns; it samples nothing."""
+        with poutine.block(), poutine.trace() as tracer:
+            try:
+                result = getattr(self.model, method)(*arguments)
+            except Exception as error:
+                shape = tuple(arguments[1].trials.shape) if len(arguments) > 1 else None
+                expected = "a law" if shape is None else f"a law for step.trials of shape {shape}"
+                raise self.error(method, expected, _told(error), self._why(method, arguments)) from error
+        if names := list(tracer.trace.nodes):
+            mend = f"Sample in prior and return it as a part of theta; {method} is called many times for one theta"
+            raise self.error(method, "to compute only", f"the site {names[0]!r}", mend)
+        return result
+
+    def _why(self, method: str, arguments: tuple[Any, ...]) -> str:
+        if len(arguments) > 1 and not bool((arguments[1].trials > 0).all()):
+            some = arguments[1]._replace(trials=arguments[1].trials.clamp_min(1))
+            try:
+                getattr(self.model, method)(arguments[0], some)
+            except Exception:  # noqa: BLE001 - it fails for another reason, which is told
+                return self._elsewhere(arguments)
+            return f"It does return where no trials are 0. {MISSING}"
+        return self._elsewhere(arguments)
+
+    def _elsewhere(self, arguments: tuple[Any, ...]) -> str:
+        if len(arguments) > 1 and arguments[1].trials.ndim > 1:
+            return BROADCAST
+        return "It fails for one draw of the prior and one step already: see the error that this one comes from, above"
+
+    def laws(self, theta: Any, step: Step, lead: Sequence[int] = ()) -> Laws:
+        """All that the model says at one theta and step, each method checked: type, shape, finite, normalised.
+
+        Args:
+            theta: with sample dimensions as in the last of `lead`.
+            step: fields [..., N].
+            lead: [...], the sizes of steps and samples together.
+        """
+        num_prompts, K = step.trials.shape[-1], self.num_states
+        whole = [*lead, num_prompts]
+        initial = self._categorical("initial", self.call("initial", theta), whole).expand(*whole, K)
+        with _weights() as made:
+            law = self.call("transition", theta, step)
+        self._oriented(law, made)
+        transition = self._categorical("transition", law, [*whole, K]).expand(*whole, K, K)
+        emission = self.call("emission", theta, step)
+        if not isinstance(emission, torch.distributions.Distribution):
+            raise self.error("emission", "a distribution", repr(type(emission).__name__), "Return the law of a group")
+        if emission.event_shape:
+            came = f"events of shape {tuple(emission.event_shape)}"
+            raise self.error("emission", "a law of one number", came, "Leave out the last `.to_event`")
+        self._batch("emission", tuple(emission.batch_shape), [*whole, K])
+        trials = step.trials.unsqueeze(-1)
+        outcomes = torch.stack([torch.zeros_like(trials), (trials + 1) // 2, trials]).to(initial.dtype)
+        shown = unchecked(emission).log_prob(outcomes)
+        if bool(shown.isnan().any()):
+            gone = bool(shown[..., (step.trials > 0).expand(shown.shape[1:-1]), :].isnan().any())
+            mend = "Keep its parameters away from where it has no density" if gone else MISSING
+            raise self.error("emission", "log-probabilities of 0, half and all of the trials", "NaN", mend)
+        self._precise("emission", shown)
+        useful = self.call("informative", theta, step)
+        self._batch("informative", tuple(useful.shape), [*whole, K])
+        useful = useful.expand(*whole, K)
+        if not bool(((useful >= 0) & (useful <= 1)).all()):
+            came = f"{useful.min():g} to {useful.max():g}"
+            raise self.error("informative", "chances in [0, 1]", came, "Clamp them, if they are off by rounding")
+        return Laws(initial, transition, shown.expand(3, *whole, K), useful)
+
+    def _categorical(self, method: str, law: Any, batch: list[int]) -> Tensor:
+        """Its probabilities, checked."""
+        if not isinstance(law, torch.distributions.Categorical):
+            mend = "Return `dist.Categorical(probabilities)`, over the states in the last dimension"
+            raise self.error(method, "a Categorical", type(law).__name__, mend)
+        probs: Tensor = law.probs
+        K = self.num_states
+        if probs.shape[-1] != K:
+            raise self._miscounted(method, probs.shape[-1])
+        self._batch(method, tuple(law.batch_shape), batch)
+        self._precise(method, probs)
+        total = probs.sum(-1)
+        if not bool(((total - 1).abs() < 1e-4).all() and (probs >= 0).all()):
+            mend = "A row of zeros, or NaN in a parameter, is no distribution; keep weights positive, exponents finite"
+            raise self.error(method, "probabilities that sum to 1", f"a sum of {_worst(total, 1.0):g}", mend)
+        return probs
+
+    def _precise(self, method: str, values: Tensor) -> None:
+        if values.dtype != torch.get_default_dtype():
+            mend = "Make constants with `torch.tensor` of Python numbers (NumPy's are double), or convert them"
+            raise self.error(method, f"{torch.get_default_dtype()}, torch's default", f"{values.dtype}", mend)
+
+    def _batch(self, method: str, batch: tuple[int, ...], whole: list[int]) -> None:
+        """That a batch shape broadcasts to the whole one, the states not left out where there are any."""
+        states = method != "initial"
+        if states and batch and batch[-1] not in (self.num_states, 1, *whole):
+            raise self._miscounted(method, batch[-1])
+        try:
+            fits = list(torch.broadcast_shapes(batch, tuple(whole))) == whole
+        except RuntimeError:
+            fits = False
+        if not fits or (states and batch[-1:] != (self.num_states,)):
+            axes = f"[{self.num_prompts} prompts or 1{f', {self.num_states} states' if states else ''}]"
+            plain = len(whole) == 1 + states
+            axes = axes if plain else f"[..., {axes[1:-1]}] within {whole}"
+            mend = "Dimensions that all prompts share may be 1 or left out on the left" if plain else BROADCAST
+            raise self.error(method, f"a batch of {axes}", f"{list(batch)}", mend)
+
+    def _miscounted(self, method: str, found: int) -> DynamicsError:
+        K = self.num_states
+        mend = f"Name the states in order, `states = (...)`, from unsolved to solved; there are {K} names"
+        return self.error(method, f"{K} states, as `states` names them", f"{found}", mend)
+
+    def _oriented(self, law: Any, made: list[tuple[Any, Tensor]]) -> None:
+        """That the matrix was not one of columns before the Categorical normalised it."""
+        for owner, weights in made:
+            if owner is not law or weights.ndim < 2 or weights.shape[-1] != weights.shape[-2]:
+                continue
+            rows, columns = weights.sum(-1), weights.sum(-2)
+            if bool(((columns - 1).abs() < 1e-3).all()) and not bool(((rows - 1).abs() < 1e-3).all()):
+                came = f"columns that do, and rows that sum to {_worst(rows, 1.0):g}"
+                mend = (
+                    "transition[..., i, j] is p(next = j | now = i): transpose the matrix (`.mT`), or its softmax's dim"
+                )
+                raise self.error("transition", "rows that sum to 1", came, mend)
+
+    # ------------------------------------------------------------------------------------------------- the log
+
+    def history(self, solved: Tensor | None = None) -> RolloutHistory:
+        """A log of `steps` with outcomes [N, T], or its schedule."""
+        history = RolloutHistory(self.num_prompts, num_steps=self.num_steps)
+        for t in range(self.num_steps):
+            trials, trained, progress = self.step(t)
+            rows = trials.nonzero().squeeze(-1)
+            counts = torch.zeros(len(rows)) if solved is None else solved[rows, t]
+            assert trained is not None and progress is not None
+            history.append(
+                rows, step=t, solved=counts, trials=trials[rows], trained=trained[rows], progress=float(progress)
+            )
+        history.num_steps = self.num_steps
+        return history.schedule() if solved is None else history
+
+
+def differ(one: Tensor, other: Tensor, tolerance: float = 1e-4) -> bool:
+    """Whether they differ by more than rounding; NaN always does."""
+    return not torch.allclose(one.double(), other.double(), rtol=tolerance, atol=tolerance)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def _worst(values: Tensor, wanted: float) -> float:
+    strange = values[~values.isfinite()]
+    return float(strange[0]) if len(strange) else float(values.flatten()[(values - wanted).abs().argmax()])
+
+
+@contextmanager
+def _weights() -> Iterator[list[tuple[Any, Tensor]]]:
+    """The Categoricals that are made within, and the weights they were given: they normalise rows without a word."""
+    made: list[tuple[Any, Tensor]] = []
+    make = dist.Categorical.__init__
+
+    def remember(law: Any, probs: Tensor | None = None, *arguments: Any, **named: Any) -> None:
+        make(law, probs, *arguments, **named)
+        if probs is not None:
+            made.append((law, probs.detach()))
+
+    with mock.patch.object(dist.Categorical, "__init__", remember):
+        yield made

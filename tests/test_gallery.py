@@ -1,0 +1,100 @@
+"""What every model of the gallery owes: the contract, and states that keep their labels whatever the seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal, init_to_sample
+from torch import Tensor
+
+from benchmarks.gallery import FITTED, arguments, make
+from dps_pyro import RolloutHistory, Step, models
+from dps_pyro.dynamics import Progress
+from dps_pyro.models import PaperDPS
+from dps_pyro.testing import check_dynamics
+
+OTHERS: dict[str, list[dict[str, Any]]] = {
+    "DenseReward": [{"family": "beta"}, {"states": 4}],
+    "Ladder": [{"levels": 3}],
+    "LogitWalk": [{"rungs": 4, "limit": 2.0}],
+    "PromptTypes": [{"types": ("learns", "never"), "speeds": (0.02,)}],
+}
+"""Arguments to try besides the default ones and columns of the prompts."""
+
+
+def variants(name: str, num_prompts: int) -> dict[str, dict[str, Any]]:
+    """Arguments of the model's constructor, under a label."""
+    needed, every = arguments(name, num_prompts, only_needed=True), arguments(name, num_prompts)
+    found = {"default": needed, "columns": every}
+    if "groups" in every:
+        found["numbered"] = {**every, "groups": [row % 3 for row in range(num_prompts)]}
+    if "features" in every:
+        found["numbers"] = {**every, "features": {"length": [float(row % 4) for row in range(num_prompts)]}}
+    distinct = {label: given for label, given in found.items() if label == "default" or given != needed}
+    return distinct | {str(other): {**needed, **other} for other in OTHERS.get(name, [])}
+
+
+EACH = [(name, label) for name in FITTED for label in variants(name, 7)]
+
+
+def test_the_gallery_is_all_there() -> None:
+    assert {"SolvingProgress", "LogitWalk"} <= set(FITTED) <= set(models.__all__)
+    assert OTHERS.keys() <= set(FITTED)
+    assert "PaperDPS" not in FITTED
+
+
+@pytest.mark.parametrize(("name", "label"), EACH, ids=lambda part: str(part).replace(" ", ""))
+def test_every_fitted_model_keeps_the_contract(name: str, label: str) -> None:
+    check_dynamics(make(name, variants(name, 7)[label]))
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_every_fitted_model_keeps_it_in_double_precision(name: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    check_dynamics(make(name, variants(name, 5)["default"]), num_prompts=5, num_steps=4, trials=(1, 8), seed=1)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"prior_alpha": 3.0, "initial": [0.5, 0.3, 0.2]}], ids=str)
+def test_the_papers_tracker_keeps_it_as_the_pyro_model_that_it_also_is(arguments: dict[str, Any]) -> None:
+    check_dynamics(PaperDPS(**arguments), trials=(2, 5))  # one rollout cannot be mixed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FITTED)
+def test_twenty_random_starts_fit_the_same_rates_in_the_same_order(name: str) -> None:
+    """From draws of the prior, far apart: a model whose labels can switch has other rates in a state for each seed."""
+    num_prompts, num_steps, group = 30, 6, 8
+    model = make(name, variants(name, num_prompts)["default"])
+    trials = torch.full((num_prompts, num_steps), group)
+    drawn = Progress(model, model.parameters(num_prompts), Step(trials)).sample()
+    history = RolloutHistory.from_dense(drawn.clamp(0, group).double(), trials)
+    rates = torch.stack([_fitted_rates(model, history, group, seed) for seed in range(20)])
+    assert bool((rates.diff(dim=-1) >= -1e-6).all())
+    near = ((rates - rates.median(0).values).abs() < 0.1).all(-1)
+    # Fifty steps are few: some start too far off to arrive.
+    assert int(near.sum()) >= 15, rates
+
+
+def _fitted_rates(model: Any, history: RolloutHistory, group: int, seed: int) -> Tensor:
+    """[K], the first prompt's expected share of solved rollouts in each state, after a short fit."""
+    steps = 50
+
+    def plates(history: RolloutHistory) -> pyro.plate:
+        return pyro.plate("prompts", history.num_prompts, dim=-1)
+
+    torch.manual_seed(seed)
+    pyro.clear_param_store()
+    guide = AutoNormal(model.model, init_loc_fn=init_to_sample, init_scale=0.05, create_plates=plates)
+    optimizer = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.1 ** (1 / steps)})
+    svi = SVI(model.model, guide, optimizer, Trace_ELBO())
+    with pyro.validation_enabled(False):
+        for _ in range(steps):
+            svi.step(history)
+    with torch.no_grad():
+        theta = model.parameters(history.num_prompts, guide.median(history))
+        law = model.emission(theta, Step(torch.full((history.num_prompts,), group)))
+        return law.mean.expand(history.num_prompts, -1)[0] / group
