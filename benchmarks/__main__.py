@@ -21,6 +21,7 @@ COMMANDS = (
         "--out",
         "benchmarks/results/sharpness.json",
     ],
+    ["benchmarks.sbc", "--out", "benchmarks/results/sbc.json"],
     ["benchmarks.evidence"],
 )
 

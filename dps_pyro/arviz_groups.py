@@ -140,7 +140,8 @@ def _prior(dynamics: Dynamics[Any], history: RolloutHistory, count: int, seed: i
         torch.manual_seed(seed)
         for _ in range(count):
             trace = poutine.trace(dynamics.prior).get_trace(pyro.plate("prompts", history.num_prompts, dim=-1))
-            drawn.append({name: trace.nodes[name]["value"] for name in trace.stochastic_nodes})
+            nodes: Any = trace.nodes
+            drawn.append({name: nodes[name]["value"] for name in trace.stochastic_nodes})
     return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
 
 
@@ -150,7 +151,6 @@ def _log_joint(dynamics: Dynamics[Any], history: RolloutHistory, draws: Mapping[
     with torch.no_grad(), pyro.validation_enabled(False):  # a simplex may be off by a rounding
         for at in range(len(next(iter(draws.values())))):
             values = {name: value[at] for name, value in draws.items()}
-            found.append(
-                poutine.trace(poutine.condition(dynamics.model, data=values)).get_trace(history).log_prob_sum()
-            )
+            trace = poutine.trace(poutine.condition(dynamics.model, data=values)).get_trace(history)
+            found.append(torch.as_tensor(trace.log_prob_sum()))
     return torch.stack(found)

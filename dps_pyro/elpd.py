@@ -15,6 +15,7 @@ prompt out leaves out what was learned of its own parameters. Prompts that were 
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -269,20 +270,27 @@ def psis(log_ratios: Tensor, efficiency: float = 1.0) -> tuple[Tensor, Tensor]:
     Returns:
         Smoothed log weights [S, V] that sum to 1, and Pareto k [V]: infinite where all ratios are the same or too few.
     """
-    ratios = log_ratios.mT.contiguous().numpy()
+    found = [_smooth(column, efficiency) for column in log_ratios.T]
+    weights = torch.stack([one for one, _ in found], -1)
+    return weights - weights.logsumexp(0), torch.tensor([k for _, k in found], dtype=torch.float64)
+
+
+def _smooth(log_ratios: Tensor, efficiency: float) -> tuple[Tensor, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of bad k, which the caller tells of; and of ArviZ's own future
         import arviz
 
-        if int(arviz.__version__.partition(".")[0]) < 1:
-            weights, pareto = arviz.psislw(ratios, reff=efficiency)
-        else:
-            from arviz_stats.base import array_stats
-
-            weights, pareto = array_stats.psislw(ratios, r_eff=efficiency)
-    smoothed = torch.as_tensor(weights, dtype=torch.float64).mT
-    smoothed = smoothed - smoothed.logsumexp(0)
-    return smoothed, torch.as_tensor(pareto, dtype=torch.float64).reshape(-1).nan_to_num(nan=math.inf)
+        try:
+            if int(arviz.__version__.partition(".")[0]) < 1:
+                old: Any = arviz.psislw
+                weights, k = old(log_ratios.numpy(), reff=efficiency)
+            else:
+                new = importlib.import_module("arviz_stats.base").array_stats.psislw
+                # From 1.0 it is given log likelihoods, and takes their negatives for log ratios itself.
+                weights, k = new(-log_ratios.numpy(), r_eff=efficiency)
+        except ValueError:  # from 1.0: a tail of fewer than five draws, or of equal ones
+            return log_ratios, math.inf
+    return torch.as_tensor(weights, dtype=torch.float64), float(k) if math.isfinite(k) else math.inf
 
 
 def _likelihood(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[str, Tensor], copies: int) -> Tensor:
@@ -290,7 +298,7 @@ def _likelihood(dynamics: Dynamics[Any], history: RolloutHistory, values: Mappin
     wide = {name: value.expand(copies, 1, *value.shape) for name, value in values.items()} if copies else values
     with _Even(copies), pyro.plate("copies", copies, dim=-2) if copies else nullcontext():
         trace = poutine.trace(poutine.condition(dynamics.model, data=dict(wide))).get_trace(history)
-    site = trace.nodes["outcomes"]
+    site: Any = trace.nodes["outcomes"]
     terms: Tensor = site["fn"].log_prob(site["value"]).double()
     return terms.logsumexp(0) - math.log(copies) if copies else terms
 
@@ -325,7 +333,8 @@ def _each_draw(draws: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 def _visited(history: RolloutHistory) -> Tensor:
     groups = layout(history)
-    return groups.prompt[groups.trials > 0].unique()
+    rows: Tensor = groups.prompt[groups.trials > 0].unique()
+    return rows
 
 
 def _error(terms: Tensor) -> float:

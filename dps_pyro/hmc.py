@@ -50,7 +50,7 @@ class Posteriors:
     def __init__(self, model: Callable[[], Any], data: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None:
         self.model, self.data = model, dict(data)
         trace = poutine.trace(poutine.condition(model, data={**data, **start})).get_trace()
-        sites = {
+        sites: dict[str, Any] = {
             name: site
             for name, site in trace.nodes.items()
             if site["type"] == "sample" and name not in data and not site_is_subsample(site)
@@ -164,7 +164,8 @@ class _Sampler:
         self.scale = torch.ones_like(self.position)  # standard deviations: the inverse mass is their square
         self.accepted = torch.zeros(len(self.position), dtype=self.position.dtype)
         self.divergences = torch.zeros(len(self.position), dtype=torch.long)
-        self._restart(torch.full_like(self.accepted, math.log(0.1)))
+        self.log_size = self.log_average = torch.full_like(self.accepted, math.log(0.1))
+        self._restart(self.log_size)
 
     def step(self, adapt: bool) -> None:
         momentum = torch.randn(self.position.shape, generator=self.generator, dtype=self.position.dtype)

@@ -189,7 +189,7 @@ def sbc(
             samples, seen = chains.draws, chains.log_likelihood
             found = {"divergences": int(chains.divergences.sum()), "accepted": round(float(chains.accepted.mean()), 3)}
         elif method in ("nuts", "svi"):
-            settings = {"method": method, "steps": warmup, "progress": False}
+            settings: dict[str, Any] = {"method": method, "steps": warmup, "progress": False}
             every = thin if method == "nuts" else 1
 
             def fitted(history: RolloutHistory, at: int) -> dict[str, Tensor]:
@@ -224,7 +224,7 @@ def sbc(
 
 def _simulate(model: Callable[[], None]) -> tuple[dict[str, Tensor], Tensor]:
     """Parameters drawn from the prior, site -> [S, 1 or N, ...], and the outcomes [S, N, T] that they make."""
-    nodes = poutine.trace(model).get_trace().nodes
+    nodes: dict[str, Any] = poutine.trace(model).get_trace().nodes
     sites = {name: node for name, node in nodes.items() if node["type"] == "sample" and not site_is_subsample(node)}
     outcomes = sites.pop("outcomes")["value"]
     return {name: node["value"] for name, node in sites.items()}, outcomes

@@ -89,7 +89,7 @@ def paths(
         raise ValueError(f"temperature: expected 0 (the likeliest path) or 1 (a draw), got {temperature!r}")
     fixed = copy.copy(_fitted(dynamics))
     theta = dynamics.parameters(history.num_prompts, values)
-    fixed.prior = lambda _: theta  # type: ignore[method-assign]
+    fixed.prior = _given(theta)  # type: ignore[method-assign]
     decoded = infer_discrete(fixed.enumerated_model, first_available_dim=-2, temperature=temperature)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(checks.count("seed", seed, 0))
@@ -123,6 +123,11 @@ def observed(history: RolloutHistory) -> Tensor:
     solved = history.dense().solved
     assert solved is not None
     return solved
+
+
+def _given(theta: Any) -> Any:
+    """A `prior` that draws nothing."""
+    return lambda _: theta
 
 
 def _fitted(dynamics: Dynamics[Any]) -> Dynamics[Any]:

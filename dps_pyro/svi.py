@@ -123,7 +123,7 @@ class _Run:
         self.losses: list[float] = []
         self._store: Any = None
         self._batches = _batches(history.num_prompts, self.batch_size)
-        self._optimizer = pyro.optim.Adam({"lr": plan.learning_rate})
+        self._optimizer = pyro.optim.Adam({"lr": plan.learning_rate, "betas": (0.9, 0.99)})
         self._svi = SVI(self.model, self.guide, self._optimizer, Trace_ELBO())
         if isinstance(self.guide, AutoGuide):
             with self._own_store(), torch.no_grad():

@@ -73,7 +73,7 @@ class Trained(Dynamics[Parameters]):
         *,
         leave: float = 0.01,
         base: float = 2.0,
-        effect: float = 1.0,
+        effect: float = 2.0,
         slope: float = 2.0,
     ) -> None:
         self.rate_gaps = _concentration("rate_gaps", rate_gaps, 4)

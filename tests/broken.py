@@ -314,11 +314,13 @@ class Doubled(Plain):
 
 
 class Negative(Plain):
-    """Chances that are taken away from staying, which may be more than there is."""
+    """The chances of up and down are taken from that of staying, which may be less than both."""
 
-    def prior(self, prompts: pyro.plate) -> Theta:
-        theta = super().prior(prompts)
-        return theta._replace(stay=1 - theta.stay - pyro.sample("lost", dist.Beta(1.0, 99.0)))
+    def matrix(self, theta: Theta, step: Step) -> Tensor:
+        up = down = 1 - theta.stay
+        zero = torch.zeros_like(up)
+        entries = [1 - up, up, zero, down, 1 - up - down, up, zero, down, 1 - down]
+        return torch.stack(entries, -1).unflatten(-1, (3, 3))
 
 
 class Locked(Plain):

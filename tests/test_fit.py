@@ -11,11 +11,13 @@ import oracle
 import pyro
 import pytest
 import torch
+from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor
 
 from dps_pyro import Posterior, PromptSampler, RolloutHistory, Step, fit
 from dps_pyro.dynamics import Progress
-from dps_pyro.models import PaperDPS, SolvingProgress
+from dps_pyro.models import Hierarchical, PaperDPS, SolvingProgress
+from dps_pyro.svi import flat
 
 TRUTH = {
     "gaps": torch.tensor([0.08, 0.37, 0.47, 0.08]),
@@ -207,6 +209,11 @@ def test_nothing_to_learn_from_is_an_error() -> None:
         ({"learning_rate": float("nan")}, "learning_rate: .* got nan"),
         ({"tolerance": -1e-3}, "tolerance: expected a number of at least 0, got -0.001"),
         ({"seed": "x"}, "seed: .* got 'x'"),
+        ({"guide": "full"}, "guide: expected 'normal', 'low_rank', 'delta' or a function of a model, got 'full'"),
+        ({"restarts": 0}, "restarts: .* got 0"),
+        ({"chains": 0}, "chains: .* got 0"),
+        ({"seconds": 0}, "seconds: expected a number above 0, got 0"),
+        ({"start": {}}, "start: expected an instance of Posterior"),
     ],
 )
 def test_arguments_of_a_fit_are_checked(arguments: dict[str, Any], message: str) -> None:
@@ -253,3 +260,108 @@ def test_a_loss_that_is_no_number_says_at_which_step() -> None:
         pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step [0-9]"),
     ):
         quick(simulated(4, 3), Broken())
+
+
+# ---------------------------------------------------------------------------------------- guides, restarts, time, starts
+
+
+@pytest.mark.parametrize("guide", ["normal", "low_rank", "delta", lambda model: AutoMultivariateNormal(model)])
+def test_every_guide_finds_the_same_centre(guide: Any) -> None:
+    history = simulated(60, 10)
+    posterior = quick(history, steps=300, guide=guide, draws=50)
+    reference = quick(history, steps=300, draws=50)
+    for name in TRUTH:
+        torch.testing.assert_close(posterior.point[name], reference.point[name], atol=0.12, rtol=0)
+        assert len(posterior.draws[name]) == posterior.about["draws"] == (1 if guide == "delta" else 50)
+    assert (posterior.log_weights is None) == (guide == "delta")
+    assert posterior.about["guide"] == (guide if isinstance(guide, str) else "<lambda>")
+
+
+def test_log_weights_are_those_of_the_draws(tmp_path: Path) -> None:
+    history = simulated(12, 5)
+    posterior = quick(history, guide="low_rank", draws=4)
+    weights = posterior.log_weights
+    assert weights is not None and weights.shape == (4,)
+    assert torch.equal(Posterior.load(posterior.save(tmp_path)).log_weights, weights)  # type: ignore[arg-type]
+    # Weighted draws estimate the evidence: the mean weight is exp of minus the loss at best.
+    assert float(weights.mean()) == pytest.approx(-float(posterior.losses[-10:].mean()), rel=0.1)
+    assert quick(history, batch_size=5).log_weights is None
+    assert quick(history, oracle.OwnLadder(2)).log_weights is None
+
+
+def test_a_guide_that_ties_prompts_together_refuses_mini_batches() -> None:
+    history = simulated(6, 4)
+    with pytest.raises(ValueError, match=r"guide: expected 'normal' or 'delta' with mini-batches .*'own\.initial'"):
+        quick(history, oracle.OwnLadder(2), guide="low_rank", batch_size=3)
+    assert quick(history, oracle.OwnLadder(2), guide="low_rank").draws["own.rates"].shape == (20, 6, 2)
+    assert quick(history, guide="low_rank", batch_size=3).about["batch_size"] == 3  # nothing is a prompt's own
+
+
+def test_restarts_are_judged_and_the_best_goes_on() -> None:
+    history = simulated(20, 6)
+    posterior = quick(history, restarts=3, steps=40)
+    judged = posterior.about["restart_losses"]
+    assert len(judged) == 3 and len(set(judged)) == 3
+    assert len(posterior.losses) == posterior.about["steps"] == 40
+    again = quick(history, restarts=3, steps=40)
+    assert torch.equal(again.losses, posterior.losses)
+    leg = posterior.losses[:6]
+    assert float(leg[-2:].mean()) == pytest.approx(min(judged))
+
+
+def test_time_stops_a_fit() -> None:
+    posterior = quick(simulated(20, 6), steps=100_000, tolerance=0, seconds=0.3)
+    assert posterior.about["stopped"] == "time"
+    assert not posterior.converged
+    assert 1 <= len(posterior.losses) < 100_000
+    assert quick(simulated(5, 3)).about["stopped"] == "steps"
+
+
+@pytest.mark.parametrize("guide", ["normal", "low_rank", "delta"])
+def test_a_warm_start_begins_where_the_last_fit_ended(guide: Any) -> None:
+    history = simulated(60, 10)
+    first = quick(history, steps=300, guide=guide)
+    cold, warm = quick(history, steps=1, guide=guide), quick(history, steps=1, guide=guide, start=first)
+    for name in TRUTH:
+        torch.testing.assert_close(warm.point[name], first.point[name], atol=0.06, rtol=0)
+    assert float(warm.losses[0]) < float(cold.losses[0])
+
+
+def test_a_warm_start_of_other_prompts_keeps_what_all_share() -> None:
+    first = quick(simulated(8, 5), Hierarchical(), steps=100)
+    assert first.about["per_prompt"] == ["z_prompt"]
+    history = simulated(11, 5)
+    for start in (first, first.population()):
+        posterior = quick(history, Hierarchical(), steps=1, start=start)
+        assert posterior.draws["z_prompt"].shape == (20, 11)
+        torch.testing.assert_close(posterior.point["gaps"], first.point["gaps"], atol=0.06, rtol=0)
+
+
+def test_a_population_leaves_out_what_is_a_prompts_own() -> None:
+    posterior = quick(simulated(8, 5), Hierarchical())
+    population = posterior.population()
+    assert set(population.point) == set(population.draws) == set(posterior.point) - {"z_prompt"}
+    assert population.about["per_prompt"] == []
+    sampler = PromptSampler(Hierarchical(), 5, posterior=population)
+    assert bool((sampler.belief == sampler.belief[0]).all())
+    pooled = quick(simulated(8, 5))
+    assert pooled.population() is pooled
+
+
+def test_several_chains_are_compared() -> None:
+    posterior = quick(simulated(4, 3), method="nuts", steps=10, draws=6, chains=2)
+    assert posterior.about["chains"] == 2 and posterior.about["draws"] == 12
+    assert posterior.about["r_hat"] > 0 and posterior.about["effective_draws"] > 0
+    chains = posterior.draws["gaps"].unflatten(0, (2, 6))
+    assert not torch.equal(chains[0], chains[1])
+    assert posterior.to_arviz().posterior["gaps"].shape == (2, 6, 4)
+
+
+def test_losses_are_flat_when_epochs_are_whatever_the_batches() -> None:
+    noise = torch.randn(1200, generator=torch.Generator().manual_seed(0)).tolist()
+    still, falling = [1000 + 0.1 * one for one in noise], [1000 - t + 0.1 * one for t, one in enumerate(noise)]
+    assert flat(still[:300], 1, 1e-4) and not flat(falling[:300], 1, 1e-4)
+    assert not flat(still[:299], 1, 1e-4) and not flat(still[:200], 1, 1e-4)
+    batches = [100.0 * (t % 30) for t in range(360)]  # thirty mini-batches, each of other prompts
+    assert flat(batches, 30, 1e-9)
+    assert not flat([one - 0.5 * t for t, one in enumerate(batches)], 30, 1e-9)

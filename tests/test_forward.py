@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyro import poutine
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from dps_pyro import Dynamics, RolloutHistory, Step, condition, predict
 from dps_pyro.dynamics import Progress
-from dps_pyro.models import PaperDPS, SolvingProgress
+from dps_pyro.forward import filter_all, leaps_over
+from dps_pyro.layout import layout
+from dps_pyro.models import LogitWalk, PaperDPS, SolvingProgress
 
 BELIEFS = hnp.arrays(float, (4, 3), elements=st.floats(0, 1, width=16)).filter(lambda b: (b.sum(1) > 0).all())
 LOG_LIKELIHOODS = hnp.arrays(float, (4, 3), elements=st.floats(-2e5, 5, width=32))
@@ -189,3 +191,87 @@ def test_gradients_stay_finite_where_one_state_is_ruled_out() -> None:
     trials = torch.tensor([[1000, 1000, 0, 1000]])
     Progress(model, theta, Step(trials)).log_prob(torch.tensor([[0.0, 1000.0, 0.0, 500.0]])).sum().backward()
     assert rates.grad is not None and bool(rates.grad.isfinite().all())
+
+
+# --------------------------------------------------------------------------------------------- rounds in place of steps
+
+
+def sparse(num_prompts: int, num_steps: int, share: float, seed: int) -> RolloutHistory:
+    rng = np.random.default_rng(seed)
+    trials = rng.integers(2, 9, (num_prompts, num_steps)) * (rng.random((num_prompts, num_steps)) < share)
+    return RolloutHistory.from_dense(torch.tensor(rng.binomial(trials, 0.4)).double(), torch.tensor(trials))
+
+
+def both_ways(model: Any, history: RolloutHistory, sites: Any, kind: Any) -> list[Tensor]:
+    """The log-likelihoods by steps and by rounds."""
+    solved, trials, trained, progress = history.dense()
+    steps, rounds = Step(trials, trained, progress), layout(history).rounds()
+    return [Progress(model, kind(*sites), steps, by).log_prob(solved) for by in (None, rounds)]
+
+
+@pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, lambda: LogitWalk(rungs=5), lambda: oracle.OwnLadder(3)])
+@given(seed=st.integers(0, 10_000), share=st.sampled_from([0.0, 0.02, 0.1, 0.3]), sample=st.booleans())
+@settings(max_examples=8)
+def test_rounds_give_the_likelihood_and_gradients_of_steps(make: Any, seed: int, share: float, sample: bool) -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(seed)
+    model, history = make(), sparse(4, 60, share, seed)
+    theta = model.prior(pyro.plate("prompts", 4, dim=-1))
+    shared = isinstance(model, SolvingProgress | LogitWalk)
+    parts = [part.unsqueeze(0) for part in theta] if shared else list(theta)
+    if sample:  # two parameter draws at once, left of the prompts
+        parts = [torch.stack([part, part.flip(0)]) for part in parts]
+    elif shared:
+        parts = list(theta)
+    sites = [part.detach().requires_grad_() for part in parts]
+    kind = type(theta)
+    values = both_ways(model, history, sites, kind)
+    torch.testing.assert_close(*values, atol=1e-10, rtol=1e-10)
+    weights = torch.rand(values[0].shape)
+    if not values[0].requires_grad:
+        return
+    by_steps, by_rounds = (torch.autograd.grad((v * weights).sum(), sites, allow_unused=True) for v in values)
+    for one, other in zip(by_steps, by_rounds, strict=True):
+        if one is not None or other is not None:
+            zero = torch.zeros(())
+            torch.testing.assert_close(
+                *torch.broadcast_tensors(*(zero if g is None else g for g in (one, other))), atol=1e-10, rtol=1e-10
+            )
+
+
+def test_rounds_give_the_second_derivatives_of_steps() -> None:
+    torch.set_default_dtype(torch.float64)
+    model, history = SolvingProgress(), sparse(3, 40, 0.1, 1)
+    theta = model.prior(pyro.plate("prompts", 3, dim=-1))
+    sites = tuple(part.detach().clamp(0.05, 0.95) for part in theta)
+    by_steps, by_rounds = (
+        torch.autograd.functional.hessian(lambda *s: both_ways(model, history, s, type(theta))[way].sum(), sites)  # noqa: B023
+        for way in (0, 1)
+    )
+    for one, other in zip(itertools.chain(*by_steps), itertools.chain(*by_rounds), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@given(hnp.arrays(int, (3, 4), elements=st.integers(0, 200)))
+def test_leaps_pass_as_many_steps_as_the_gaps_have(gaps: Any) -> None:
+    leaps = leaps_over(torch.tensor(gaps), torch.float64)
+    for row, moves in zip(gaps, leaps, strict=True):
+        passed = sum((2**digit * whose.long().squeeze(0) for digit, whose in moves), torch.zeros(4, dtype=torch.long))
+        assert passed.tolist() == row.tolist()
+
+
+@given(hnp.arrays(float, (5, 4, 3), elements=st.floats(-300, 0)), st.booleans(), st.booleans())
+def test_the_filter_of_all_steps_is_condition_and_predict(shown: Any, own: bool, impossible: bool) -> None:
+    emitted = torch.tensor(shown)
+    if impossible:
+        emitted[2, 1], emitted[3, 2, :2] = -float("inf"), -float("inf")
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.rand(5 if own else 1, 4 if own else 1, 3, 3, generator=generator, dtype=torch.float64)
+    matrices = matrices / matrices.sum(-1, keepdim=True)
+    belief = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).expand(4, 3)
+    found = filter_all(belief, matrices, emitted)
+    for t in range(5):
+        belief, evidence = condition(belief, emitted[t])
+        torch.testing.assert_close(found.belief[t], belief)
+        torch.testing.assert_close(found.log_evidence[t], evidence)
+        belief = predict(belief, matrices[t if own else 0])

@@ -333,6 +333,39 @@ def test_the_command_lets_models_select(logs: list[Path], tmp_path: Path, capsys
     assert summary["useful_chosen"] == pytest.approx(again.summary()["useful_chosen"])
 
 
+def test_the_command_refits_what_can_be_fitted(
+    logs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out, refit in (("once", []), ("again", ["--refit-every", "6"])):
+        status, _, _ = call(
+            capsys, "replay", "--log", str(logs[0]), "--out", str(tmp_path / out), "--models", "SolvingProgress",
+            "PaperDPS", "--batch-size", "8", *refit,
+        )  # fmt: skip
+        assert status == 0
+    once, again = (
+        json.loads((tmp_path / out / "replay.json").read_text(encoding="utf-8"))["models"] for out in ("once", "again")
+    )
+    steps = [kept["SolvingProgress"]["replays"]["one"]["steps"]["log_score"] for kept in (once, again)]
+    assert steps[0][:6] == steps[1][:6]
+    assert steps[0][6:] != steps[1][6:]
+    assert once["PaperDPS"]["spreads"] == again["PaperDPS"]["spreads"]
+
+
+def test_the_command_tells_namesakes_apart(
+    logs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for place in ("a", "b"):
+        log = RolloutHistory.from_parquet(logs[0])
+        paths.append(log.to_parquet(tmp_path / place / "full_log.parquet"))
+    status, _, _ = call(
+        capsys, "replay", "--log", *map(str, paths), "--out", str(tmp_path), "--models", "PaperDPS", "--batch-size", "8"
+    )
+    assert status == 0
+    kept = json.loads((tmp_path / "replay.json").read_text(encoding="utf-8"))
+    assert kept["logs"] == list(map(str, paths))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -344,6 +377,7 @@ def test_the_command_lets_models_select(logs: list[Path], tmp_path: Path, capsys
         (["--models", "PaperDPS", "--prior", "one-truth"],
          "prior: expected one of PaperDPS, got .* which was fitted with SolvingProgress"),
         (["--acquisition", "best"], "acquisition: expected one of"),
+        (["--first", "0"], "first: expected a whole number of at least 1, got 0"),
         (["--batch-size", "41"], "batch_size: expected a whole number"),
     ],
 )  # fmt: skip

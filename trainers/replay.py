@@ -43,7 +43,7 @@ class Replay:
         useful: bool [T, N], whether it was.
         chosen: bool [T, N], the groups that the sampler was shown after it had predicted.
         trials: long [T, N], the groups' sizes.
-        about: the model, the acquisition, how prompts were selected, and how long it took.
+        about: the model, how prompts were selected, and how long it took.
     """
 
     chance: Tensor
@@ -127,6 +127,7 @@ class Replay:
             steps, and each of the three "thirds" of the log; "useful_chosen", "useful_top", "visited" (the share of
             prompts ever shown), "rollouts" spent on the chosen, "target", "rollouts_to_target"; and "recovery".
         """
+        first = checks.count("first", first, 1)
         target = max(1, int(self.chosen.sum()) // 4) if target is None else target
         edges = [round(part * len(self.chance) / 3) for part in range(4)]
         parts = itertools.pairwise(edges)

@@ -99,7 +99,7 @@ def draw(replays: Mapping[str, Sequence[Replay]], path: Path, title: str = "") -
         bins = calibration(chance, useful)
         sizes = 6 + 120 * bins.size / bins.size.sum()
         left.plot(bins.predicted, bins.happened, color=hue, linewidth=1, linestyle=style, alpha=0.8)
-        left.scatter(bins.predicted, bins.happened, s=sizes, color=hue, linewidths=0, alpha=0.8)
+        left.scatter(bins.predicted, bins.happened, s=sizes, color=hue, linewidths=0, alpha=0.8, clip_on=False)
         shortest = min(len(one.chance) for one in made)
         score = _smooth(torch.stack([one.log_score[:shortest] for one in made]).mean(0).numpy())
         right.plot(range(shortest), score, color=hue, linestyle=style, linewidth=1.6, label=name)

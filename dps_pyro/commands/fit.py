@@ -25,6 +25,18 @@ class Options:
     """Arguments of its constructor, as YAML: "{groups: operands}". Features of the history go by their names."""
     method: Literal["svi", "nuts"] = "svi"
     """Stochastic variational inference, or sampling (small histories)."""
+    guide: Literal["normal", "low_rank", "delta"] = "normal"
+    """SVI's approximation: independent normals, normals with correlations, or the most probable point."""
+    restarts: int = 1
+    """SVI runs to begin with; the best goes on."""
+    batch_size: int | None = None
+    """Prompts in an SVI mini-batch; if left out all of up to 2,048, and 512 of more."""
+    seconds: float | None = None
+    """SVI stops after that time, if it has not before."""
+    chains: int = 1
+    """NUTS chains; from 2 on they are compared."""
+    start: Path | None = None
+    """An earlier posterior of the same model to start SVI from."""
     steps: int | None = None
     """SVI steps at most (it stops when the ELBO is flat), or NUTS warm-up steps; 2000 or 200 if left out."""
     draws: int = 200
@@ -42,13 +54,19 @@ def run(arguments: list[str]) -> int:
     from rich.table import Table
 
     from dps_pyro.commands.inputs import read_history, read_model
-    from dps_pyro.fit import fit
+    from dps_pyro.fit import Posterior, fit
 
     history = read_history(options.history)
     posterior = fit(
         read_model(options.model, options.model_args, history),
         history,
         options.method,
+        guide=options.guide,
+        restarts=options.restarts,
+        batch_size=options.batch_size,
+        seconds=options.seconds,
+        chains=options.chains,
+        start=None if options.start is None else Posterior.load(options.start),
         steps=options.steps,
         draws=options.draws,
         seed=options.seed,

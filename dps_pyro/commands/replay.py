@@ -44,6 +44,8 @@ class Options:
     a fit learned of single prompts is left out; the truth of dps-pyro simulate, for its own log, is used whole."""
     acquisition: str = "soft"
     """How a model selects, by its name."""
+    refit_every: int | None = None
+    """Every so many steps each model is fitted again to what it was shown, and goes on from that (not baselines)."""
     selection: Literal["own", "recorded", "uniform"] = "uniform"
     """What a model is shown: its own selection, the batches that the run was trained on, or the same random ones."""
     batch_size: int = 32
@@ -105,9 +107,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _name(path: Path, among: Sequence[Path]) -> str:
-    """What to call a log: its file's name, and the folder's where files are named alike (full_log.parquet)."""
+    """What to call a file or a folder: its name, or its whole path where others of them have that name."""
     alike = [other for other in among if other.stem == path.stem]
-    return path.stem if len(alike) == 1 else f"{path.resolve().parent.name}/{path.stem}"
+    return path.stem if len(alike) == 1 else str(path)
 
 
 def _arguments(text: str, models: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -130,15 +132,17 @@ def _entries(models: Sequence[str], priors: dict[Path, Posterior]) -> Iterator[t
     """A label, a model's name, and what it starts from: each model once from its own prior, and once from each that was
     fitted with it."""
     short = {model: model.rpartition(":")[2].rpartition(".")[2] for model in models}
+    alike = {name for name in short.values() if list(short.values()).count(name) > 1}
     for path, posterior in priors.items():
         if posterior.about.get("model") not in short.values():
             fitted, names = posterior.about.get("model"), ", ".join(models)
             raise ValueError(f"prior: expected one of {names}, got {path}, which was fitted with {fitted}")
     for model, name in short.items():
-        yield name, model, None
+        label = model if name in alike else name
+        yield label, model, None
         for path, posterior in priors.items():
             if posterior.about.get("model") == name:
-                yield f"{name} ({path.name})", model, posterior
+                yield f"{label} ({_name(path, list(priors))})", model, posterior
 
 
 def _population(posterior: Posterior) -> Posterior:
@@ -151,15 +155,18 @@ def _play(
 ) -> Replay:
     from dps_pyro.models.by_name import make
     from dps_pyro.sampler import PromptSampler
+    from dps_pyro.tracker import is_fitted
     from dps_pyro.trainers.replay import replay
 
+    model = make(name, arguments, log.features)
     sampler = PromptSampler(
-        make(name, arguments, log.features),
+        model,
         log.ids if log.ids is not None else log.num_prompts,
         acquisition=options.acquisition,
         trials=int(log.events.trials.median()) if len(log) else 1,
         posterior=posterior,
         features=log.features,
+        refit_every=options.refit_every if is_fitted(model) else None,
         seed=options.seed,
     )
     return replay(log, sampler, selection=options.selection, batch_size=options.batch_size, seed=options.seed)

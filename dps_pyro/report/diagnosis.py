@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dps_pyro.report.canvas import AMBER, BLUE, INK, MUTED, RULE, VERMILION, figure, label, share_axis, style, to_png
+from dps_pyro.report.canvas import (
+    AMBER,
+    BLUE,
+    INK,
+    MUTED,
+    PAPER,
+    RULE,
+    VERMILION,
+    figure,
+    label,
+    share_axis,
+    style,
+    to_png,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +140,7 @@ def _states(axes: Any, found: Diagnosis) -> None:
     axes.set_title("prompts by state, in hindsight", loc="left")
     axes.set_xlabel("step")
     if len(found.states) <= 5:
-        axes.legend(loc="lower right", fontsize=7)
+        axes.legend(loc="lower right", fontsize=7, frameon=True, facecolor=PAPER, framealpha=0.9)
 
 
 def _binomial_band(count: int, chance: float) -> tuple[float, float]:

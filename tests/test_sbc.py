@@ -1,0 +1,184 @@
+"""Calibration by simulation, and the sampler that makes it quick."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from tiny import call, words
+
+from dps_pyro.hmc import Posteriors, hmc
+from dps_pyro.models import SolvingProgress
+from dps_pyro.models.hierarchical import Hierarchical
+from dps_pyro.sbc import Ranks, design, filled, sbc
+
+SMALL: dict[str, Any] = {"draws": 19, "thin": 1, "warmup": 40, "progress": False}
+
+
+# ------------------------------------------------------------------------------------------------------------- sampler
+
+
+def test_hmc_samples_conjugate_posteriors_side_by_side() -> None:
+    """Beta-binomial and normal-normal: the posteriors' moments are known, and differ from chain to chain."""
+    torch.set_default_dtype(torch.float64)
+    solved = torch.tensor([0.0, 3.0, 10.0]).unsqueeze(-1)
+    seen = torch.tensor([-2.0, 0.0, 5.0]).unsqueeze(-1)
+
+    def model() -> None:
+        with pyro.plate("simulations", 3, dim=-2):
+            rate = pyro.sample("rate", dist.Beta(2.0, 1.0))
+            place = pyro.sample("place", dist.Normal(1.0, 2.0))
+            with pyro.plate("prompts", 1, dim=-1):
+                pyro.sample("solved", dist.Binomial(10, rate))
+                pyro.sample("seen", dist.Normal(place, 1.0))
+
+    start = {"rate": torch.full((3, 1), 0.5), "place": torch.zeros(3, 1)}
+    posteriors = Posteriors(model, {"solved": solved, "seen": seen}, start)
+    chains = hmc(posteriors, warmup=150, draws=800, thin=1, seed=0, progress=False)
+    assert chains.draws["rate"].shape == (800, 3, 1)
+    alpha, beta = 2 + solved, 1 + 10 - solved
+    mean, spread = alpha / (alpha + beta), (alpha * beta).sqrt() / ((alpha + beta) * (alpha + beta + 1).sqrt())
+    torch.testing.assert_close(chains.draws["rate"].mean(0), mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(chains.draws["rate"].std(0), spread, atol=0.02, rtol=0)
+    torch.testing.assert_close(chains.draws["place"].mean(0), (seen + 0.25) / 1.25, atol=0.15, rtol=0)
+    torch.testing.assert_close(chains.draws["place"].std(0), torch.full((3, 1), 0.8**0.5), atol=0.1, rtol=0)
+    assert bool((chains.divergences == 0).all())
+    assert bool(((chains.accepted > 0.6) & (chains.accepted < 0.99)).all())
+    likelihood = dist.Binomial(10, chains.draws["rate"]).log_prob(solved) + dist.Normal(
+        chains.draws["place"], 1.0
+    ).log_prob(seen)
+    torch.testing.assert_close(chains.log_likelihood, likelihood.squeeze(-1))
+
+
+def test_hmc_is_the_seeds() -> None:
+    def model() -> None:
+        with pyro.plate("simulations", 2, dim=-2):
+            place = pyro.sample("place", dist.Normal(0.0, 1.0))
+            pyro.sample("seen", dist.Normal(place, 1.0))
+
+    posteriors = Posteriors(model, {"seen": torch.ones(2, 1)}, {"place": torch.zeros(2, 1)})
+    before = torch.get_rng_state()
+    first, again, other = (
+        hmc(posteriors, warmup=20, draws=5, thin=1, seed=seed, progress=False).draws["place"] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --------------------------------------------------------------------------------------------------------------- ranks
+
+
+def ranks_of(values: torch.Tensor, draws: int = 99) -> Ranks:
+    return Ranks({"x": values}, draws, {"x": torch.full((len(values),), float(draws))}, {})
+
+
+def test_p_values_are_pearsons() -> None:
+    torch.manual_seed(0)
+    drawn = ranks_of(torch.randint(0, 100, (400,)))
+    counts = drawn.histogram("x")
+    assert counts.sum() == 400 and counts.tolist() == np.bincount(drawn.ranks["x"].numpy() // 5, minlength=20).tolist()
+    # Against the chi-square distribution by simulation.
+    statistic = float((counts - 20.0).square().sum() / 20)
+    null = torch.randn(200_000, 19).square().sum(-1)
+    assert drawn.p_values()["x"] == pytest.approx(float((null >= statistic).float().mean()), abs=0.005)
+    chances = [ranks_of(torch.randint(0, 100, (400,))).p_values()["x"] for _ in range(400)]
+    assert abs(float(np.mean(np.array(chances) < 0.1)) - 0.1) < 0.05
+
+
+def test_ranks_that_are_not_uniform_are_noticed() -> None:
+    torch.manual_seed(0)
+    for shares in (torch.rand(200) ** 2, torch.distributions.Beta(0.4, 0.4).sample((200,)), 0.25 + torch.rand(200) / 2):
+        assert not ranks_of((shares * 100).long().clamp(0, 99)).uniform()
+    assert ranks_of(torch.randint(0, 100, (200,))).uniform()
+    with pytest.raises(ValueError, match="bins: expected a divisor of draws \\+ 1 = 100, got 30"):
+        ranks_of(torch.zeros(5).long()).p_values(30)
+
+
+def test_a_design_is_a_schedule_and_is_filled_as_drawn() -> None:
+    schedule = design(7, 6, trials=4, seed=2)
+    assert not schedule.observed
+    assert set(schedule.features) == {"group", "difficulty"}
+    assert (schedule.num_prompts, schedule.num_steps) == (7, 6)
+    torch.manual_seed(0)
+    outcomes = SolvingProgress().model(schedule)
+    log = filled(schedule, outcomes)
+    solved, trials, trained, progress = log.dense()
+    _, planned, updated, known = schedule.dense()
+    assert torch.equal(trials, planned) and torch.equal(trained, updated) and torch.equal(progress, known)
+    assert solved is not None and torch.equal(solved, outcomes)
+
+
+def test_every_global_scalar_and_the_first_prompts_own_are_ranked() -> None:
+    torch.set_default_dtype(torch.float64)
+    schedule = design(4, 3)
+    found = sbc(Hierarchical([str(g) for g in schedule.features["group"]]), schedule, simulations=6, **SMALL)
+    expected = [f"gaps[{i}]" for i in range(4)] + [f"initial[{i}]" for i in range(3)]
+    expected += [f"transition[{i}, {j}]" for i in range(3) for j in range(3)]
+    expected += ["group_scale[0]", "group_scale[1]", *(f"z_group[{i}, {j}]" for i in range(2) for j in range(2))]
+    expected += ["prompt_scale[0]", "prompt_scale[1]", "z_prompt", "log likelihood"]
+    assert list(found.ranks) == expected
+    assert all(bool(((ranks >= 0) & (ranks <= 19)).all()) and len(ranks) == 6 for ranks in found.ranks.values())
+    assert found.about["simulations"] == 6 and found.about["groups"] == len(schedule)
+
+
+def test_all_methods_rank_the_same_simulations() -> None:
+    """The same truth and the same logs: where the posterior is near the prior, the ranks agree roughly."""
+    torch.set_default_dtype(torch.float64)
+    schedule = design(4, 3)
+    hmc_ranks = sbc(SolvingProgress(), schedule, simulations=3, draws=9, thin=2, warmup=60, progress=False)
+    for method, warmup in (("nuts", 12), ("svi", 40)):
+        other = sbc(
+            SolvingProgress(), schedule, simulations=3, draws=9, thin=1, warmup=warmup, method=method, progress=False  # type: ignore[arg-type]
+        )  # fmt: skip
+        assert list(other.ranks) == list(hmc_ranks.ranks)
+        apart = (other.ranks["initial[0]"] - hmc_ranks.ranks["initial[0]"]).abs().double().mean()
+        assert float(apart) < 5
+    with pytest.raises(ValueError, match="method: expected 'hmc', 'nuts' or 'svi', got 'gibbs'"):
+        sbc(SolvingProgress(), schedule, method="gibbs", simulations=2, progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_model_is_calibrated_and_a_wrong_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_default_dtype(torch.float64)
+    model, schedule = SolvingProgress(), design(8, 6)
+    found = sbc(model, schedule, simulations=150, draws=39, thin=2, warmup=200, progress=False)
+    assert found.uniform(10)
+    assert all(math.isfinite(float(value.median())) for value in found.effective.values())
+
+    class Careless(SolvingProgress):
+        """Counts every success twice when it looks at data, and once when it draws."""
+
+        def emission(self, theta: Any, step: Any) -> Any:
+            right = super().emission(theta, step)
+
+            class Twice(type(right)):  # type: ignore[misc]
+                def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+                    return 2 * super().log_prob(value)
+
+            right.__class__ = Twice
+            return right
+
+    assert not sbc(Careless(), schedule, simulations=150, draws=39, thin=2, warmup=200, progress=False).uniform(10)
+
+
+def test_the_command_writes_the_ranks_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--model", "SolvingProgress", "--simulations", "12", "--prompts", "3", "--steps", "3", "--draws", "9",
+        "--thin", "1", "--warmup", "60", "--bins", "2", "--out", str(tmp_path / "sbc"),
+    ]  # fmt: skip
+    status, out, _ = call(capsys, "sbc", *arguments)
+    found = json.loads((tmp_path / "sbc/sbc.json").read_text(encoding="utf-8"))
+    assert status == (0 if found["uniform"] else 1)
+    assert ("Ranks are uniform" in words(out)) == found["uniform"]
+    assert sum(found["scalars"]["gaps[0]"]["histogram"]) == 12
+    assert (tmp_path / "sbc/sbc.png").read_bytes().startswith(b"\x89PNG")
+    assert torch.get_default_dtype() == torch.float32
+    status, _, err = call(capsys, "sbc", "--draws", "50")
+    assert (status, err) == (2, "dps-pyro sbc: draws: expected one less than a multiple of 20 bins, got 50\n")
