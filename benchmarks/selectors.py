@@ -34,6 +34,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "LogitWalk, top": {"dynamics": "LogitWalk", "acquisition": "top"},
     "LogitWalk, soft": {"dynamics": "LogitWalk", "acquisition": "soft"},
     "LogitWalk, thompson": {"dynamics": "LogitWalk", "acquisition": "thompson"},
+    "LogitWalk, soft, refit every 25": {"dynamics": "LogitWalk", "acquisition": "soft", "refit_every": 25},
+    "BetaBernoulli, target (MoPPS)": {
+        "dynamics": "BetaBernoulli",
+        "dynamics_args": {"decay": 0.5},
+        "acquisition": "target",
+    },
     "dynamic sampling (up to 4 batches)": {"acquisition": "uniform", "dynamic_sampling": 4},
 }
 

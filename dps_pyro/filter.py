@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -110,7 +111,9 @@ class Filter(ABC):
         """
         at = self.step if step is None else step
         trained = trials > 0 if trained is None else trained
-        columns = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
+        record = partial(
+            self.history.append, rows, step=at, solved=solved, trials=trials, predicted=predicted, trained=trained
+        )
         if at < self.step and len(rows) == 0:
             return torch.zeros(0, dtype=self.dtype)
         if at < self.step:
@@ -118,7 +121,7 @@ class Filter(ABC):
             before = self._replay(rows, theta, until=at)
             now = Groups(torch.arange(len(rows)), rows, solved, trials)
             evidence = self._advance(before, now, Step(trials, trained, self._progress()), theta)[1]
-            self.history.append(rows, step=at, **columns)
+            record()
             again = self._replay(rows, theta, until=self.step)
             self._state = {name: value.index_copy(0, rows, again[name]) for name, value in self._state.items()}
             return evidence
@@ -130,7 +133,7 @@ class Filter(ABC):
         seen = nobody.index_copy(0, rows, trials)
         everywhere = Step(seen, nobody.bool().index_copy(0, rows, trained), self._progress())
         state, evidence = self._advance(state, Groups(rows, rows, solved, trials), everywhere, self._theta)
-        self.history.append(rows, step=at, **columns, progress=progress)
+        record(progress=progress)
         self._state, self.step = state, at + 1
         return evidence
 

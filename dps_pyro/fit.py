@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pyro
@@ -19,9 +21,9 @@ from dps_pyro.svi import Guide, Plan, own_sites, search
 
 __all__ = ["Guide", "Posterior", "fit"]
 
-MANY = 2048
+MANY = 4096
 """More prompts than this are fitted in mini-batches, unless told otherwise, ..."""
-BATCH = 512
+BATCH = 2048
 """... of this many."""
 
 
@@ -53,8 +55,8 @@ def fit(
             a normal with correlations, not for mini-batches where prompts have sites of their own; "delta", a point,
             the most probable one (MAP); or a function that makes a Pyro guide of `dynamics.model`, called like it.
         steps: SVI steps at most, 2000 if left out; or NUTS's warm-up steps, exactly, 200 if left out.
-        learning_rate: Adam's, for "svi", positive; it falls tenfold on the way.
-        batch_size: prompts in an SVI mini-batch, within 1..N. Left out: all of up to 2,048 prompts, and 512 of more.
+        learning_rate: Adam's, for "svi", positive; it falls tenfold on the way, and at once when the loss is flat.
+        batch_size: prompts in an SVI mini-batch, within 1..N. Left out: all of up to 4,096 prompts, and 2,048 of more.
         restarts: SVI runs to begin with, at least 1: the first from the prior's mean, others from draws of the prior.
             Each takes 15 % of the steps (of many restarts less: half of the steps in all), and the one with the lowest
             loss then goes on.
@@ -65,9 +67,9 @@ def fit(
         chains: NUTS chains, one after the other; from 2 on R-hat compares them.
         tolerance: SVI stops early when the mean loss of the last hundred steps is within this fraction, and the
             standard error of the difference, of that of the hundred before (with mini-batches in whole epochs, four at
-            least).
-        seed: of the whole fit, which it decides but for `seconds`. The global RNGs and Pyro's parameter store are left
-            as they were.
+            least), and is so again at the lowest learning rate.
+        seed: of the whole fit, which it decides but for `seconds`. The global RNGs, Pyro's parameter store and torch's
+            number of threads (one, meanwhile) are left as they were.
         progress: show a progress bar.
 
     Raises:
@@ -81,7 +83,7 @@ def fit(
         raise ValueError("history: expected outcomes to learn from, got a schedule, whose outcomes are unknown")
     if method not in ("svi", "nuts"):
         raise ValueError(f"method: expected 'svi' or 'nuts', got {method!r}")
-    if guide not in ("normal", "low_rank", "delta") and (isinstance(guide, type) or not callable(guide)):
+    if guide not in ("normal", "low_rank", "delta") and not callable(guide):
         raise ValueError(f"guide: expected 'normal', 'low_rank', 'delta' or a function of a model, got {guide!r}")
     steps = checks.count("steps", {"svi": 2000, "nuts": 200}[method] if steps is None else steps, 1)
     draws, chains = checks.count("draws", draws, 1), checks.count("chains", chains, 1)
@@ -102,7 +104,7 @@ def fit(
         "groups": len(history),
         "per_prompt": per_prompt,
     }
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
+    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope(), _one_thread():
         torch.manual_seed(seed)
         if method == "svi":
             plan = Plan(guide, steps, learning_rate, batch_size, draws, tolerance, restarts, start, seconds)
@@ -121,6 +123,17 @@ def fit(
     about |= {"draws": kept, "seed": seed, "seconds": round(time.perf_counter() - begun, 2)}
     point = {name: value.mean(0) for name, value in samples.items()}
     return Posterior(samples, point, losses, converged, about, log_weights)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The work is many small tensors, whose threads would wait for each other more than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _batch_size(asked: int | None, num_prompts: int, guide: Guide, per_prompt: list[str]) -> int:
@@ -152,5 +165,7 @@ def _nuts(
     found: dict[str, Any] = {"chains": chains, "divergences": divergences, "r_hat": None, "effective_draws": None}
     if draws >= 4:
         found["r_hat"] = round(max(float(split_gelman_rubin(value).max()) for value in by_chain.values()), 4)
-        found["effective_draws"] = round(min(float(effective_sample_size(value).min()) for value in by_chain.values()))
+        found["effective_draws"] = max(
+            0, round(min(float(effective_sample_size(value).min()) for value in by_chain.values()))
+        )
     return {name: value.flatten(0, 1) for name, value in by_chain.items()}, found

@@ -159,7 +159,7 @@ class RolloutHistory:
         else:
             self.ids = checks.ids("prompts", [*(self.ids or []), *names]) or []
             self.num_prompts = len(self.ids)
-        self.features = {name: [*column, *more[name]] for name, column in self.features.items()}  # type: ignore[list-item]
+        self.features = {name: [*column, *more[name]] for name, column in self.features.items()}
         self._outcomes = None
 
     def schedule(self) -> RolloutHistory:
@@ -313,9 +313,9 @@ class RolloutHistory:
         history = cls(prompts, num_steps=about.get("num_steps", 0), features=about.get("features"))
         chance, trained = column.get("predicted"), column.get("trained")
         # Appending step by step would need the log sorted; the columns are checked as one append and then dated.
-        counts = {"solved": column["solved"], "trials": column["trials"]}
+        prompt, solved, trials = column["prompt"], column["solved"], column["trials"]
         learned = None if trained is None else trained > 0
-        history.append(column["prompt"], step=0, **counts, predicted=chance, trained=learned)
+        history.append(prompt, step=0, solved=solved, trials=trials, predicted=chance, trained=learned)
         steps = column["step"].long()
         if len(steps) and int(steps.min()) < 0:
             raise ValueError(f"{path}: step: expected 0 or more, got {int(steps.min())}")

@@ -79,7 +79,7 @@ class Posterior:
         """
         state = load_state(Path(folder))
         try:
-            parts = [state[name] for name in ("draws", "point", "losses", "converged", "about")]
+            draws, point, losses = state["draws"], state["point"], state["losses"]
+            return cls(draws, point, losses, state["converged"], state["about"], state.get("log_weights"))
         except KeyError as error:
             raise ValueError(f"{folder}: expected a saved posterior, got a state without {error}") from error
-        return cls(*parts, state.get("log_weights"))

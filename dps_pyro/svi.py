@@ -21,6 +21,7 @@ from pyro.infer.autoguide import (
     init_to_sample,
 )
 from pyro.infer.autoguide.utils import deep_setattr
+from pyro.optim.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -38,8 +39,8 @@ Guide = Literal["normal", "low_rank", "delta"] | Callable[[Callable[..., Any]], 
 WINDOW = 100
 """Steps, at least, between one judgement of the ELBO and the next."""
 INIT_SCALE = 0.05
-"""A guide's standard deviation at the start, in unconstrained space. Narrow, for the prompts' own sites too: their noise
-would else teach the model that prompts do not differ."""
+"""A guide's standard deviation at the start, in unconstrained space. Narrow, for the prompts' own sites too: their
+noise would else teach the model that prompts do not differ."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,12 @@ class _Run:
         start = None if again else plan.start
         self.guide = _guide(dynamics, plan.guide, init if start is None else _placed(start, init))
         self.losses: list[float] = []
+        self._settling = False
         self._store: Any = None
         self._batches = _batches(history.num_prompts, self.batch_size)
-        self._optimizer = pyro.optim.Adam({"lr": plan.learning_rate, "betas": (0.9, 0.99)})
+        # Without a limit to the gradients: those of mini-batches have long tails, whose middle is not their mean. With
+        # a shorter memory of their size than Adam's own, as the first ones are the largest by far.
+        self._optimizer = PyroOptim(torch.optim.Adam, {"lr": plan.learning_rate, "betas": (0.9, 0.99)})
         self._svi = SVI(self.model, self.guide, self._optimizer, Trace_ELBO())
         if isinstance(self.guide, AutoGuide):
             with self._own_store(), torch.no_grad():
@@ -145,14 +149,18 @@ class _Run:
         return sum(last) / len(last)
 
     def go_on(self, clock: _Clock, advance: Callable[[str], None]) -> Literal["flat", "steps", "time"]:
-        """Step until the loss is flat, or the steps or the time are used up; which of them it was."""
+        """Step until the loss is flat, or the steps or the time are used up; which of them it was. When it is flat for
+        the first time the learning rate falls to its least, and what the noise of larger steps hid may still come."""
         epoch = 1 if self.batch_size is None else self.history.num_prompts // self.batch_size
+        begun = _window(epoch) * epoch  # the first window is not judged
         while len(self.losses) < clock.steps:
             if clock.spent() >= 1:
                 return "time"
             self._step(clock, advance)
-            if flat(self.losses, epoch, self.plan.tolerance):
-                return "flat"
+            if flat(self.losses[begun:], epoch, self.plan.tolerance):
+                if self._settling:
+                    return "flat"
+                self._settling, begun = True, len(self.losses)
         return "steps"
 
     def _step(self, clock: _Clock, advance: Callable[[str], None]) -> None:
@@ -164,7 +172,7 @@ class _Run:
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {len(self.losses) - 1}; expected a finite number")
         # The learning rate falls tenfold on the way, so that the last estimates are not the noise's.
-        rate = self.plan.learning_rate * 0.1 ** clock.used(len(self.losses))
+        rate = self.plan.learning_rate * 0.1 ** (1.0 if self._settling else clock.used(len(self.losses)))
         for optimizer in self._optimizer.optim_objs.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -195,17 +203,22 @@ class _Run:
 
 def flat(losses: list[float], epoch: int, tolerance: float) -> bool:
     """Whether the losses have stopped falling: the mean of a window's is within the fraction `tolerance`, and the
-    standard error of the difference, of that of the window before. Asked at the end of a window, from the third on.
+    standard error of the difference, of that of the window before. Asked at the end of a window, from the second on.
 
     A window is a hundred steps or more and at least four epochs of `epoch` mini-batches, each of which sees every
     prompt once: what is compared are epochs' means, which the choice of prompts in each batch does not blur.
     """
-    window = max(WINDOW // epoch, 4)  # in epochs
-    if len(losses) < 3 * window * epoch or len(losses) % (window * epoch):
+    window = _window(epoch)
+    if len(losses) < 2 * window * epoch or len(losses) % (window * epoch):
         return False
     before, after = torch.tensor(losses[-2 * window * epoch :], dtype=torch.float64).view(2, window, epoch).mean(-1)
     noise = (before.var() / window + after.var() / window).sqrt()
     return bool((before.mean() - after.mean()).abs() <= tolerance * before.mean().abs() + noise)
+
+
+def _window(epoch: int) -> int:
+    """In epochs."""
+    return max(WINDOW // epoch, 4)
 
 
 def own_sites(dynamics: Dynamics[Any], num_prompts: int) -> list[str]:
@@ -279,4 +292,5 @@ def _spread(guide: Any, start: Posterior) -> None:
             deep_setattr(guide.scales, name, width)
     elif isinstance(guide, AutoLowRankMultivariateNormal):
         flat = torch.cat([width.flatten() for width in widths.values()])
-        guide.scale = flat / (guide.cov_factor.square().sum(-1) + 1).sqrt()
+        placed: Any = flat / (guide.cov_factor.square().sum(-1) + 1).sqrt()
+        guide.scale = placed

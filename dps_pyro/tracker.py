@@ -32,9 +32,10 @@ def track(
     Raises:
         ValueError: `dynamics` is no model, or `values` are not its.
     """
-    if isinstance(dynamics, Predictor) and not isinstance(dynamics, type):
-        return dynamics.tracker(num_prompts, values=values, dtype=dtype)
-    return Tracker(checks.instance("dynamics", dynamics, Dynamics), num_prompts, values=values, dtype=dtype)
+    if isinstance(dynamics, type) or not isinstance(dynamics, Predictor):
+        model: Any = dynamics
+        return Tracker(checks.instance("dynamics", model, Dynamics), num_prompts, values=values, dtype=dtype)
+    return dynamics.tracker(num_prompts, values=values, dtype=dtype)
 
 
 class Tracker(Filter):

@@ -48,7 +48,8 @@ def make(
         names = given.get("features", list(table))
         if isinstance(names, list) and all(isinstance(column, str) for column in names):
             given["features"] = {column: _column(table, column) for column in names}
-    return plugins.call("dynamics_args", found, given)
+    made: Dynamics[Any] | Predictor = plugins.call("dynamics_args", found, given)
+    return made
 
 
 def _column(table: dict[str, Any], name: str) -> Any:

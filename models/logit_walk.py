@@ -97,7 +97,9 @@ class LogitWalk(Dynamics[Parameters]):
         self.groups = None if groups is None else Groups(groups, labels)
         self.grid = torch.linspace(-limit, limit, rungs)
         rates = self.grid.sigmoid()
-        self.states = tuple(f"{rate:.2g}" for rate in rates.tolist())
+        names = [f"{rate:.3g}" for rate in rates.tolist()]
+        logits = [f"logit {logit:.6g}" for logit in self.grid.tolist()]
+        self.states = tuple(names if len(set(names)) == rungs else logits)
         base = (1 - share.sum()).expand(rungs) / rungs
         edges = one_hot(torch.tensor([0, rungs - 1]), rungs).to(base)
         self.base = (base + share @ edges).log()
@@ -123,8 +125,8 @@ class LogitWalk(Dynamics[Parameters]):
             normal = dist.Normal(torch.zeros(len(self.groups.labels), 3), 1.0)
             tilt = scale.unsqueeze(-2) * pyro.sample("z_tilt", normal.to_event(2))
             with prompts as rows:
-                group = self.groups.of(rows, prompts.size)
-            start = start.unsqueeze(-2) + Vindex(tilt @ self._tilts)[..., group, :]
+                group = self.groups.of(torch.as_tensor(rows), prompts.size)
+            start = start + Vindex(tilt @ self._tilts)[..., group, :]
         return Parameters(start, resting, learning, leave)
 
     def initial(self, theta: Parameters) -> dist.Categorical:
@@ -132,13 +134,13 @@ class LogitWalk(Dynamics[Parameters]):
         return dist.Categorical(logits=theta.start)
 
     def transition(self, theta: Parameters, step: Step) -> dist.Categorical:
-        """`p(z_{t+1} | z_t)`, batch [..., 1, K], the same for all prompts at every step."""
+        """`p(z_{t+1} | z_t)`, batch [..., K], the same for all prompts at every step."""
         signal = self.signal.unsqueeze(-1)
         moves = (1 - signal) * theta.resting.unsqueeze(-2) + signal * theta.learning.unsqueeze(-2)  # [..., K, 3]
         leaving = theta.leave @ self._ends + (1 - self._ends.sum(0))  # [..., K], 1 within
         down, up = (moves[..., way] * leaving for way in (0, 2))
         chances = torch.stack([down, 1 - down - up, up], -1)
-        return dist.Categorical(torch.einsum("...kd,dkj->...kj", chances, self._moves).unsqueeze(-3))
+        return dist.Categorical(torch.einsum("...kd,dkj->...kj", chances, self._moves))
 
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the rung), batch [..., N, K]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,7 +67,8 @@ def test_a_flat_elbo_ends_the_fit_early() -> None:
     history = simulated(20, 5)
     flat = quick(history, steps=1000, tolerance=1.0)
     assert flat.converged
-    assert len(flat.losses) == flat.about["steps"] == 300
+    # Three windows until it is flat, and two more with small steps.
+    assert len(flat.losses) == flat.about["steps"] == 500
     hasty = quick(history, steps=10)
     assert not hasty.converged
     assert len(hasty.losses) == 10
@@ -262,10 +264,10 @@ def test_a_loss_that_is_no_number_says_at_which_step() -> None:
         quick(simulated(4, 3), Broken())
 
 
-# ---------------------------------------------------------------------------------------- guides, restarts, time, starts
+# --------------------------------------------------------------------------------------- guides, restarts, time, starts
 
 
-@pytest.mark.parametrize("guide", ["normal", "low_rank", "delta", lambda model: AutoMultivariateNormal(model)])
+@pytest.mark.parametrize("guide", ["normal", "low_rank", "delta", AutoMultivariateNormal])
 def test_every_guide_finds_the_same_centre(guide: Any) -> None:
     history = simulated(60, 10)
     posterior = quick(history, steps=300, guide=guide, draws=50)
@@ -274,7 +276,7 @@ def test_every_guide_finds_the_same_centre(guide: Any) -> None:
         torch.testing.assert_close(posterior.point[name], reference.point[name], atol=0.12, rtol=0)
         assert len(posterior.draws[name]) == posterior.about["draws"] == (1 if guide == "delta" else 50)
     assert (posterior.log_weights is None) == (guide == "delta")
-    assert posterior.about["guide"] == (guide if isinstance(guide, str) else "<lambda>")
+    assert posterior.about["guide"] == (guide if isinstance(guide, str) else "AutoMultivariateNormal")
 
 
 def test_log_weights_are_those_of_the_draws(tmp_path: Path) -> None:
@@ -351,7 +353,7 @@ def test_a_population_leaves_out_what_is_a_prompts_own() -> None:
 def test_several_chains_are_compared() -> None:
     posterior = quick(simulated(4, 3), method="nuts", steps=10, draws=6, chains=2)
     assert posterior.about["chains"] == 2 and posterior.about["draws"] == 12
-    assert posterior.about["r_hat"] > 0 and posterior.about["effective_draws"] > 0
+    assert posterior.about["r_hat"] > 0 and math.isfinite(posterior.about["effective_draws"])
     chains = posterior.draws["gaps"].unflatten(0, (2, 6))
     assert not torch.equal(chains[0], chains[1])
     assert posterior.to_arviz().posterior["gaps"].shape == (2, 6, 4)
@@ -360,8 +362,8 @@ def test_several_chains_are_compared() -> None:
 def test_losses_are_flat_when_epochs_are_whatever_the_batches() -> None:
     noise = torch.randn(1200, generator=torch.Generator().manual_seed(0)).tolist()
     still, falling = [1000 + 0.1 * one for one in noise], [1000 - t + 0.1 * one for t, one in enumerate(noise)]
-    assert flat(still[:300], 1, 1e-4) and not flat(falling[:300], 1, 1e-4)
-    assert not flat(still[:299], 1, 1e-4) and not flat(still[:200], 1, 1e-4)
+    assert flat(still[:200], 1, 1e-4) and not flat(falling[:200], 1, 1e-4)
+    assert not flat(still[:199], 1, 1e-4) and not flat(still[:100], 1, 1e-4)
     batches = [100.0 * (t % 30) for t in range(360)]  # thirty mini-batches, each of other prompts
     assert flat(batches, 30, 1e-9)
     assert not flat([one - 0.5 * t for t, one in enumerate(batches)], 30, 1e-9)

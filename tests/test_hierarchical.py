@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gallery
+import histories
 import numpy as np
 import oracle
 import pyro
@@ -46,7 +46,7 @@ def test_the_filter_equals_brute_force_over_all_paths(groups: list[str] | None) 
     for name in ("gaps", "initial", "transition"):  # in float32 they did not quite sum to 1
         values[name] = values[name] / values[name].sum(-1, keepdim=True)
     values["z_prompt"] = torch.tensor([0.5, -1.0, 2.0, 0.0, 0.7])
-    evidence, beliefs = gallery.filtered(Hierarchical(groups), values, solved, trials)
+    evidence, beliefs = histories.filtered(Hierarchical(groups), values, solved, trials)
     rates = values["gaps"].cumsum(-1)[:3]
     for row in range(5):
         group = None if groups is None else ["easy", "hard"].index(groups[row])
@@ -89,7 +89,7 @@ def test_where_nothing_differs_it_is_solving_progress() -> None:
 
 @pytest.mark.parametrize("groups", [None, ["a", "b", "c"]])
 def test_draws_with_a_sample_dimension_filter_like_each_alone(groups: list[str] | None) -> None:
-    gallery.draws_with_a_sample_dimension_filter_like_each_alone(Hierarchical(groups), 3)
+    histories.draws_with_a_sample_dimension_filter_like_each_alone(Hierarchical(groups), 3)
 
 
 # --------------------------------------------------------------------------------------------------------- fitting
@@ -98,12 +98,12 @@ def test_draws_with_a_sample_dimension_filter_like_each_alone(groups: list[str] 
 def easy_and_hard(num_prompts: int, num_steps: int) -> tuple[list[str], RolloutHistory, dict[str, Tensor]]:
     """Prompts of two groups; the first tenth of them are never rolled out."""
     groups = ["easy", "hard"] * (num_prompts // 2)
-    trials = gallery.some_trials(num_prompts, num_steps, share=0.6)
+    trials = histories.some_trials(num_prompts, num_steps, share=0.6)
     trials[: num_prompts // 10] = 0
-    return groups, *gallery.simulated(Hierarchical(groups), trials, TRUTH)
+    return groups, *histories.simulated(Hierarchical(groups), trials, TRUTH)
 
 
-@pytest.mark.parametrize("seeds", gallery.SEEDS)
+@pytest.mark.parametrize("seeds", histories.SEEDS)
 def test_a_fit_finds_the_groups_from_any_seed(seeds: range) -> None:
     groups, history, _ = easy_and_hard(200, 25)
     model = Hierarchical(groups)
@@ -182,9 +182,9 @@ def test_what_was_learned_of_groups_holds_for_other_prompts_of_theirs(
     assert torch.equal(PromptSampler(alone, 1, posterior=kept).belief[0], hard)
 
 
-@pytest.mark.parametrize("name", gallery.DEGENERATE)
+@pytest.mark.parametrize("name", histories.DEGENERATE)
 def test_histories_that_say_too_little_fit_all_the_same(name: str) -> None:
-    solved, trials = gallery.DEGENERATE[name]
+    solved, trials = histories.DEGENERATE[name]
     model = Hierarchical([0, 1, 0])
     options = {"steps": 30, "draws": 10, "progress": False, "batch_size": 1}
     posterior = fit(model, RolloutHistory.from_dense(solved, trials), **options)  # type: ignore[arg-type]

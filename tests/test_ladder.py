@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gallery
+import histories
 import numpy as np
 import oracle
 import pyro
@@ -33,7 +33,7 @@ def test_the_filter_equals_brute_force_over_all_paths() -> None:
     }
     matrix = np.array([[0.8, 0.2, 0, 0], [0.2, 0.5, 0.3, 0], [0, 0.1, 0.6, 0.3], [0, 0, 0.3, 0.7]])
     solved, trials = oracle.random_groups(5, 4)
-    evidence, beliefs = gallery.filtered(model, values, solved, trials)
+    evidence, beliefs = histories.filtered(model, values, solved, trials)
     for row in range(5):
         seen = [oracle.binomial(y, n, [0.1, 0.3, 0.6, 0.9]) for y, n in zip(solved[row], trials[row], strict=True)]
         exact, path = oracle.brute_force([0.4, 0.3, 0.2, 0.1], [matrix] * 4, seen)
@@ -87,22 +87,22 @@ def test_three_levels_are_solving_progress_without_jumps() -> None:
 
 
 def test_draws_with_a_sample_dimension_filter_like_each_alone() -> None:
-    gallery.draws_with_a_sample_dimension_filter_like_each_alone(Ladder(4), 3)
+    histories.draws_with_a_sample_dimension_filter_like_each_alone(Ladder(4), 3)
 
 
-@pytest.mark.parametrize("seeds", gallery.SEEDS)
+@pytest.mark.parametrize("seeds", histories.SEEDS)
 def test_a_fit_finds_the_ladder_from_any_seed(seeds: range) -> None:
     model = Ladder(5)
-    history, _ = gallery.simulated(model, gallery.some_trials(200, 30, share=0.7, size=16), TRUTH)
+    history, _ = histories.simulated(model, histories.some_trials(200, 30, share=0.7, size=16), TRUTH)
     for seed in seeds:
         point = fit(model, history, steps=150, learning_rate=0.1, draws=50, seed=seed, progress=False).point
         for name, tolerance in (("gaps", 0.02), ("initial", 0.08), ("leave", 0.06), ("upward", 0.15)):
             torch.testing.assert_close(point[name], TRUTH[name], atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("name", gallery.DEGENERATE)
+@pytest.mark.parametrize("name", histories.DEGENERATE)
 def test_histories_that_say_too_little_fit_all_the_same(name: str) -> None:
-    solved, trials = gallery.DEGENERATE[name]
+    solved, trials = histories.DEGENERATE[name]
     model = Ladder(5)
     posterior = fit(model, RolloutHistory.from_dense(solved, trials), steps=30, draws=10, progress=False)
     assert all(bool(value.isfinite().all()) for value in posterior.draws.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gallery
+import histories
 import numpy as np
 import oracle
 import pyro
@@ -48,7 +48,7 @@ def test_the_filter_equals_brute_force_over_all_paths() -> None:
                     matrix[3 * now + kind, 3 * (now + by) + kind] = chance
     np.testing.assert_allclose(matrix.sum(1), 1)
     solved, trials = oracle.random_groups(3, 3)
-    evidence, beliefs = gallery.filtered(model, values, solved, trials)
+    evidence, beliefs = histories.filtered(model, values, solved, trials)
     for row in range(3):
         seen = [oracle.binomial(y, n, rates) for y, n in zip(solved[row], trials[row], strict=True)]
         exact, path = oracle.brute_force(start, [matrix] * 3, seen)
@@ -109,13 +109,13 @@ def test_beliefs_of_any_shape_say_their_types() -> None:
 
 
 def test_draws_with_a_sample_dimension_filter_like_each_alone() -> None:
-    gallery.draws_with_a_sample_dimension_filter_like_each_alone(PromptTypes(), 3)
+    histories.draws_with_a_sample_dimension_filter_like_each_alone(PromptTypes(), 3)
 
 
-@pytest.mark.parametrize("seeds", gallery.SEEDS)
+@pytest.mark.parametrize("seeds", histories.SEEDS)
 def test_a_fit_finds_the_types_from_any_seed(seeds: range) -> None:
     model = PromptTypes(speeds=(0.1, 0.01), strength=40.0)  # away from the truth, and hardly believed
-    history, _ = gallery.simulated(model, gallery.some_trials(300, 40, share=0.7), TRUTH)
+    history, _ = histories.simulated(model, histories.some_trials(300, 40, share=0.7), TRUTH)
     for seed in seeds:
         point = fit(model, history, steps=150, learning_rate=0.1, draws=50, seed=seed, progress=False).point
         for name, tolerance in (
@@ -128,9 +128,9 @@ def test_a_fit_finds_the_types_from_any_seed(seeds: range) -> None:
             torch.testing.assert_close(point[name], TRUTH[name], atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("name", gallery.DEGENERATE)
+@pytest.mark.parametrize("name", histories.DEGENERATE)
 def test_histories_that_say_too_little_fit_all_the_same(name: str) -> None:
-    solved, trials = gallery.DEGENERATE[name]
+    solved, trials = histories.DEGENERATE[name]
     model = PromptTypes()
     posterior = fit(model, RolloutHistory.from_dense(solved, trials), steps=30, draws=10, progress=False)
     assert all(bool(value.isfinite().all()) for value in posterior.draws.values())

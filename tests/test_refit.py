@@ -128,6 +128,7 @@ def test_a_child_that_dies_is_made_up_for() -> None:
     torch.testing.assert_close(sampler.belief, other.belief, rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_what_breaks_down_is_counted_and_left_out() -> None:
     refitter = Refitter(SolvingProgress(), Refit(first=3, learning_rate=1e30))
     refitter.begin(truth())

@@ -101,7 +101,7 @@ def test_a_wrong_file_is_told_in_one_line(
         (["--batch-size", "2000"], "batch_size: expected at most 1024, the number of prompts, got 2000"),
         (
             ["--dynamics", "Guess"],
-            "SolvingProgress, or path/to/file.py:Name, got 'Guess'",
+            "SolvingProgress, Trained, or path/to/file.py:Name, got 'Guess'",
         ),
         (["--dynamics", "no.py:Guess"], "dynamics: expected a Python file before the colon, got 'no.py'"),
         (["--model", "./nowhere"], "model: expected countdown, or a causal LM's folder or hub id, got './nowhere'"),

@@ -41,8 +41,7 @@ TOLD: dict[Any, list[str]] = {
     broken.PromptsLast: ["emission: expected a batch of [6 prompts or 1, 3 states]", "got [3, 6]"],
     broken.Doubles: ["initial: expected torch.float32, torch's default, got torch.float64", "NumPy's are double"],
     broken.FromTheLeft: [
-        "emission: expected a batch of [..., 6 prompts or 1, 3 states]",
-        "Theta may carry leading sample dimensions",
+        "emission: expected a law for step.trials of shape (5, 1, 6)",
     ],
     broken.OneStepOnly: ["emission: expected a law for step.trials of shape (5, 1, 6)", "from the right"],
     broken.NoNone: ["transition: expected a law", "AssertionError: who was trained?", "see the error"],
