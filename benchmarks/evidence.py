@@ -29,7 +29,7 @@ def main() -> None:
 
 def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
-    tables = {"selectors": selectors, "sharpness": selectors, "sampler": sampler}
+    tables = {"selectors": selectors, "sampler": sampler}
     for name, table in tables.items():
         block = f"<!-- table: {name} -->\n{table(_read(name))}\n<!-- end -->"
         page = re.sub(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, block=block: block, page, flags=re.DOTALL)
@@ -86,7 +86,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         "#444444",
     ]
     budget = np.mean(result["arms"]["uniform"]["rollouts_by_step"])
-    for (name, arm), hue in zip(result["arms"].items(), hues, strict=True):
+    for (name, arm), hue in zip(result["arms"].items(), hues, strict=False):
         accuracy = np.array(arm["accuracy"])
         mean, error = accuracy.mean(0), accuracy.std(0, ddof=1) / len(accuracy) ** 0.5
         times = np.mean(arm["rollouts_by_step"]) / budget

@@ -14,7 +14,7 @@ from dps_pyro.models import SolvingProgress
 
 def test_the_evidence_page_shows_its_result_files() -> None:
     page = evidence.PAGE.read_text(encoding="utf-8")
-    assert page.count("<!-- table: ") == 3
+    assert page.count("<!-- table: ") == 2
     assert evidence.render(page) == page, "python -m benchmarks.evidence writes it again"
     assert evidence.PICTURE.is_file()
 

@@ -87,7 +87,7 @@ class TrainConfig:
     batch, whatever it brings."""
 
     # Selection
-    dynamics: str = "LogitWalk"
+    dynamics: str = "SolvingProgress"
     """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name."""
     dynamics_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of its constructor, in the YAML file. Of a model with groups or features these may be named after the

@@ -41,8 +41,8 @@ def demo(options: DemoOptions) -> int:
     """
     console = Console()
     out = options.out or _free(Path("runs/demo"))
-    # Sharper than the default, which learns best over longer runs: the difference is to show within minutes.
-    shared = TrainConfig(seed=options.seed, sharpness=6.0, eval_every=30, checkpoint_every=30, threads=1)
+    # The model that predicts best, not the one that teaches best: the useful groups are to show within minutes.
+    shared = TrainConfig(seed=options.seed, dynamics="LogitWalk", eval_every=30, checkpoint_every=30, threads=1)
 
     console.rule("1 of 2: uniform selection, for comparison")
     size = f"{shared.batch_size} prompts chosen at random, {shared.group_size} rollouts each"

@@ -19,7 +19,7 @@ class Options:
     """A history.parquet: columns prompt, step, solved, trials."""
     out: Path
     """The folder to write the posterior to."""
-    model: str = "LogitWalk"
+    model: str = "SolvingProgress"
     """A name in dps_pyro.models, or path/to/file.py:Name."""
     model_args: str = "{}"
     """Arguments of its constructor, as YAML: "{groups: operands}". Features of the history go by their names."""
