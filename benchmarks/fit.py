@@ -62,7 +62,7 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    found = {"fit": _hierarchical(options), "step": _steps(options), "pooled": _pooled(options)}
+    found: dict[str, Any] = {"fit": _hierarchical(options), "step": _steps(options), "pooled": _pooled(options)}
     if options.out is not None:
         write(options.out, "fitting: seconds, and ratios of seconds in one run", options, found)
     missed = [
