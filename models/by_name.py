@@ -48,7 +48,8 @@ def make(
         names = given.get("features", list(table))
         if isinstance(names, list) and all(isinstance(column, str) for column in names):
             given["features"] = {column: _column(table, column) for column in names}
-    made: Dynamics[Any] | Predictor = plugins.call("dynamics_args", found, given)
+    found_class: Any = found
+    made: Dynamics[Any] | Predictor = plugins.call("dynamics_args", found_class, given)
     return made
 
 
