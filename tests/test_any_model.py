@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from dps_pyro.rollouts import Sampling
 from dps_pyro.rollouts.transformers import TransformersEngine
-from dps_pyro.trainers.config import TrainConfig, make_task
+from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.grpo import train
+from dps_pyro.trainers.parts import make_task
 from dps_pyro.trainers.policy import EMBEDDED, load_policy, render
 
 

@@ -12,7 +12,8 @@ from tiny import MINE, call, metrics, tiny, words
 import dps_pyro
 from dps_pyro import Posterior, RolloutHistory
 from dps_pyro.models.by_name import make
-from dps_pyro.trainers.config import TrainConfig, save_config
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.config_file import save_config
 from dps_pyro.trainers.demo import DemoOptions, _free, compare, demo
 from dps_pyro.trainers.grpo import train
 

@@ -21,7 +21,8 @@ from tiny import killed, metrics, tiny
 from dps_pyro.cli import main
 from dps_pyro.history import RolloutHistory
 from dps_pyro.storage import load_state
-from dps_pyro.trainers.config import TrainConfig, load_config, save_config
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.config_file import load_config, save_config
 from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.run_folder import RunFolder
 

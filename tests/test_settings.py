@@ -12,7 +12,9 @@ from tiny import MINE, call, metrics, tiny, words
 from dps_pyro import RolloutHistory
 from dps_pyro.acquisition import Forecast
 from dps_pyro.cli import main
-from dps_pyro.trainers.config import TrainConfig, load_config, make_acquisition, make_task, save_config
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.config_file import load_config, save_config
+from dps_pyro.trainers.parts import make_acquisition, make_task
 
 ROOT = Path(__file__).parents[1]
 

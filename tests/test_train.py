@@ -18,10 +18,14 @@ from dps_pyro.models.by_name import make
 from dps_pyro.policy_gradient import informative_groups
 from dps_pyro.rollouts.transformers import TransformersEngine
 from dps_pyro.trainers.bookkeeping import Clock
-from dps_pyro.trainers.config import TrainConfig, load_config, make_task
-from dps_pyro.trainers.grpo import Groups, evaluate, roll_out, train, update
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.config_file import load_config
+from dps_pyro.trainers.grpo import train
+from dps_pyro.trainers.parts import make_task
 from dps_pyro.trainers.policy import EMBEDDED, autocast, device_of, load_policy, quiet
+from dps_pyro.trainers.rolled import Groups, evaluate, roll_out
 from dps_pyro.trainers.run_folder import RunFolder
+from dps_pyro.trainers.update import update
 
 SECONDS = {f"seconds/{part}" for part in ("select", "rollout", "reward", "observe", "update", "sync")}
 

@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import Any, Literal, get_type_hints
 
 import dps_pyro
-from dps_pyro.acquisition import ACQUISITIONS, Acquisition, soft
-from dps_pyro.dynamics import Dynamics
-from dps_pyro.filter import Predictor
-from dps_pyro.history import Features
-from dps_pyro.models.by_name import make
-from dps_pyro.plugins import call, load
+from dps_pyro.acquisition import ACQUISITIONS
 from dps_pyro.rollouts import Sampling
-from dps_pyro.tasks import Countdown, Task
+from dps_pyro.trainers.convert import convert
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-__all__ = [
-    "EMBEDDED",
-    "TrainConfig",
-    "check_resumed",
-    "load_config",
-    "make_acquisition",
-    "make_model",
-    "make_task",
-    "save_config",
-]
+__all__ = ["EMBEDDED", "TrainConfig"]
 
 EMBEDDED = {"countdown": Path(dps_pyro.__file__).parent / "policies" / "countdown"}
 """The policies that ship with the package."""
@@ -47,8 +26,6 @@ _AT_LEAST = {
     "threads": 1,
     "group_size": 2,  # an advantage needs company
 }
-_KEPT = ("model", "task", "task_args", "dynamics", "dynamics_args", "groups", "prior")
-"""What a resumed run cannot change: its checkpoint is of these."""
 
 
 @dataclass
@@ -158,7 +135,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         hints = _hints()
         for item in dataclasses.fields(self):
-            setattr(self, item.name, _convert(item.name, getattr(self, item.name), hints[item.name]))
+            setattr(self, item.name, convert(item.name, getattr(self, item.name), hints[item.name]))
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -210,143 +187,3 @@ def _vocabulary(file: Path) -> Any:
 @cache
 def _hints() -> dict[str, Any]:
     return get_type_hints(TrainConfig)
-
-
-def _convert(name: str, value: Any, hint: Any) -> Any:
-    """A setting as its type says, from what YAML, the command line or Python make of it."""
-    kind, parts = get_origin(hint) or hint, get_args(hint)
-    if kind is UnionType:  # all of ours are "something, or None"
-        return None if value is None else _convert(name, value, parts[0])
-    if kind is Literal:
-        if value not in parts:
-            raise ValueError(f"{name}: expected one of {', '.join(parts)}; got {value!r}")
-        return value
-    if kind is tuple and isinstance(value, list | tuple) and (parts[-1] is ... or len(value) == len(parts)):
-        return tuple(_convert(name, part, parts[0]) for part in value)  # all of ours are of one type
-    if kind is Path and isinstance(value, str | Path):
-        return Path(value)
-    if kind is float and math.isfinite(number := _number(value)):
-        return number
-    named = kind is not dict or (isinstance(value, dict) and all(isinstance(key, str) for key in value))
-    if kind in (bool, int, str, dict) and type(value) is kind and named:
-        return value
-    raise ValueError(f"{name}: expected {_EXPECTED[kind]}, got {value!r}")
-
-
-_EXPECTED: dict[Any, str] = {
-    int: "a whole number",
-    float: "a finite number",
-    bool: "true or false",
-    str: "a string",
-    Path: "a path",
-    dict: "settings, as {name: value}",
-    tuple: "a list of the right length",
-}
-
-
-def _number(value: Any) -> float:
-    """A float; YAML reads 1e-4, without a point, as a string. NaN for what is none."""
-    try:
-        return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def load_config(path: Path) -> TrainConfig:
-    """Read a configuration file (YAML); settings left out keep their defaults.
-
-    Raises:
-        ValueError: the file is no mapping, names a setting that does not exist, or holds a wrong value.
-    """
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: expected settings, one a line as `name: value`, got {type(loaded).__name__}")
-    known = {item.name for item in dataclasses.fields(TrainConfig)}
-    unknown = sorted(str(name) for name in set(loaded) - known)
-    if unknown:
-        raise ValueError(f"{path}: expected settings among {', '.join(sorted(known))}; got {', '.join(unknown)}")
-    try:
-        return TrainConfig(**loaded)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def save_config(config: TrainConfig) -> str:
-    """The configuration as YAML that `load_config` reads; `resume` is of one invocation, and left out.
-
-    Raises:
-        ValueError: `task_args` or `dynamics_args` hold something that YAML does not.
-    """
-    plain = {name: _plain(value) for name, value in dataclasses.asdict(config).items() if name != "resume"}
-    try:
-        return yaml.safe_dump(plain, sort_keys=False)
-    except yaml.YAMLError as error:
-        raise ValueError(f"task_args, dynamics_args: expected numbers, strings, lists and mappings: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    """Paths and tuples as YAML has them."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def check_resumed(before: TrainConfig, now: TrainConfig) -> None:
-    """Check that a run can go on with the settings it is given.
-
-    Raises:
-        ValueError: one of those differs that its checkpoints depend on.
-    """
-    for name in _KEPT:
-        was, wanted = (_plain(getattr(config, name)) for config in (before, now))
-        if was != wanted:
-            raise ValueError(f"{name}: expected the run's own, {was!r}, to resume it, got {wanted!r}")
-
-
-def make_model(config: TrainConfig, task: Task, features: Features) -> Dynamics[Any] | Predictor:
-    """The configured model of the task's prompts, of which `features` are known.
-
-    Raises:
-        ValueError: there is no such model, its arguments are wrong, or there is no such feature to group by.
-    """
-    groups = getattr(task, "groups", None) if config.groups == "auto" else config.groups
-    asked = {} if groups in (None, "none") else {"groups": groups}
-    return make(config.dynamics, asked | config.dynamics_args, features, optional=asked)
-
-
-def make_acquisition(config: TrainConfig) -> str | Acquisition:
-    """The configured acquisition, as `PromptSampler` takes it.
-
-    Raises:
-        ValueError: it is of a file that is not there, or is no function.
-    """
-    if config.acquisition == "soft":
-        return soft(config.sharpness)
-    if config.acquisition in ACQUISITIONS:
-        return config.acquisition
-    found: Acquisition | None = load("acquisition", config.acquisition)
-    if not callable(found):
-        raise ValueError(f"acquisition: expected a function, path/to/file.py:function, got {config.acquisition!r}")
-    return found
-
-
-def make_task(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
-    """The configured task. Its prompts are in English, except for the embedded policy and what was trained from it,
-    whose tokenizer has no words: those read the compact form.
-
-    Raises:
-        ValueError: its arguments are wrong, or it has too few prompts for the configuration.
-    """
-    wordless = tokenizer is not None and tokenizer.unk_token_id in tokenizer("Using")["input_ids"]
-    style = "compact" if wordless or config.model == "countdown" else "instruct"
-    task = call("task_args", Countdown, {"style": style, **config.task_args})
-    if config.batch_size > (there := len(task.prompts("train"))):
-        raise ValueError(f"batch_size: expected at most {there}, the number of prompts, got {config.batch_size}")
-    if len(task.prompts("test")) == 0:
-        raise ValueError("task_args: expected a test_size of at least 1, to evaluate on, got 0")
-    return task

@@ -17,7 +17,8 @@ from dps_pyro.fit import fit
 from dps_pyro.history import RolloutHistory
 from dps_pyro.report import write_report
 from dps_pyro.tracker import is_fitted
-from dps_pyro.trainers.config import TrainConfig, make_model, make_task
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.parts import make_model, make_task
 from dps_pyro.trainers.run_folder import RunFolder, strict_json
 
 __all__ = ["complete", "finish"]

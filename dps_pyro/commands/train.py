@@ -11,7 +11,8 @@ __all__ = ["run"]
 
 def run(arguments: list[str]) -> int:
     """Train, or resume training."""
-    from dps_pyro.trainers.config import TrainConfig, load_config
+    from dps_pyro.trainers.config import TrainConfig
+    from dps_pyro.trainers.config_file import load_config
 
     file, rest = _take(arguments, "--config")
     out, _ = _take(rest, "--out")

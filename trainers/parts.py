@@ -1,0 +1,83 @@
+"""What a configuration names, made: the task, the sampler and its model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dps_pyro.acquisition import ACQUISITIONS, Acquisition, soft
+from dps_pyro.dynamics import Dynamics
+from dps_pyro.filter import Predictor
+from dps_pyro.fit import Posterior
+from dps_pyro.history import Features
+from dps_pyro.models.by_name import make
+from dps_pyro.plugins import call, load
+from dps_pyro.refit import Refit
+from dps_pyro.sampler import PromptSampler
+from dps_pyro.tasks import Countdown, Task, feature_columns
+from dps_pyro.trainers.config import TrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["make_acquisition", "make_model", "make_sampler", "make_task"]
+
+
+def make_model(config: TrainConfig, task: Task, features: Features) -> Dynamics[Any] | Predictor:
+    """The configured model of the task's prompts, of which `features` are known.
+
+    Raises:
+        ValueError: there is no such model, its arguments are wrong, or there is no such feature to group by.
+    """
+    groups = getattr(task, "groups", None) if config.groups == "auto" else config.groups
+    asked = {} if groups in (None, "none") else {"groups": groups}
+    return make(config.dynamics, asked | config.dynamics_args, features, optional=asked)
+
+
+def make_acquisition(config: TrainConfig) -> str | Acquisition:
+    """The configured acquisition, as `PromptSampler` takes it.
+
+    Raises:
+        ValueError: it is of a file that is not there, or is no function.
+    """
+    if config.acquisition == "soft":
+        return soft(config.sharpness)
+    if config.acquisition in ACQUISITIONS:
+        return config.acquisition
+    found: Acquisition | None = load("acquisition", config.acquisition)
+    if not callable(found):
+        raise ValueError(f"acquisition: expected a function, path/to/file.py:function, got {config.acquisition!r}")
+    return found
+
+
+def make_task(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
+    """The configured task. Its prompts are in English, except for the embedded policy and what was trained from it,
+    whose tokenizer has no words: those read the compact form.
+
+    Raises:
+        ValueError: its arguments are wrong, or it has too few prompts for the configuration.
+    """
+    wordless = tokenizer is not None and tokenizer.unk_token_id in tokenizer("Using")["input_ids"]
+    style = "compact" if wordless or config.model == "countdown" else "instruct"
+    task = call("task_args", Countdown, {"style": style, **config.task_args})
+    if config.batch_size > (there := len(task.prompts("train"))):
+        raise ValueError(f"batch_size: expected at most {there}, the number of prompts, got {config.batch_size}")
+    if len(task.prompts("test")) == 0:
+        raise ValueError("task_args: expected a test_size of at least 1, to evaluate on, got 0")
+    return task
+
+
+def make_sampler(config: TrainConfig, task: Task) -> PromptSampler:
+    """The configured sampler of the task's prompts."""
+    prompts = task.prompts("train")
+    features = feature_columns(prompts)
+    return PromptSampler(
+        make_model(config, task, features),
+        prompts.ids,
+        acquisition=make_acquisition(config),
+        trials=config.group_size,
+        posterior=None if config.prior is None else Posterior.load(config.prior),
+        features=features,
+        refit_every=config.refit_every or None,
+        refit=Refit(background=True),
+        seed=config.seed,
+    )

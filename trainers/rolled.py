@@ -1,0 +1,94 @@
+"""Prompts, rolled out and judged: a step's groups, and the held-out accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dps_pyro.policy_gradient import informative_groups
+from dps_pyro.rollouts import RolloutEngine, Rollouts, concatenate
+from dps_pyro.tasks import Prompt, Task
+from dps_pyro.trainers.bookkeeping import Clock, seed_for
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.policy import autocast, render
+
+__all__ = ["Groups", "evaluate", "rewarded", "roll_out"]
+
+
+class Groups(NamedTuple):
+    """Prompts, rolled out and judged."""
+
+    rollouts: Rollouts  # G * n rows, the n of a prompt adjacent
+    rewards: Tensor  # [G, n], 0..1
+    reasons: list[str]  # G * n, what the task says of each reward
+
+
+def roll_out(
+    engine: RolloutEngine,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Prompt],
+    config: TrainConfig,
+    step: int,
+    clock: Clock,
+) -> Groups:
+    """Roll out the candidates, a batch at a time, until a batch's worth of groups is useful.
+
+    Without dynamic sampling the candidates are one batch. With it (DAPO, arXiv 2503.14476) later batches are paid for
+    only while useful groups are missing.
+    """
+    rollouts: list[Rollouts] = []
+    reasons: list[str] = []
+    rewards = torch.zeros(0, config.group_size)
+    for part in range(0, len(prompts), config.batch_size):
+        batch = prompts[part : part + config.batch_size]
+        seed = seed_for(config.seed, "rollout", step, part)
+        drawn, earned, why = rewarded(engine, tokenizer, task, batch, config, seed, clock)
+        rollouts.append(drawn)
+        rewards = torch.cat([rewards, earned])
+        reasons += why
+        if int(informative_groups(rewards).sum()) >= config.batch_size:
+            break
+    return Groups(concatenate(rollouts), rewards, reasons)
+
+
+def rewarded(
+    engine: RolloutEngine,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Prompt],
+    config: TrainConfig,
+    seed: int,
+    clock: Clock,
+) -> Groups:
+    """Roll out a group a prompt, and judge it."""
+    with clock("rollout"):
+        texts = [render(tokenizer, prompt.text) for prompt in prompts]
+        with autocast(config):
+            rollouts = engine.generate(texts, config.group_size, config.sampling, seed=seed)
+    with clock("reward"):
+        owners = [prompt for prompt in prompts for _ in range(config.group_size)]
+        earned = [task.reward(prompt, text) for prompt, text in zip(owners, rollouts.texts, strict=True)]
+        values = torch.tensor([reward.value for reward in earned]).view(len(prompts), config.group_size)
+    return Groups(rollouts, values, [reward.reason for reward in earned])
+
+
+def evaluate(engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig) -> dict[str, float | None]:
+    """Held-out accuracy: the share of `eval_samples` completions a test prompt that solve it, at the training
+    temperature. The same draws at every evaluation. The standard error is over prompts."""
+    prompts = task.prompts("test")
+    texts = [render(tokenizer, prompt.text) for prompt in prompts]
+    with autocast(config):
+        rollouts = engine.generate(texts, config.eval_samples, config.sampling, seed=seed_for(config.seed, "evaluate"))
+    owners = [prompt for prompt in prompts for _ in range(config.eval_samples)]
+    earned = [task.reward(prompt, text).value for prompt, text in zip(owners, rollouts.texts, strict=True)]
+    by_prompt = torch.tensor(earned, dtype=torch.float64).view(len(prompts), -1).mean(1)
+    return {
+        "accuracy": float(by_prompt.mean()),
+        "stderr": float(by_prompt.std() / len(prompts) ** 0.5) if len(prompts) > 1 else None,
+        "prompts": len(prompts),
+        "samples": config.eval_samples,
+    }

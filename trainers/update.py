@@ -1,0 +1,120 @@
+"""The policy-gradient update of one training step, in micro-batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dps_pyro.policy_gradient import (
+    Counts,
+    advantages,
+    completion_logprobs,
+    count,
+    informative_groups,
+    policy_loss,
+)
+from dps_pyro.rollouts import Rollouts
+from dps_pyro.trainers.bookkeeping import Means
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.policy import autocast
+from dps_pyro.trainers.rolled import Groups
+
+__all__ = ["trained_on", "update"]
+
+
+def trained_on(rewards: Tensor, config: TrainConfig) -> Tensor:
+    """bool [G], the groups that the update learns from: those with a signal, of them a batch."""
+    useful = informative_groups(rewards)
+    return useful & (useful.cumsum(0) <= config.batch_size)
+
+
+def update(
+    policy: nn.Module,
+    reference: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    groups: Groups,
+    config: TrainConfig,
+    seed: int,
+) -> dict[str, float | None]:
+    """Take the optimizer steps of one training step.
+
+    Groups without signal are dropped before the forward pass: they cost nothing and dilute nothing. Of the useful ones
+    a batch is used, as in DAPO, where dynamic sampling found more. The policy stays in evaluation mode: with dropout,
+    it would not be the one that was sampled from.
+
+    Returns:
+        loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps; None where no
+        group had a signal.
+
+    Raises:
+        FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
+    """
+    useful = trained_on(groups.rewards, config)
+    rollouts = groups.rollouts.select(useful.repeat_interleave(config.group_size))
+    values = advantages(groups.rewards, config.loss)[useful].flatten().to(rollouts.logprobs.device)
+    lengths = (rollouts.prompt_mask.sum(1) + rollouts.completion_mask.sum(1)).cpu()
+    generator = torch.Generator().manual_seed(seed)
+    means = Means("loss", "grad_norm", "clip_fraction", "kl", "reference_kl", "entropy")
+    for _ in range(config.epochs):
+        order = torch.randperm(len(values), generator=generator)
+        for mini in order.tensor_split(min(config.mini_batches, max(len(order), 1))):
+            if len(mini) == 0:
+                continue
+            counts = count(rollouts.completion_mask[mini])
+            optimizer.zero_grad(set_to_none=True)
+            # Rows of one length go together, so that less padding is computed.
+            for micro in mini[lengths[mini].argsort(stable=True)].split(config.micro_batch):
+                means.add(_backward(policy, reference, rollouts.select(micro), values[micro], counts, config))
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"gradient norm: expected a finite number, got {float(norm)}")
+            optimizer.step()
+            means.add({"grad_norm": norm})
+            means.close()
+    return means.values()
+
+
+def _backward(
+    policy: nn.Module,
+    reference: nn.Module | None,
+    rollouts: Rollouts,
+    values: Tensor,
+    counts: Counts,
+    config: TrainConfig,
+) -> dict[str, Tensor]:
+    """One micro-batch's share of the gradient."""
+    rollouts = _tight(rollouts)
+    sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
+    with autocast(config):
+        logprobs = completion_logprobs(policy, *sequences, temperature=config.temperature)
+        known = None
+        if reference is not None:
+            with torch.no_grad():
+                known = completion_logprobs(reference, *sequences, temperature=config.temperature)
+    share = policy_loss(
+        config.loss,
+        logprobs,
+        rollouts.logprobs,
+        values,
+        rollouts.completion_mask,
+        counts,
+        max_completion_length=config.sampling.max_new_tokens,
+        clip=config.clip,
+        reference_logprobs=known,
+        beta=config.kl,
+    )
+    share.loss.backward()
+    return {name: value.detach() for name, value in share._asdict().items()}
+
+
+def _tight(rollouts: Rollouts) -> Rollouts:
+    """Without the columns that are padding in every row."""
+    start = rollouts.prompt_mask.shape[1] - int(rollouts.prompt_mask.sum(1).max())
+    end = int(rollouts.completion_mask.sum(1).max())
+    return rollouts._replace(
+        prompt_ids=rollouts.prompt_ids[:, start:],
+        prompt_mask=rollouts.prompt_mask[:, start:],
+        completion_ids=rollouts.completion_ids[:, :end],
+        completion_mask=rollouts.completion_mask[:, :end],
+        logprobs=rollouts.logprobs[:, :end],
+    )
