@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dps_pyro.policy_gradient import completion_logprobs, count, policy_loss
-from dps_pyro.rollouts import Rollouts, Sampling, concatenate
+from dps_pyro.rollouts import Query, Rollouts, Sampling, concatenate
 from dps_pyro.rollouts.transformers import TransformersEngine
 
 SPECIAL = ["<pad>", "<s>", "</s>"]
@@ -307,3 +308,33 @@ def test_calls_that_make_no_sense_are_refused(engine, model, tokenizer):
 def test_sampling_checks_its_ranges(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Sampling(**{"max_new_tokens": 4, **bad})
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+
+
+def test_a_model_of_text_refuses_images(engine):
+    shown = Query("1 + 2 =", (Image.new("RGB", (4, 4)),))
+    with pytest.raises(ValueError, match=r"prompts without images.*got 1 with prompt 1"):
+        engine.generate(["1", shown], 2, Sampling(max_new_tokens=2), seed=0)
+
+
+def test_a_query_without_images_is_its_text(engine):
+    asked = engine.generate([Query(text) for text in PROMPTS], 2, Sampling(max_new_tokens=3), seed=0)
+    assert asked.texts == engine.generate(PROMPTS, 2, Sampling(max_new_tokens=3), seed=0).texts
+    assert asked.vision is None
+
+
+@pytest.mark.parametrize("prompts", [Query("1"), [1], [("1", ())]])
+def test_what_is_no_prompt_is_refused(engine, prompts):
+    with pytest.raises(ValueError, match="expected"):
+        engine.generate(prompts, 2, Sampling(max_new_tokens=2), seed=0)
+
+
+def test_what_the_images_became_stays_with_its_rows(engine):
+    text = engine.generate(PROMPTS[:1], 2, Sampling(max_new_tokens=3), seed=0)
+    seen = text._replace(vision=({"pixel_values": torch.ones(1)}, {"pixel_values": torch.zeros(1)}))
+    both = concatenate([text, seen])
+    assert both.vision == ({}, {}, *seen.vision)
+    assert both.select(torch.tensor([3, 0])).vision == (seen.vision[1], {})
+    assert concatenate([text, text]).vision is None

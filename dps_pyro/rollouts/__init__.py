@@ -4,6 +4,6 @@ The engines import their libraries, so they are imported where they are used:
 `from dps_pyro.rollouts.transformers import TransformersEngine`.
 """
 
-from dps_pyro.rollouts.base import RolloutEngine, Rollouts, Sampling, concatenate
+from dps_pyro.rollouts.base import Query, RolloutEngine, Rollouts, Sampling, concatenate, queries
 
-__all__ = ["RolloutEngine", "Rollouts", "Sampling", "concatenate"]
+__all__ = ["Query", "RolloutEngine", "Rollouts", "Sampling", "concatenate", "queries"]

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,45 @@ class Sampling:
             raise ValueError(f"expected top_k >= 0 (0 keeps all tokens), got {self.top_k}")
 
 
+class Query(NamedTuple):
+    """What a policy is asked: a text, its chat template already applied where there is one, and the images it shows.
+
+    The text holds one of the model's own placeholders an image (``<image>``, say, or ``<|image_pad|>``), in the images'
+    order; an engine expands each into as many tokens as the image takes.
+    """
+
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+def queries(prompts: Sequence[str | Query], n: int = 1, *, sees: bool = False) -> list[Query]:
+    """The prompts of a call to `RolloutEngine.generate`, checked; a string is a query without images.
+
+    Args:
+        prompts: at least one.
+        n: completions a prompt, at least 1.
+        sees: whether the engine's model takes images.
+
+    Raises:
+        ValueError: there are no prompts, n < 1, a single prompt came in place of a sequence, a prompt is neither a
+            string nor a `Query`, or one has images and the model takes none.
+    """
+    if isinstance(prompts, str | Query) or len(prompts) == 0 or n < 1:
+        one = isinstance(prompts, str | Query)
+        got = f"the single prompt {prompts!r}" if one else f"{len(prompts)} prompts"
+        raise ValueError(f"expected a sequence of at least one prompt, and n >= 1; got {got} and n = {n}")
+    asked = [Query(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    for place, query in enumerate(asked):
+        if not isinstance(query, Query):
+            raise ValueError(f"expected prompts that are strings or Query, got {query!r} as prompt {place}")
+        if query.images and not sees:
+            raise ValueError(
+                f"expected prompts without images, since the model reads text alone; got {len(query.images)} with prompt "
+                f"{place}: images need a vision-language model and its processor"
+            )
+    return asked
+
+
 class Rollouts(NamedTuple):
     """Completions of prompts: R = prompts * n rows, the n completions of a prompt adjacent, in the prompts' order.
 
@@ -57,6 +98,8 @@ class Rollouts(NamedTuple):
     logprobs: Tensor  # float32 [R, C], nats; 0 where masked
     finish: list[str]  # R of "stop" (end-of-sequence was drawn) or "length" (max_new_tokens were)
     texts: list[str]  # R decoded completions without special tokens
+    vision: tuple[Mapping[str, Tensor], ...] | None = None  # R; what the processor made of each row's images, for
+    # the model's forward beside the ids; an empty mapping where a row has no image, None where no row has any
 
     def select(self, rows: Tensor) -> Rollouts:
         """The given rows (long [S], or bool [R]) in their order, e.g. those of the groups that carry a signal."""
@@ -71,14 +114,19 @@ class Rollouts(NamedTuple):
             logprobs=self.logprobs[index],
             finish=[self.finish[i] for i in picked],
             texts=[self.texts[i] for i in picked],
+            vision=None if self.vision is None else tuple(self.vision[i] for i in picked),
         )
 
 
 class RolloutEngine(Protocol):
     """Draws completions from the current policy."""
 
-    def generate(self, prompts: Sequence[str], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
-        """Draw n completions of each prompt; deterministic under `seed`, the global RNG left as it was found."""
+    def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
+        """Draw n completions of each prompt; deterministic under `seed`, the global RNG left as it was found.
+
+        Raises:
+            ValueError: a prompt has images, and the engine's model takes none.
+        """
         ...
 
     def sync(self, policy: nn.Module) -> None:
@@ -96,6 +144,9 @@ def concatenate(batches: Sequence[Rollouts]) -> Rollouts:
         logprobs=_stack([batch.logprobs for batch in batches], left=False),
         finish=[reason for batch in batches for reason in batch.finish],
         texts=[text for batch in batches for text in batch.texts],
+        vision=None
+        if all(batch.vision is None for batch in batches)
+        else tuple(row for batch in batches for row in batch.vision or ({},) * len(batch.texts)),
     )
 
 

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from dps_pyro.policy_gradient import forward_parameters, position_ids
-from dps_pyro.rollouts.base import Rollouts, Sampling
+from dps_pyro.rollouts.base import Query, Rollouts, Sampling, queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +57,7 @@ class TransformersEngine:
         # Padding is masked everywhere, so that any id in the vocabulary serves a tokenizer that has none.
         self._pad = next(i for i in (tokenizer.pad_token_id, *self._eos, 0) if i is not None)
 
-    def generate(self, prompts: Sequence[str], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
+    def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
         """Draw n completions of each prompt.
 
         Args:
@@ -74,10 +74,7 @@ class TransformersEngine:
                 the model's context.
             FloatingPointError: the model's logits are not finite.
         """
-        if isinstance(prompts, str) or len(prompts) == 0 or n < 1:
-            got = f"the string {prompts!r}" if isinstance(prompts, str) else f"{len(prompts)} prompts"
-            raise ValueError(f"expected a sequence of at least one prompt, and n >= 1; got {got} and n = {n}")
-        ids, mask = self._tokenize(prompts, sampling.max_new_tokens)
+        ids, mask = self._tokenize([query.text for query in queries(prompts, n)], sampling.max_new_tokens)
         rows = torch.arange(len(prompts) * n, device=ids.device) // n  # the prompt of each row
         # On the CPU, whatever the model's device, so that a seed means the same everywhere; below 1 for `_draw`.
         generator = torch.Generator().manual_seed(seed)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,18 @@ class Prompt:
         text: What the policy sees, before any chat template.
         answer: What the reward needs; never shown to the policy.
         features: What is known of the problem before any rollout, e.g. ``{"operands": 3}``.
+        images: What the policy sees beside the text, in the order of the text's ``<image>`` placeholders; without any
+            placeholder the images come before the text.
     """
 
     id: str
     text: str
     answer: Any
     features: Mapping[str, float | str] = field(default_factory=dict)
+    images: tuple[Image, ...] = field(default=(), repr=False)
+
+    def __hash__(self) -> int:
+        return hash(self.id)  # answers and features need not be hashable, and images are not
 
 
 class PromptSet(Sequence[Prompt]):
