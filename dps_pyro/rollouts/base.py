@@ -77,8 +77,8 @@ def queries(prompts: Sequence[str | Query], n: int = 1, *, sees: bool = False) -
             raise ValueError(f"expected prompts that are strings or Query, got {query!r} as prompt {place}")
         if query.images and not sees:
             raise ValueError(
-                f"expected prompts without images, since the model reads text alone; got {len(query.images)} with prompt "
-                f"{place}: images need a vision-language model and its processor"
+                f"expected prompts without images, since the model reads text alone; got {len(query.images)} with "
+                f"prompt {place}: images need a vision-language model and its processor"
             )
     return asked
 
