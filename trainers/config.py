@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-import dps_pyro
 from dps_pyro.acquisition import ACQUISITIONS
 from dps_pyro.rollouts import Sampling
+from dps_pyro.tasks.by_name import TASKS
 from dps_pyro.trainers.convert import convert
+from dps_pyro.trainers.embedded import EMBEDDED, defaults_of
 
-__all__ = ["EMBEDDED", "TrainConfig"]
-
-EMBEDDED = {"countdown": Path(dps_pyro.__file__).parent / "policies" / "countdown"}
-"""The policies that ship with the package."""
+__all__ = ["TrainConfig"]
 
 _AT_LEAST = {
     **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "dynamic_sampling", "epochs"), 1),
@@ -39,12 +36,15 @@ class TrainConfig:
     """Go on from the last checkpoint in --out; settings are the run's own, except for those given here."""
 
     # What
-    model: str = "countdown"
-    """The policy: the embedded one ("countdown"), or any transformers causal LM, a path or a hub id."""
-    task: Literal["countdown"] = "countdown"
-    """The task."""
+    model: str | None = None
+    """The policy: an embedded one by its task's name ("countdown"), or any transformers causal LM, a path or a hub id. If
+    left out, the task's embedded policy."""
+    task: str = "countdown"
+    """The task: "countdown", or a class or function of yours that makes one, path/to/file.py:MyTask."""
     task_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the task's constructor, in the YAML file: for instance {train_size: 4096}."""
+    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    """"chat": prompts in the tokenizer's chat template; "raw": as they are; "auto": in the template where there is one."""
     steps: int = 100
     """Training steps: one batch of rollouts each."""
 
@@ -145,6 +145,8 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
         if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
             raise ValueError(f"clip: expected lower in [0, 1] and upper of at least 0, got {list(self.clip)}")
+        if self.task not in TASKS and ":" not in self.task:
+            raise ValueError(f"task: expected one of {', '.join(TASKS)}, or path/to/file.py:Name, got {self.task!r}")
         if self.acquisition not in ACQUISITIONS and ":" not in self.acquisition:
             names = ", ".join(ACQUISITIONS)
             raise ValueError(
@@ -152,36 +154,31 @@ class TrainConfig:
             )
 
     @property
+    def policy(self) -> str:
+        """The policy: `model`, or where that is left out the task's embedded one.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.model is None and self.task not in EMBEDDED:
+            raise ValueError(f"model: expected a causal LM's folder or hub id for the task {self.task}, got none")
+        return self.task if self.model is None else self.model
+
+    @property
     def sampling(self) -> Sampling:
         """How completions are drawn."""
-        tokens = _of_the_model(self.model)[0] if self.max_new_tokens is None else self.max_new_tokens
+        tokens = defaults_of(self.policy).max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
         return Sampling(tokens, self.temperature)
 
     @property
     def step_size(self) -> float:
         """The optimizer's learning rate."""
-        return _of_the_model(self.model)[1] if self.learning_rate is None else self.learning_rate
+        return defaults_of(self.policy).learning_rate if self.learning_rate is None else self.learning_rate
 
     def resolved(self) -> TrainConfig:
-        """With the settings that were left to the model filled in."""
-        return replace(self, max_new_tokens=self.sampling.max_new_tokens, learning_rate=self.step_size)
-
-
-def _of_the_model(model: str) -> tuple[int, float]:
-    """`max_new_tokens` and `learning_rate` where they are left out: what the embedded policy and its checkpoints learn
-    with, and what a language model that reasons does."""
-    own = Path(model) / "tokenizer.json"
-    known = model in EMBEDDED or any(_vocabulary(own) == _vocabulary(at / own.name) for at in EMBEDDED.values())
-    return (24, 1e-4) if known else (1024, 1e-6)
-
-
-@cache
-def _vocabulary(file: Path) -> Any:
-    """A tokenizer's vocabulary; None where there is no such file."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a hub id, or a folder that transformers will judge
+        """With the settings that were left to the task and the model filled in."""
+        tokens, rate = self.sampling.max_new_tokens, self.step_size
+        return replace(self, model=self.policy, max_new_tokens=tokens, learning_rate=rate)
 
 
 @cache

@@ -10,11 +10,12 @@ from dps_pyro.filter import Predictor
 from dps_pyro.fit import Posterior
 from dps_pyro.history import Features
 from dps_pyro.models.by_name import make
-from dps_pyro.plugins import call, load
+from dps_pyro.plugins import load
 from dps_pyro.refit import Refit
 from dps_pyro.sampler import PromptSampler
-from dps_pyro.tasks import Countdown, Task, feature_columns
+from dps_pyro.tasks import Task, by_name, feature_columns
 from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,19 +51,19 @@ def make_acquisition(config: TrainConfig) -> str | Acquisition:
 
 
 def make_task(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
-    """The configured task. Its prompts are in English, except for the embedded policy and what was trained from it,
-    whose tokenizer has no words: those read the compact form.
+    """The configured task. Of one that has both, prompts are in English, except for the embedded policies and what was
+    trained from them, whose tokenizers have no words: those read the compact form.
 
     Raises:
-        ValueError: its arguments are wrong, or it has too few prompts for the configuration.
+        ValueError: there is no such task, its arguments are wrong, or it has too few prompts for the configuration.
     """
     wordless = tokenizer is not None and tokenizer.unk_token_id in tokenizer("Using")["input_ids"]
-    style = "compact" if wordless or config.model == "countdown" else "instruct"
-    task = call("task_args", Countdown, {"style": style, **config.task_args})
+    style = "compact" if wordless or config.policy in EMBEDDED else "instruct"
+    task = by_name.make(config.task, config.task_args, optional={"style": style})
     if config.batch_size > (there := len(task.prompts("train"))):
         raise ValueError(f"batch_size: expected at most {there}, the number of prompts, got {config.batch_size}")
     if len(task.prompts("test")) == 0:
-        raise ValueError("task_args: expected a test_size of at least 1, to evaluate on, got 0")
+        raise ValueError("task_args: expected at least 1 test prompt, to evaluate on, got none (a test_size of 0)")
     return task
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from dps_pyro.trainers.config import EMBEDDED, TrainConfig
+from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.embedded import EMBEDDED
 
 __all__ = ["EMBEDDED", "autocast", "device_of", "load_policy", "quiet", "render"]
 
@@ -21,11 +22,11 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
     """The policy in float32 on its device, and its tokenizer; from `saved`, a checkpoint's folder, where given.
 
     Raises:
-        ValueError: there is no such device, or `config.model` is neither an embedded policy nor something that
+        ValueError: there is no such device, or the model is neither an embedded policy nor something that
             transformers can load.
     """
     device = device_of(config)
-    source = str(saved or EMBEDDED.get(config.model) or config.model)
+    source = str(saved or EMBEDDED.get(config.policy) or config.policy)
     try:
         with quiet():
             policy = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
@@ -82,16 +83,29 @@ def quiet() -> Iterator[None]:
             disable_progress_bars()
 
 
-def render(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """What the policy reads: the prompt in the tokenizer's chat template, or as it is where there is none.
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    system: str | None = None,
+    prompt_format: Literal["auto", "chat", "raw"] = "auto",
+) -> str:
+    """What the policy reads: the prompt in the tokenizer's chat template ("chat"), as it is ("raw"), or in the template
+    where there is one ("auto"). A task's system prompt becomes the first message; raw, it goes before the prompt, with an
+    empty line between.
 
     A template that writes the beginning-of-sequence token (Llama 3, Gemma, Mistral) loses it where the tokenizer adds
     one of its own, as engines have it do: the policy was never trained on two.
+
+    Raises:
+        ValueError: "chat" is wanted, and the tokenizer has no template.
     """
-    if tokenizer.chat_template is None:
-        return text
-    message = [{"role": "user", "content": text}]
-    shown = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    if prompt_format == "chat" and tokenizer.chat_template is None:
+        raise ValueError("prompt_format: expected a tokenizer with a chat template for 'chat', got one without")
+    if prompt_format == "raw" or tokenizer.chat_template is None:
+        return text if system is None else f"{system}\n\n{text}"
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": text})
+    shown = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     bos = tokenizer.bos_token
     if bos and shown.startswith(bos) and tokenizer(shown)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
         return shown.removeprefix(bos)

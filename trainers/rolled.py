@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dps_pyro.policy_gradient import informative_groups
 from dps_pyro.rollouts import RolloutEngine, Rollouts, concatenate
-from dps_pyro.tasks import Prompt, Task
+from dps_pyro.tasks import Prompt, Task, judge
 from dps_pyro.trainers.bookkeeping import Clock, seed_for
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.policy import autocast, render
@@ -66,12 +66,12 @@ def rewarded(
 ) -> Groups:
     """Roll out a group a prompt, and judge it."""
     with clock("rollout"):
-        texts = [render(tokenizer, prompt.text) for prompt in prompts]
+        texts = _shown(tokenizer, task, prompts, config)
         with autocast(config):
             rollouts = engine.generate(texts, config.group_size, config.sampling, seed=seed)
     with clock("reward"):
         owners = [prompt for prompt in prompts for _ in range(config.group_size)]
-        earned = [task.reward(prompt, text) for prompt, text in zip(owners, rollouts.texts, strict=True)]
+        earned = judge(task, owners, rollouts.texts)
         values = torch.tensor([reward.value for reward in earned]).view(len(prompts), config.group_size)
     return Groups(rollouts, values, [reward.reason for reward in earned])
 
@@ -80,15 +80,21 @@ def evaluate(engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainCon
     """Held-out accuracy: the share of `eval_samples` completions a test prompt that solve it, at the training
     temperature. The same draws at every evaluation. The standard error is over prompts."""
     prompts = task.prompts("test")
-    texts = [render(tokenizer, prompt.text) for prompt in prompts]
+    texts = _shown(tokenizer, task, prompts, config)
     with autocast(config):
         rollouts = engine.generate(texts, config.eval_samples, config.sampling, seed=seed_for(config.seed, "evaluate"))
     owners = [prompt for prompt in prompts for _ in range(config.eval_samples)]
-    earned = [task.reward(prompt, text).value for prompt, text in zip(owners, rollouts.texts, strict=True)]
-    by_prompt = torch.tensor(earned, dtype=torch.float64).view(len(prompts), -1).mean(1)
+    earned = judge(task, owners, rollouts.texts)
+    by_prompt = torch.tensor([reward.value for reward in earned], dtype=torch.float64).view(len(prompts), -1).mean(1)
     return {
         "accuracy": float(by_prompt.mean()),
         "stderr": float(by_prompt.std() / len(prompts) ** 0.5) if len(prompts) > 1 else None,
         "prompts": len(prompts),
         "samples": config.eval_samples,
     }
+
+
+def _shown(tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig) -> list[str]:
+    """What the policy reads of each prompt."""
+    system = getattr(task, "system", None)
+    return [render(tokenizer, prompt.text, system, config.prompt_format) for prompt in prompts]

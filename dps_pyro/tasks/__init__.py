@@ -1,6 +1,7 @@
 """Tasks: problems with stable ids and verifiable rewards."""
 
-from dps_pyro.tasks.base import Prompt, PromptSet, Reward, Task, feature_columns
+from dps_pyro.tasks.base import Prompt, PromptSet, Reward, Task, feature_columns, judge
 from dps_pyro.tasks.countdown import Countdown
+from dps_pyro.tasks.data import read_records
 
-__all__ = ["Countdown", "Prompt", "PromptSet", "Reward", "Task", "feature_columns"]
+__all__ = ["Countdown", "Prompt", "PromptSet", "Reward", "Task", "feature_columns", "judge", "read_records"]

@@ -105,7 +105,11 @@ class Reward(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """A set of problems with verifiable rewards."""
+    """A set of problems with verifiable rewards.
+
+    A task may have more: `system`, a system prompt (str) for chat templates; `groups`, the name of the feature that tells
+    most of a prompt's difficulty; and `rewards(prompts, completions)`, which judges many completions at once (see `judge`).
+    """
 
     @property
     def name(self) -> str:
@@ -122,3 +126,12 @@ class Task(Protocol):
         It never evaluates the completion as code, never raises on any string, and is bounded in time and memory.
         """
         ...
+
+
+def judge(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
+    """The reward of each completion of its prompt: by the task's `rewards`, where it has one, else one by one."""
+    if len(prompts) != len(completions):
+        raise ValueError(f"expected one completion a prompt, got {len(completions)} of {len(prompts)} prompts")
+    if (together := getattr(task, "rewards", None)) is not None:
+        return list(together(prompts, completions))
+    return [task.reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]

@@ -1,0 +1,45 @@
+"""A task by its name, as configurations and command lines give it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dps_pyro import plugins
+from dps_pyro.tasks.base import Task
+from dps_pyro.tasks.countdown import Countdown
+
+__all__ = ["TASKS", "make"]
+
+TASKS: Mapping[str, Callable[..., Task]] = {"countdown": Countdown}
+"""The tasks that come with the package."""
+
+
+def make(name: str, arguments: Mapping[str, Any] | None = None, optional: Mapping[str, Any] | None = None) -> Task:
+    """A task by name: one of `TASKS` (``countdown``), or of a file (``my_task.py:MyTask``).
+
+    Args:
+        name: the task; in a file a class, or any function that makes a task.
+        arguments: of its constructor. ``preset`` names another constructor, one of the class's `presets`:
+            ``{"preset": "three_to_four", "train_size": 512}``.
+        optional: arguments for those constructors that take them, where `arguments` does not say.
+
+    Raises:
+        ValueError: there is no such task, it is none, or its arguments are wrong.
+    """
+    found: Any = plugins.load("task", name) if ":" in name else TASKS.get(name)
+    if not callable(found):
+        raise ValueError(f"task: expected one of {', '.join(TASKS)}, or path/to/file.py:Name, got {name!r}")
+    given = dict(arguments or {})
+    if (preset := given.pop("preset", None)) is not None:
+        presets = tuple(getattr(found, "presets", ()))
+        if preset not in presets:
+            raise ValueError(f"task_args: expected a preset among {', '.join(presets) or 'none'}, got {preset!r}")
+        found = getattr(found, preset)
+    taken = inspect.signature(found).parameters
+    given = {key: value for key, value in (optional or {}).items() if key in taken} | given
+    task = plugins.call("task_args", found, given)
+    if not isinstance(task, Task):
+        raise ValueError(f"task: expected one with name, prompts(split) and reward(prompt, completion), got {task!r}")
+    return task
