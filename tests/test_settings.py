@@ -153,7 +153,7 @@ def test_wrong_options_are_told_and_leave_nothing(
         ("dynamics: PaperDPS\ndynamics_args: {prior_alpha: much}", "dynamics_args: "),
         ("dynamics: PaperDPS\ndynamics_args: {rate: 3}", "dynamics_args: expected prior_alpha, decay, initial"),
         ("dynamics: PaperDPS\ndynamics_args: {decay: 3}", "decay: expected a number in [0, 1], got 3"),
-        ("task_args: {test_size: 0}", "task_args: expected a test_size of at least 1, to evaluate on, got 0"),
+        ("task_args: {test_size: 0}", "task_args: expected at least 1 test prompt, to evaluate on, got none"),
     ],
 )
 def test_wrong_arguments_of_task_and_model_are_told(

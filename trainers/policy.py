@@ -90,8 +90,8 @@ def render(
     prompt_format: Literal["auto", "chat", "raw"] = "auto",
 ) -> str:
     """What the policy reads: the prompt in the tokenizer's chat template ("chat"), as it is ("raw"), or in the template
-    where there is one ("auto"). A task's system prompt becomes the first message; raw, it goes before the prompt, with an
-    empty line between.
+    where there is one ("auto"). A task's system prompt becomes the first message; raw, it goes before the prompt, with
+    an empty line between.
 
     A template that writes the beginning-of-sequence token (Llama 3, Gemma, Mistral) loses it where the tokenizer adds
     one of its own, as engines have it do: the policy was never trained on two.

@@ -107,8 +107,9 @@ class Reward(NamedTuple):
 class Task(Protocol):
     """A set of problems with verifiable rewards.
 
-    A task may have more: `system`, a system prompt (str) for chat templates; `groups`, the name of the feature that tells
-    most of a prompt's difficulty; and `rewards(prompts, completions)`, which judges many completions at once (see `judge`).
+    A task may have more: `system`, a system prompt (str) for chat templates; `groups`, the name of the feature that
+    tells most of a prompt's difficulty; and `rewards(prompts, completions)`, which judges many completions at once
+    (see `judge`).
     """
 
     @property

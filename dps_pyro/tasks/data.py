@@ -15,11 +15,11 @@ def read_records(source: str | Path, split: str | None = None) -> list[dict[str,
 
     Args:
         source: a file (`.jsonl`, `.json`, `.parquet`), a folder of files named after their splits (`train.jsonl`,
-            `train-00000-of-00002.parquet`, also below `data/`, as data sets on the hub are laid out), or a data set's id
-            on the hub, ``"owner/name"`` or, with a configuration, ``"owner/name:configuration"``. What is there as a file
-            or a folder is read as one.
-        split: which part of a folder, of a data set, or of a JSON file that maps splits to lists of records. A file that
-            has no splits is one part: there None is expected. Of a folder or a data set None is ``"train"``.
+            `train-00000-of-00002.parquet`, also below `data/`, as data sets on the hub are laid out), or a data set's
+            id on the hub, ``"owner/name"`` or, with a configuration, ``"owner/name:configuration"``. What is there as
+            a file or a folder is read as one.
+        split: which part of a folder, of a data set, or of a JSON file that maps splits to lists of records. A file
+            that has no splits is one part: there None is expected. Of a folder or a data set None is ``"train"``.
 
     Returns:
         Values are as the source has them: of JSON as Python reads them; of Parquet as Python's own numbers, strings,
@@ -35,7 +35,9 @@ def read_records(source: str | Path, split: str | None = None) -> list[dict[str,
     if path.is_file():
         return _file(path, split)
     if path.suffix in _READERS or path.is_absolute() or str(source).startswith((".", "~")):
-        raise ValueError(f"expected a data file, a folder of them or a data set's id, got {str(source)!r}: no such file")
+        raise ValueError(
+            f"expected a data file, a folder of them or a data set's id, got {str(source)!r}: no such file"
+        )
     return _data_set(str(source), split or "train")
 
 
