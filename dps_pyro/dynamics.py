@@ -73,6 +73,9 @@ class Dynamics(ABC, Generic[Theta]):
 
     states: tuple[str, ...] = ("unsolved", "partially solved", "solved")
     """The states' names in order, from unsolved to solved; K of them."""
+    tolerance: float = 0.0
+    """A group is useful where its largest and smallest reward differ by more than this, in [0, 1). Whoever counts
+    useful groups (sampler, trainer, replay, report) counts by it, and `informative` is the chance of it."""
 
     @abstractmethod
     def prior(self, prompts: pyro.plate) -> Theta:
@@ -93,8 +96,9 @@ class Dynamics(ABC, Generic[Theta]):
         against its support: where rewards are partial a Binomial, say, is asked for fractions of a count."""
 
     def informative(self, theta: Theta, step: Step) -> Tensor:
-        """[..., N or 1, K], the chance in each state that a group of `step.trials` rollouts is neither all wrong nor
-        all right, in [0, 1]. Override it where "useful" means something else."""
+        """[..., N or 1, K], the chance in each state that a group of `step.trials` rollouts is useful, in [0, 1]: with
+        rewards of 0 and 1, that it is neither all wrong nor all right. Override it where rewards are others, together
+        with `tolerance`."""
         trials = step.trials.unsqueeze(-1)
         emission = self.emission(theta, step)
         useless = emission.log_prob(torch.zeros_like(trials)).exp() + emission.log_prob(trials).exp()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dps_pyro import checks
 from dps_pyro.dynamics import Step
-from dps_pyro.history import Features, RolloutHistory
+from dps_pyro.history import Features, RolloutHistory, useful_by_sum
 
 __all__ = ["Filter", "Groups", "Predictor", "State"]
 
@@ -41,6 +41,8 @@ class Filter(ABC):
 
     states: tuple[str, ...]
     """The names of the belief's columns, from unsolved to solved."""
+    tolerance: float = 0.0
+    """A group is useful where its largest and smallest reward differ by more than this."""
 
     def __init__(self, num_prompts: int, dtype: torch.dtype) -> None:
         self.num_prompts = num_prompts
@@ -62,7 +64,8 @@ class Filter(ABC):
 
     @abstractmethod
     def informative(self, trials: int) -> Tensor:
-        """[N], the predictive chance that a group of `trials` rollouts is neither all wrong nor all right."""
+        """[N], the predictive chance that a group of `trials` rollouts is useful: its rewards differ by more than
+        `tolerance`. With rewards of 0 and 1: it is neither all wrong nor all right."""
 
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Tensor:
@@ -91,6 +94,7 @@ class Filter(ABC):
         predicted: Tensor | None = None,
         trained: Tensor | None = None,
         progress: float | None = None,
+        useful: Tensor | None = None,
     ) -> Tensor:
         """Take in one step's groups and move on to the next step.
 
@@ -105,15 +109,16 @@ class Filter(ABC):
             trained: bool [V], whether the policy was updated on the group; wherever there were rollouts if left out.
             progress: the policy's overall progress before the step; the last known if left out. Not of a late
                 observation: the steps that followed knew nothing of it.
+            useful: bool [V], whether the group was useful, for the log; what its sum says of it if left out.
 
         Returns:
             [V], `log p(y_t | y_<t)`; of a late observation given what had come before step t when it was made.
         """
         at = self.step if step is None else step
         trained = trials > 0 if trained is None else trained
-        record = partial(
-            self.history.append, rows, step=at, solved=solved, trials=trials, predicted=predicted, trained=trained
-        )
+        useful = useful_by_sum(solved, trials, self.tolerance) if useful is None else useful
+        columns: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
+        record = partial(self.history.append, rows, step=at, useful=useful, **columns)
         if at < self.step and len(rows) == 0:
             return torch.zeros(0, dtype=self.dtype)
         if at < self.step:
@@ -194,7 +199,7 @@ class Filter(ABC):
     def _replay(self, rows: Tensor, theta: Any, until: int) -> State:
         """The state of `rows` [V], at least one, before step `until`, filtered anew from the history."""
         state = self._start(len(rows), theta)
-        prompt, at, solved, trials, _, trained, _ = self.history.rows(rows)
+        prompt, at, solved, trials, _, trained, *_ = self.history.rows(rows)
         progress = self.history.progress().to(self.dtype)
         progress = torch.cat([progress, progress.new_full([max(0, until - len(progress))], self._known)])
         for t in range(until):

@@ -18,7 +18,7 @@ from torch import Tensor
 from dps_pyro import checks
 from dps_pyro.storage import atomic_path
 
-__all__ = ["Events", "Features", "Outcomes", "RolloutHistory"]
+__all__ = ["Events", "Features", "Outcomes", "RolloutHistory", "useful_by_sum"]
 
 
 class Events(NamedTuple):
@@ -31,6 +31,7 @@ class Events(NamedTuple):
     predicted: Tensor  # float32 [E], the chance of a useful group predicted at selection; NaN where unknown
     trained: Tensor  # bool [E], whether the policy was updated on the group
     progress: Tensor  # float32 [E], the policy's overall progress before the step; NaN where unknown
+    useful: Tensor  # bool [E], whether the rewards of the group differed, so that there was something to learn
 
 
 class Outcomes(NamedTuple):
@@ -99,6 +100,7 @@ class RolloutHistory:
         predicted: Tensor | None = None,
         trained: Tensor | Sequence[bool] | None = None,
         progress: float | None = None,
+        useful: Tensor | Sequence[bool] | None = None,
     ) -> None:
         """Record one step's groups.
 
@@ -110,6 +112,8 @@ class RolloutHistory:
             predicted: [V], the chances of a useful group predicted at selection, where there were any.
             trained: [V], whether the policy was updated on the group; wherever there were rollouts if left out.
             progress: the policy's overall progress before the step, for instance its held-out accuracy.
+            useful: [V], whether the group's rewards differed; if left out, wherever it is neither all wrong nor all
+                right (`useful_by_sum`).
 
         Raises:
             ValueError: a row out of range, an unknown id, a count outside 0..trials, or columns of different lengths.
@@ -121,17 +125,18 @@ class RolloutHistory:
         size = size.expand(len(rows)).clone() if len(size) == 1 else size
         chance = _column("predicted", [math.nan] * len(rows) if predicted is None else predicted, torch.float32)
         learned = size > 0 if trained is None else _column("trained", trained, torch.bool)
-        if not len(rows) == len(count) == len(size) == len(chance) == len(learned):
-            lengths = (
-                f"{len(rows)} prompts, {len(count)} solved, {len(size)} trials, {len(chance)} predicted, "
-                f"{len(learned)} trained"
-            )
+        mixed = None if useful is None else _column("useful", useful, torch.bool)
+        columns = {"prompts": rows, "solved": count, "trials": size, "predicted": chance, "trained": learned}
+        columns |= {} if mixed is None else {"useful": mixed}
+        if len({len(column) for column in columns.values()}) > 1:
+            lengths = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
             raise ValueError(f"expected columns of one length, got {lengths}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
         step = checks.count("step", step, 0)
         known = torch.full_like(chance, math.nan if progress is None else progress)
-        self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known))
+        mixed = useful_by_sum(count, size) if mixed is None else mixed
+        self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
         self.num_steps = max(self.num_steps, step + 1)
         self._outcomes = None
 
@@ -164,7 +169,8 @@ class RolloutHistory:
 
     def schedule(self) -> RolloutHistory:
         """The same rollouts, their outcomes unknown (NaN): a model run on it draws them (`pyro.infer.Predictive`)."""
-        blank = self._like(self.events._replace(solved=torch.full_like(self.events.solved, math.nan)))
+        unknown = torch.full_like(self.events.solved, math.nan)
+        blank = self._like(self.events._replace(solved=unknown, useful=torch.zeros_like(self.events.useful)))
         blank._observed = False
         return blank
 
@@ -185,7 +191,8 @@ class RolloutHistory:
         """Every group so far, as columns."""
         if len(self._chunks) != 1:
             empty = torch.zeros(0, dtype=torch.long)
-            blank = Events(empty, empty, empty.double(), empty, empty.float(), empty.bool(), empty.float())
+            real, boolean = empty.float(), empty.bool()
+            blank = Events(empty, empty, empty.double(), empty, real, boolean, real, boolean)
             columns = zip(*(self._chunks or [blank]), strict=True)
             self._chunks = [Events(*(torch.cat(column) for column in columns))]
         return self._chunks[0]
@@ -261,7 +268,7 @@ class RolloutHistory:
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write the log to one Parquet file, atomically. Columns: prompt, step, solved, trials, predicted, trained,
-        progress; the ids, sizes and features travel in the schema's metadata under `dps_pyro`."""
+        progress, useful; the ids, sizes and features travel in the schema's metadata under `dps_pyro`."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -274,6 +281,7 @@ class RolloutHistory:
             pa.array(events.predicted.numpy()),
             pa.array(events.trained.numpy()),
             pa.array(events.progress.numpy()),
+            pa.array(events.useful.numpy()),
         ]
         sizes = {"num_prompts": self.num_prompts, "num_steps": self.num_steps}
         about = {"ids": self.ids, **sizes, "features": self.features}
@@ -314,8 +322,8 @@ class RolloutHistory:
         chance, trained = column.get("predicted"), column.get("trained")
         # Appending step by step would need the log sorted; the columns are checked as one append and then dated.
         prompt, solved, trials = column["prompt"], column["solved"], column["trials"]
-        learned = None if trained is None else trained > 0
-        history.append(prompt, step=0, solved=solved, trials=trials, predicted=chance, trained=learned)
+        learned, mixed = (None if of is None else of > 0 for of in (trained, column.get("useful")))
+        history.append(prompt, step=0, solved=solved, trials=trials, predicted=chance, trained=learned, useful=mixed)
         steps = column["step"].long()
         if len(steps) and int(steps.min()) < 0:
             raise ValueError(f"{path}: step: expected 0 or more, got {int(steps.min())}")
@@ -341,6 +349,17 @@ class RolloutHistory:
         chunks = [Events(*(state[name].clone() for name in Events._fields))]
         self._chunks, self.num_steps = chunks, int(state["num_steps"])
         self._outcomes = None
+
+
+def useful_by_sum(solved: Tensor, trials: Tensor, tolerance: float = 0.0) -> Tensor:
+    """Bool [V], what a group's sum says of whether its rewards differed: `tolerance < solved < trials - tolerance`, and
+    there were at least two.
+
+    With rewards of 0 and 1, and tolerance 0, exactly that: neither all wrong nor all right. Of real-valued rewards a
+    sum tells less: where this does not hold, no two rewards are more than `tolerance` apart; where it does, they may
+    be equal all the same.
+    """
+    return (solved > tolerance) & (solved < trials - tolerance) & (trials > 1)
 
 
 def _column(name: str, values: Any, dtype: torch.dtype) -> Tensor:

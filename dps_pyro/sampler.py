@@ -20,7 +20,7 @@ from dps_pyro import checks
 from dps_pyro.acquisition import ACQUISITIONS, Acquisition, Forecast
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.filter import Predictor
-from dps_pyro.history import Features, RolloutHistory
+from dps_pyro.history import Features, RolloutHistory, useful_by_sum
 from dps_pyro.refit import Refit, Refitter
 from dps_pyro.tracker import Tracker, is_fitted, track
 
@@ -133,6 +133,7 @@ class PromptSampler:
         *,
         trained: Tensor | Sequence[bool] | None = None,
         progress: float | None = None,
+        useful: Tensor | Sequence[bool] | None = None,
     ) -> None:
         """Take in one step's groups and move to the next step.
 
@@ -146,6 +147,9 @@ class PromptSampler:
             trained: bool [V], whether the policy was updated on the group; wherever there were rollouts if left out.
             progress: the policy's overall progress before the step, for instance its held-out accuracy, for models
                 that use it (`Trained`); the last known if left out.
+            useful: bool [V], whether the group's rewards differ by more than `tolerance`, for the metrics and the log.
+                Of rewards of 0 and 1 `solved` says it; of others hand it in, since a sum does not tell whether rewards
+                differ. If left out, it is `tolerance < solved < trials - tolerance`.
 
         Raises:
             ValueError: something else came, or a step more than 100,000 ahead; the sampler is as it was.
@@ -173,20 +177,21 @@ class PromptSampler:
         if step > now + LONGEST_GAP:
             raise ValueError(f"step: expected at most {LONGEST_GAP:,} steps past the coming one, {now}, got {step}")
         predicted = torch.tensor([self._predicted.get(row, math.nan) for row in rows.tolist()])
-        learned = None if trained is None else torch.as_tensor(trained)
-        if learned is not None and (learned.dtype != torch.bool or learned.shape != rows.shape):
-            raise ValueError(f"trained: expected {len(rows)} booleans, one a prompt, got {trained!r}")
+        learned, mixed = _booleans("trained", trained, rows), _booleans("useful", useful, rows)
+        if mixed is None:
+            mixed = useful_by_sum(count, size, self.tolerance)
+        if bool((mixed & (size < 2)).any()):
+            raise ValueError("useful: expected groups of at least two rollouts to be useful, got a smaller one")
         if progress is not None:
             progress = float(checks.numbers("progress", progress))
         self._take_up_refit()
-        evidence = self.tracker.observe(rows, count, size, step, predicted, learned, progress)
+        evidence = self.tracker.observe(rows, count, size, step, predicted, learned, progress, mixed)
         if self._refitter is not None and step >= now and (step + 1) % (self._refit_every or 1) == 0 and self.history:
             self._refitter.begin(self.history)
             if not self._refitter.settings.background:
                 self._take_up_refit()
         for row in rows.tolist():
             self._predicted.pop(row, None)
-        useful = (count > 0) & (count < size)
         groups = int((size > 0).sum())
         impossible = evidence.isneginf()
         likelihood = float(evidence[~impossible].sum())
@@ -194,10 +199,10 @@ class PromptSampler:
         self._visits.index_add_(0, rows, (size > 0).long())
         self._totals["rollouts"] += float(size.sum())
         self._totals["groups"] += groups
-        self._totals["useful"] += float(useful.sum())
+        self._totals["useful"] += float(mixed.sum())
         self._totals["log_evidence"] += likelihood
         self._totals["impossible"] += groups - possible
-        self._last["useful"] = float(useful.sum()) / max(groups, 1)
+        self._last["useful"] = float(mixed.sum()) / max(groups, 1)
         self._last["log_evidence"] = likelihood / max(possible, 1)
 
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
@@ -227,8 +232,8 @@ class PromptSampler:
         self._visits = torch.cat([self._visits, self._visits.new_zeros(self.num_prompts - len(self._visits))])
 
     def informative(self, trials: int) -> Tensor:
-        """[N], the predictive chance, in [0, 1], that a group of `trials` rollouts in the coming step is useful:
-        neither all wrong nor all right."""
+        """[N], the predictive chance, in [0, 1], that a group of `trials` rollouts in the coming step is useful: its
+        rewards differ by more than `tolerance`; of rewards of 0 and 1, it is neither all wrong nor all right."""
         return self.tracker.informative(checks.count("trials", trials, 1))
 
     def metrics(self) -> dict[str, float]:
@@ -300,6 +305,11 @@ class PromptSampler:
         return self.tracker.belief.clone()
 
     @property
+    def tolerance(self) -> float:
+        """By how much the largest and the smallest reward of a useful group differ at least, as the model has it."""
+        return self.tracker.tolerance
+
+    @property
     def history(self) -> RolloutHistory:
         """Every group observed so far."""
         return self.tracker.history
@@ -319,3 +329,10 @@ class PromptSampler:
         count = self.tracker.belief.shape[-1]
         names = self.tracker.states
         return names if len(names) == count else [f"state_{k}" for k in range(count)]
+
+
+def _booleans(name: str, values: Tensor | Sequence[bool] | None, rows: Tensor) -> Tensor | None:
+    column = None if values is None else torch.as_tensor(values)
+    if column is not None and (column.dtype != torch.bool or column.shape != rows.shape):
+        raise ValueError(f"{name}: expected {len(rows)} booleans, one a prompt, got {values!r}")
+    return column

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dps_pyro import checks
 from dps_pyro.dynamics import Dynamics, Progress, Step, _centre
-from dps_pyro.history import Features, RolloutHistory
+from dps_pyro.history import Features, RolloutHistory, useful_by_sum
 from dps_pyro.posterior import Posterior
 
 __all__ = ["Simulated", "simulate"]
@@ -63,7 +63,8 @@ def simulate(
         features: of the prompts, for the log. (The model's own, its constructor took.)
         seed: of everything. The global RNG is left as it was.
 
-    Sums of rewards outside 0..trials, which a Gaussian emission draws, are put at those bounds.
+    Sums of rewards outside 0..trials, which a Gaussian emission draws, are put at those bounds. Real-valued rewards are
+    drawn as their sums; which groups the log calls useful is what those say (`useful_by_sum`).
 
     Raises:
         ValueError: an argument is of another kind or out of range, or the values are not the model's.
@@ -104,7 +105,9 @@ def simulate(
         now = events.step == step
         rows, size = events.prompt[now], events.trials[now]
         counts = torch.minimum(solved[rows, step].double().clamp_min(0), size.double())
-        log.append(rows, step=step, solved=counts, trials=size, trained=events.trained[now], progress=level)
+        mixed = useful_by_sum(counts, size, dynamics.tolerance)
+        learned = events.trained[now]
+        log.append(rows, step=step, solved=counts, trials=size, trained=learned, progress=level, useful=mixed)
     about = {
         "model": type(dynamics).__name__,
         "method": "simulated",

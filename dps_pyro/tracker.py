@@ -64,7 +64,7 @@ class Tracker(Filter):
             made = f"{type(dynamics).__name__} brings a filter of its own: use track(dynamics, {num_prompts})"
             raise ValueError(f"dynamics: expected a model that this filter runs, but {made}")
         self.dynamics = dynamics
-        self.states = dynamics.states
+        self.states, self.tolerance = dynamics.states, dynamics.tolerance
         self._values = dict(values or {})
         super().__init__(num_prompts, dtype or torch.get_default_dtype())
 
@@ -74,7 +74,7 @@ class Tracker(Filter):
         return self._state["belief"]
 
     def informative(self, trials: int) -> Tensor:
-        """[N], the predictive chance that a group of `trials` rollouts is neither all wrong nor all right."""
+        """[N], the predictive chance that a group of `trials` rollouts is useful, as the model has it."""
         by_state = self.dynamics.informative(self._theta, Step(torch.tensor([trials]))).to(self.dtype)
         return self.belief @ by_state[0] if by_state.shape[0] == 1 else (self.belief * by_state).sum(-1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from torch import Tensor
 from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, fit
 from dps_pyro.fit import Posterior
 from dps_pyro.models import DenseReward
+from dps_pyro.policy_gradient import informative_groups
+from dps_pyro.trainers.replay import replay
 
 FAMILY = pytest.mark.parametrize("family", ["gaussian", "beta"])
 MEANS = np.array([0.2, 0.5, 0.85])
@@ -205,6 +208,37 @@ def test_a_sampler_wants_the_prompts_whose_rewards_differ(family: Any) -> None:
     assert bool((sampler.select(10) % 3 == 1).all())  # the middle state's spread is the largest
     draws = sampler.tracker.draw(torch.Generator().manual_seed(0))
     np.testing.assert_allclose(draws.view(10, 3).median(0).values, MEANS, atol=1e-5)
+
+
+def test_what_is_useful_is_counted_as_the_model_has_it(tmp_path: Path) -> None:
+    """Eight equal rewards of 0.5 add up to 4 of 8 and teach nothing; a count of solved rollouts would call it useful."""
+    sampler = PromptSampler(DenseReward(tolerance=0.2), 4)
+    rewards = torch.full((4, 8), 0.5)
+    rewards[1, 0], rewards[2, 0], rewards[3] = 0.6, 0.9, 0.01  # a little, enough, hardly anything
+    useful = informative_groups(rewards, sampler.tolerance)
+    assert useful.tolist() == [False, False, True, False]
+    sampler.observe(range(4), rewards.sum(1), 8, useful=useful)
+    assert sampler.metrics()["useful"] == sampler.metrics()["useful/so_far"] == 0.25
+    assert torch.equal(sampler.history.events.useful, useful)
+    read = RolloutHistory.from_parquet(sampler.history.to_parquet(tmp_path / "log.parquet"))
+    assert torch.equal(read.events.useful, useful)
+    twin = PromptSampler(DenseReward(tolerance=0.2), 4)
+    twin.load_state_dict(sampler.state_dict())
+    assert torch.equal(twin.history.events.useful, useful)
+    # The replay of a full log counts as the log did; a tolerance asks the sums, which say less.
+    for tolerance, expected in ((None, useful), (0.2, torch.tensor([True, True, True, False]))):
+        fresh = PromptSampler(DenseReward(tolerance=0.2), 4)
+        assert torch.equal(replay(read, fresh, batch_size=2, tolerance=tolerance, progress=False).useful[0], expected)
+
+
+def test_without_being_told_a_sampler_asks_the_sums() -> None:
+    sampler = PromptSampler(DenseReward(tolerance=0.2), 4)
+    sampler.observe(range(4), [0.1, 0.3, 7.7, 7.9], 8)
+    assert sampler.history.events.useful.tolist() == [False, True, True, False]
+    with pytest.raises(ValueError, match="useful: expected 4 booleans, one a prompt"):
+        sampler.observe(range(4), [1.0] * 4, 8, useful=[True])
+    with pytest.raises(ValueError, match="useful: expected groups of at least two rollouts"):
+        sampler.observe([0], [0.5], 1, useful=[True])
 
 
 # ------------------------------------------------------------------------------------------------------ as Pyro models

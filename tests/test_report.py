@@ -424,12 +424,14 @@ def event_log(
     prompt: Sequence[int], *, solved: Sequence[float], predicted: Sequence[float], trials: Sequence[int]
 ) -> EventLog:
     rows = np.array(prompt, dtype=np.int64)
+    known, sizes = np.array(solved, dtype=np.float64), np.array(trials, dtype=np.int64)
     return EventLog(
         ids=(),
         num_prompts=int(rows.max(initial=-1)) + 1,
         prompt=rows,
         step=np.arange(len(rows)),
-        solved=np.array(solved, dtype=np.float64),
-        trials=np.array(trials, dtype=np.int64),
+        solved=known,
+        trials=sizes,
         predicted=np.array(predicted, dtype=np.float64),
+        useful=(known > 0) & (known < sizes),
     )

@@ -67,11 +67,11 @@ class Ledger:
     Dynamic sampling draws prompts uniformly until enough groups are useful: to find u useful groups where a share p of
     the prompts is useful it rolls out u / p groups. The estimate of what the same useful groups would have cost it is
     `sum over steps of useful groups / p * group size`, with p the tracker's predicted share over all prompts at that
-    step; `saved` is that minus the rollouts spent.
+    step; `saved` is that minus the rollouts spent. A group is useful where its rewards differ by more than `tolerance`.
     """
 
-    def __init__(self, group_size: int) -> None:
-        self.group_size = group_size
+    def __init__(self, group_size: int, tolerance: float = 0.0) -> None:
+        self.group_size, self.tolerance = group_size, tolerance
         self.step = 0
         self.rollouts = 0
         self.accuracy = 0.0
@@ -81,7 +81,7 @@ class Ledger:
 
     def book(self, rewards: Tensor, pool: float) -> None:
         """Book one step's groups: `rewards` [G, n], `pool` the predicted useful share over all prompts."""
-        useful = informative_groups(rewards)
+        useful = informative_groups(rewards, self.tolerance)
         self.step += 1
         self.rollouts += rewards.numel()
         self._elsewhere += int(useful.sum()) * self.group_size / max(pool, 1e-3)

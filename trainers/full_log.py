@@ -11,17 +11,18 @@ from torch import Tensor
 
 from dps_pyro.history import RolloutHistory
 from dps_pyro.trainers.bookkeeping import Ledger
+from dps_pyro.trainers.rolled import Groups
 
 __all__ = ["Chosen", "FullLog"]
 
 
 class Chosen(NamedTuple):
-    """Some prompts' groups in one step."""
+    """The batch of one step."""
 
     prompts: Tensor  # long [G]
-    solved: Tensor  # [G]
+    groups: Groups  # G of them
     trained: Tensor  # bool [G]
-    predicted: Tensor  # [G], the chance of a useful group predicted at selection; NaN of a prompt not selected
+    predicted: Tensor  # [G], the chance of a useful group predicted at selection
 
 
 class FullLog:
@@ -43,16 +44,19 @@ class FullLog:
         left[rows] = False
         return left.nonzero().squeeze(-1)
 
-    def append(self, chosen: Chosen, rest: Tensor, solved_of_rest: Tensor, trials: int, ledger: Ledger) -> None:
-        """Record one step: the groups of the batch, and those of the other prompts."""
-        untrained, unpredicted = torch.zeros(len(rest), dtype=torch.bool), torch.full([len(rest)], math.nan)
-        others = Chosen(rest, solved_of_rest, untrained, unpredicted)
-        columns = (torch.cat(pair) for pair in zip(chosen, others, strict=True))
-        prompts, solved, trained, predicted = columns
+    def append(self, chosen: Chosen, rest: Tensor, others: Groups, ledger: Ledger) -> None:
+        """Record one step: the groups of the batch, and those of the other prompts, `rest`."""
+        rewards = torch.cat([chosen.groups.rewards, others.rewards])
         self.history.append(
-            prompts, step=ledger.step, solved=solved, trials=trials, predicted=predicted, trained=trained,
+            torch.cat([chosen.prompts, rest]),
+            step=ledger.step,
+            solved=rewards.sum(-1),
+            trials=rewards.shape[1],
+            predicted=torch.cat([chosen.predicted, torch.full([len(rest)], math.nan)]),
+            trained=torch.cat([chosen.trained, torch.zeros(len(rest), dtype=torch.bool)]),
             progress=ledger.accuracy,
-        )  # fmt: skip
+            useful=torch.cat([chosen.groups.useful, others.useful]),
+        )
 
     def save(self) -> None:
         """Write it, atomically."""

@@ -64,7 +64,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         prompts = task.prompts("train")
         sampler = make_sampler(config, task)
         full_log = FullLog(folder.path, sampler.history) if config.full_log else None
-        ledger, dry_spell = Ledger(config.group_size), DrySpell()
+        ledger, dry_spell = Ledger(config.group_size, sampler.tolerance), DrySpell()
         if checkpoint is not None:
             ledger.load_state_dict(checkpoint.state["ledger"])
             sampler.load_state_dict(checkpoint.state["sampler"])
@@ -90,18 +90,18 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 rows = sampler.select(min(config.batch_size * config.dynamic_sampling, len(prompts)))
 
             candidates = [prompts[row] for row in rows.tolist()]
-            groups = roll_out(engine, tokenizer, task, candidates, config, ledger.step, clock)
+            groups = roll_out(engine, tokenizer, task, candidates, config, ledger.step, clock, sampler.tolerance)
             with clock("observe"):
                 rows = rows[: len(groups.rewards)]  # dynamic sampling may have had enough before the last of them
-                useful = trained_on(groups.rewards, config)
-                solved = groups.rewards.sum(-1)
-                sampler.observe(rows, solved, config.group_size, trained=useful, progress=ledger.accuracy)
+                solved, taken = groups.rewards.sum(-1), trained_on(groups, config)
+                known = {"trained": taken, "progress": ledger.accuracy, "useful": groups.useful}
+                sampler.observe(rows, solved, config.group_size, **known)
             if full_log is not None:
                 rest = full_log.others(rows)
                 seed = seed_for(config.seed, "full_log", ledger.step)
-                extra = rewarded(engine, tokenizer, task, [prompts[row] for row in rest.tolist()], config, seed, clock)
-                chosen = Chosen(rows, solved, useful, chance[rows])
-                full_log.append(chosen, rest, extra.rewards.sum(-1), config.group_size, ledger)
+                others = [prompts[row] for row in rest.tolist()]
+                extra = rewarded(engine, tokenizer, task, others, config, seed, clock, sampler.tolerance)
+                full_log.append(Chosen(rows, groups, taken, chance[rows]), rest, extra, ledger)
 
             with clock("update"):
                 seed = seed_for(config.seed, "update", ledger.step)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dps_pyro import checks
 from dps_pyro.console import progress_bar
-from dps_pyro.history import RolloutHistory
+from dps_pyro.history import RolloutHistory, useful_by_sum
 from dps_pyro.sampler import PromptSampler
 from dps_pyro.scores import Quality, brier_score, calibration, log_score, quality
 
@@ -177,7 +177,7 @@ def replay(
     selection: Selection = "own",
     batch_size: int = 32,
     seed: int = 0,
-    tolerance: float = 0.0,
+    tolerance: float | None = None,
     progress: bool = True,
 ) -> Replay:
     """Play a sampler on a full log. At each step it first predicts every prompt's chance of a useful group, and is then
@@ -190,9 +190,8 @@ def replay(
             random batches, the same for every sampler.
         batch_size: prompts a step, within 1..N; not of "recorded".
         seed: of "uniform" selections.
-        tolerance: a group is useful where `tolerance < solved < trials - tolerance`. With rewards of 0 and 1 and
-            tolerance 0 that is: neither all wrong nor all right. Of real-valued rewards the log has only the sum, and
-            this is what it says: where it does not hold, no two rewards are more than the tolerance apart.
+        tolerance: a group is useful where `tolerance < solved < trials - tolerance`, which is all that the sum of
+            real-valued rewards can say of them (`useful_by_sum`). If left out, where the log has recorded that it was.
         progress: show a progress bar.
 
     The policy's progress and what it was trained on are told as they happened in the log, whoever selected.
@@ -210,10 +209,10 @@ def replay(
         )
     if sampler.tracker.step > 0:
         raise ValueError(f"sampler: expected a new one, got one that has observed {sampler.tracker.step} steps")
-    tolerance = checks.positive("tolerance", tolerance, or_zero=True)
+    tolerance = None if tolerance is None else checks.positive("tolerance", tolerance, or_zero=True)
     batches = _batches(log, selection, batch_size, seed)
     known = _progress(log)
-    useful = (solved > tolerance) & (solved < trials - tolerance)
+    useful = _useful(log) if tolerance is None else useful_by_sum(solved, trials, tolerance)
     chance = torch.zeros(useful.shape, dtype=torch.float64)
     chosen = torch.zeros_like(useful)
     start = time.perf_counter()
@@ -253,6 +252,14 @@ def _whole(log: RolloutHistory) -> tuple[Tensor, Tensor, Tensor]:
             "`full_log: true` records one in training, `dps-pyro simulate` draws one"
         )
     return outcomes.solved.mT.contiguous(), outcomes.trials.mT.contiguous(), outcomes.trained.mT.contiguous()
+
+
+def _useful(log: RolloutHistory) -> Tensor:
+    """Bool [T, N]; where groups were added up, whether one of them was."""
+    events = log.events
+    useful = torch.zeros(log.num_steps, log.num_prompts, dtype=torch.bool)
+    useful[events.step[events.useful], events.prompt[events.useful]] = True
+    return useful
 
 
 def _batches(log: RolloutHistory, selection: Selection, batch_size: int, seed: int) -> Iterator[Tensor | None]:

@@ -24,6 +24,12 @@ class Groups(NamedTuple):
     rollouts: Rollouts  # G * n rows, the n of a prompt adjacent
     rewards: Tensor  # [G, n], 0..1
     reasons: list[str]  # G * n, what the task says of each reward
+    tolerance: float = 0.0  # rewards that are no further apart are equal: the model's
+
+    @property
+    def useful(self) -> Tensor:
+        """bool [G], the groups whose rewards differ, so that there is something to learn."""
+        return informative_groups(self.rewards, self.tolerance)
 
 
 def roll_out(
@@ -34,11 +40,12 @@ def roll_out(
     config: TrainConfig,
     step: int,
     clock: Clock,
+    tolerance: float = 0.0,
 ) -> Groups:
     """Roll out the candidates, a batch at a time, until a batch's worth of groups is useful.
 
-    Without dynamic sampling the candidates are one batch. With it (DAPO, arXiv 2503.14476) later batches are paid for
-    only while useful groups are missing.
+    Useful is a group whose rewards differ by more than `tolerance`. Without dynamic sampling the candidates are one
+    batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing.
     """
     rollouts: list[Rollouts] = []
     reasons: list[str] = []
@@ -46,13 +53,13 @@ def roll_out(
     for part in range(0, len(prompts), config.batch_size):
         batch = prompts[part : part + config.batch_size]
         seed = seed_for(config.seed, "rollout", step, part)
-        drawn, earned, why = rewarded(engine, tokenizer, task, batch, config, seed, clock)
-        rollouts.append(drawn)
-        rewards = torch.cat([rewards, earned])
-        reasons += why
-        if int(informative_groups(rewards).sum()) >= config.batch_size:
+        found = rewarded(engine, tokenizer, task, batch, config, seed, clock)
+        rollouts.append(found.rollouts)
+        rewards = torch.cat([rewards, found.rewards])
+        reasons += found.reasons
+        if int(informative_groups(rewards, tolerance).sum()) >= config.batch_size:
             break
-    return Groups(concatenate(rollouts), rewards, reasons)
+    return Groups(concatenate(rollouts), rewards, reasons, tolerance)
 
 
 def rewarded(
@@ -63,6 +70,7 @@ def rewarded(
     config: TrainConfig,
     seed: int,
     clock: Clock,
+    tolerance: float = 0.0,
 ) -> Groups:
     """Roll out a group a prompt, and judge it."""
     with clock("rollout"):
@@ -73,7 +81,7 @@ def rewarded(
         owners = [prompt for prompt in prompts for _ in range(config.group_size)]
         earned = judge(task, owners, rollouts.texts)
         values = torch.tensor([reward.value for reward in earned]).view(len(prompts), config.group_size)
-    return Groups(rollouts, values, [reward.reason for reward in earned])
+    return Groups(rollouts, values, [reward.reason for reward in earned], tolerance)
 
 
 def evaluate(engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig) -> dict[str, float | None]:

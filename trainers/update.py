@@ -10,7 +10,6 @@ from dps_pyro.policy_gradient import (
     advantages,
     completion_logprobs,
     count,
-    informative_groups,
     policy_loss,
 )
 from dps_pyro.rollouts import Rollouts
@@ -22,9 +21,9 @@ from dps_pyro.trainers.rolled import Groups
 __all__ = ["trained_on", "update"]
 
 
-def trained_on(rewards: Tensor, config: TrainConfig) -> Tensor:
+def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
     """bool [G], the groups that the update learns from: those with a signal, of them a batch."""
-    useful = informative_groups(rewards)
+    useful = groups.useful
     return useful & (useful.cumsum(0) <= config.batch_size)
 
 
@@ -49,7 +48,7 @@ def update(
     Raises:
         FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
     """
-    useful = trained_on(groups.rewards, config)
+    useful = trained_on(groups, config)
     rollouts = groups.rollouts.select(useful.repeat_interleave(config.group_size))
     values = advantages(groups.rewards, config.loss)[useful].flatten().to(rollouts.logprobs.device)
     lengths = (rollouts.prompt_mask.sum(1) + rollouts.completion_mask.sum(1)).cpu()

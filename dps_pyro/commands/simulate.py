@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
     log.to_parquet(options.out)
     folder = truth.save(options.out.with_name(f"{options.out.stem}-truth"))
     events = log.events
-    useful = float(((events.solved > 0) & (events.solved < events.trials)).double().mean()) if len(log) else 0.0
+    useful = float(events.useful.double().mean()) if len(log) else 0.0
     moved = f", {len(shifted)} prompts shifted at step {options.shift_at}" if len(shifted) else ""
     print(f"{options.out}: {len(log):,} groups of {log.num_prompts:,} prompts, {useful:.0%} useful{moved}")
     print(f"{folder}: the parameters")

@@ -30,7 +30,8 @@ class EventLog:
     """One entry per group of rollouts, E in all, in the order in which they happened.
 
     `prompt` is a row in 0..num_prompts-1, `solved` may be fractional (dense rewards), and `predicted` is the chance of
-    a useful group as it stood when the prompt was selected, NaN where none was recorded.
+    a useful group as it stood when the prompt was selected, NaN where none was recorded. A group is `useful` where its
+    rewards differed, so that it carried a gradient: of rewards of 0 and 1, where it is neither all wrong nor all right.
     """
 
     ids: tuple[str, ...]
@@ -40,11 +41,7 @@ class EventLog:
     solved: Floats
     trials: Ints
     predicted: Floats
-
-    @property
-    def useful(self) -> NDArray[np.bool_]:
-        """[E]: True where the group was neither all wrong nor all right, so that it carried a gradient."""
-        return (self.solved > 0) & (self.solved < self.trials)
+    useful: NDArray[np.bool_]
 
     def id(self, row: int) -> str:
         """The prompt's own id, or its row where the log has none."""
@@ -203,4 +200,5 @@ def _read_history(path: Path, notes: list[str]) -> EventLog | None:
         solved=events.solved.numpy(),
         trials=events.trials.numpy(),
         predicted=events.predicted.double().numpy(),
+        useful=events.useful.numpy(),
     )
