@@ -20,7 +20,8 @@ _AT_LEAST = {
     **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "dynamic_sampling", "epochs"), 1),
     **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
     **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness", "refit_every"), 0),
-    "threads": 1,
+    **dict.fromkeys(("warmup_steps", "lora_rank"), 0),
+    **dict.fromkeys(("threads", "micro_batch_tokens"), 1),
     "group_size": 2,  # an advantage needs company
 }
 
@@ -88,6 +89,10 @@ class TrainConfig:
     """The loss and its advantages."""
     learning_rate: float | None = None
     """AdamW's; if left out 1e-4 for the embedded policy, 1e-6 otherwise."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes from there over the steps: it stays, or falls to zero after the last one."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises to its full size first."""
     weight_decay: float = 0.0
     """AdamW's."""
     epochs: int = 1
@@ -96,12 +101,22 @@ class TrainConfig:
     """Optimizer steps a pass."""
     micro_batch: int = 64
     """Completions a forward pass, of about the same length each; bounds memory and changes nothing else."""
+    micro_batch_tokens: int | None = None
+    """Tokens a forward pass, prompts and padding included: as many completions as fit, at most micro_batch. No bound if
+    left out."""
     clip: tuple[float, float] | None = None
     """Lower and upper clip of the ratio; the loss's own if left out."""
     kl: float = 0.0
     """Weight of the KL to the initial policy."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank (LoRA) in place of the weights; 0: all weights."""
+    lora_alpha: float | None = None
+    """LoRA's scale: adapters are multiplied by alpha / rank; twice the rank if left out."""
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    """The modules that get adapters, by the ends of their names: q_proj v_proj, for instance; all-linear: every linear
+    layer but the output's."""
 
     # Evaluation and keeping
     eval_every: int = 25
@@ -128,7 +143,14 @@ class TrainConfig:
     device: str = "auto"
     """"auto", "cpu", "cuda", ..."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward passes; "auto": bfloat16 on a GPU that has it. Weights and optimizer stay float32."""
+    """Of the forward passes; "auto": bfloat16 on a GPU that has it."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """How weights are kept. bfloat16 halves them and the optimizer, and rounds small updates away; not so with LoRA,
+    whose adapters stay float32."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """The implementation of attention; "auto": transformers' choice for the model."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass in place of keeping them: less memory, about a third slower."""
     threads: int | None = None
     """CPU threads; torch's choice if left out."""
 
@@ -140,9 +162,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}: expected {least} or more, got {value}")
-        for name in ("temperature", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        for name in ("temperature", "max_grad_norm", "lora_alpha"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name}: expected more than 0, got {value}")
+        if not self.lora_targets:
+            raise ValueError("lora_targets: expected names of modules, or all-linear, got none")
         if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
             raise ValueError(f"clip: expected lower in [0, 1] and upper of at least 0, got {list(self.clip)}")
         if self.task not in TASKS and ":" not in self.task:

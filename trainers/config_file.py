@@ -12,7 +12,9 @@ from dps_pyro.trainers.config import TrainConfig
 
 __all__ = ["check_resumed", "load_config", "save_config"]
 
-_KEPT = ("model", "task", "task_args", "dynamics", "dynamics_args", "groups", "prior")
+_KEPT = (
+    "model", "lora_rank", "lora_targets", "task", "task_args", "dynamics", "dynamics_args", "groups", "prior",
+)  # fmt: skip
 """What a resumed run cannot change: its checkpoint is of these."""
 
 

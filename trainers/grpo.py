@@ -19,8 +19,9 @@ from dps_pyro.trainers.bookkeeping import Clock, DrySpell, Ledger, reason_shares
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.config_file import check_resumed, load_config, save_config
 from dps_pyro.trainers.full_log import Chosen, FullLog
+from dps_pyro.trainers.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.parts import make_sampler, make_task
-from dps_pyro.trainers.policy import load_policy
+from dps_pyro.trainers.policy import load_policy, load_reference
 from dps_pyro.trainers.rolled import evaluate, rewarded, roll_out
 from dps_pyro.trainers.run_folder import RunFolder
 from dps_pyro.trainers.summary import complete, finish
@@ -57,8 +58,8 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
     # The parts: a policy, an engine that samples from it, a task, and a sampler that tracks the task's prompts.
     with folder.starting(save_config(config)):
         policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
-        reference = load_policy(config)[0].requires_grad_(False) if config.kl > 0 else None
-        optimizer = torch.optim.AdamW(policy.parameters(), lr=config.step_size, weight_decay=config.weight_decay)
+        reference = load_reference(config, policy)
+        optimizer, rate = make_optimizer(policy, config), learning_rate(config)
         engine = TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
         task = make_task(config, tokenizer)
         prompts = task.prompts("train")
@@ -104,6 +105,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 full_log.append(Chosen(rows, groups, taken, chance[rows]), rest, extra, ledger)
 
             with clock("update"):
+                set_learning_rate(optimizer, now := rate(ledger.step))
                 seed = seed_for(config.seed, "update", ledger.step)
                 learned = update(policy, reference, optimizer, groups, config, seed)
             with clock("sync"):
@@ -123,6 +125,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 "length": float(groups.rollouts.completion_mask.sum(1).double().mean()),
                 "truncated": groups.rollouts.finish.count("length") / len(groups.rollouts.finish),
                 **reason_shares(groups.reasons),
+                "learning_rate": now,
                 **learned,
                 **clock.seconds,
             }

@@ -2,42 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.embedded import EMBEDDED
 
-__all__ = ["EMBEDDED", "autocast", "device_of", "load_policy", "quiet", "render"]
+__all__ = ["EMBEDDED", "autocast", "device_of", "load_policy", "load_reference", "quiet", "recomputing", "render"]
 
 
 def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The policy in float32 on its device, and its tokenizer; from `saved`, a checkpoint's folder, where given.
+    """The policy on its device, and its tokenizer; from `saved`, a checkpoint's folder, where given.
 
     Raises:
-        ValueError: there is no such device, or the model is neither an embedded policy nor something that
-            transformers can load.
+        ValueError: there is no such device, the model is neither an embedded policy nor something that
+            transformers can load, or it has no such attention, adapters or gradient checkpointing.
     """
     device = device_of(config)
-    source = str(saved or EMBEDDED.get(config.policy) or config.policy)
+    initial = str(EMBEDDED.get(config.policy) or config.policy)
+    source = str(saved) if saved is not None and config.lora_rank == 0 else initial
+    attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     try:
         with quiet():
-            policy = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+            dtype = getattr(torch, config.weights)
+            policy = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **attention)
             tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        if attention and (isinstance(error, ImportError) or "attention" in reason.lower()):
+            raise ValueError(
+                f"attention: expected one that works for {source!r} here, got {config.attention}: {reason}"
+            ) from error
         known = ", ".join(EMBEDDED)
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"model: expected {known}, or a causal LM's folder or hub id, got {source!r}: {reason}"
         ) from error
-    return policy.to(device), tokenizer  # type: ignore[arg-type]  # transformers' wrapper hides `self`
+    policy = policy.to(device)
+    if config.lora_rank > 0:
+        from dps_pyro.trainers.lora import adapted
+
+        policy = adapted(policy, config, saved)
+    if config.gradient_checkpointing:
+        if not any(isinstance(layer, GradientCheckpointingLayer) for layer in policy.modules()):
+            raise ValueError(f"gradient_checkpointing: expected a model that has it, got {type(policy).__name__}")
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
+    return policy, tokenizer
+
+
+def load_reference(
+    config: TrainConfig, policy: PreTrainedModel
+) -> Callable[[], AbstractContextManager[nn.Module]] | None:
+    """The initial policy, for the KL to it, as a context to compute in: a frozen copy, or with LoRA the policy itself
+    without its adapters. None where the KL has no weight."""
+    if config.kl == 0:
+        return None
+    if config.lora_rank > 0:
+        return lambda: _without_adapters(policy)
+    frozen = load_policy(config)[0].requires_grad_(False)
+    return lambda: nullcontext(frozen)
+
+
+@contextmanager
+def _without_adapters(policy: Any) -> Iterator[nn.Module]:
+    with policy.disable_adapter():
+        yield policy
+
+
+@contextmanager
+def recomputing(policy: nn.Module) -> Iterator[None]:
+    """Where gradient checkpointing is enabled it works inside.
+
+    transformers' layers do it in training mode alone. The policy stays in evaluation mode, without dropout, so only
+    the layers' own flags are set, not those of the modules in them.
+    """
+    layers = [layer for layer in policy.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    modes = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = layer.gradient_checkpointing or layer.training
+    try:
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.training = mode
 
 
 def device_of(config: TrainConfig) -> torch.device:

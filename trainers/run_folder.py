@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-import random
 import re
 import shlex
 import shutil
@@ -14,42 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dps_pyro.history import RolloutHistory
-from dps_pyro.storage import atomic_path, load_state, save_state
-from dps_pyro.trainers.policy import quiet
+from dps_pyro.storage import atomic_path
+from dps_pyro.trainers.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
-__all__ = ["Checkpoint", "RunFolder", "strict_json"]
-
-
-class Checkpoint(NamedTuple):
-    """A loaded checkpoint. The policy is in its `policy/` folder, as transformers saved it."""
-
-    path: Path
-    state: dict[str, Any]
-
-    def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Go on with the saved moments, and with the learning rate and decay that `optimizer` has now."""
-        saved = self.state["optimizer"]
-        groups = zip(optimizer.param_groups, saved["groups"], strict=True)
-        settings = [{**group, "params": was["params"]} for group, was in groups]
-        moments = {int(key): value for key, value in saved["state"].items()}
-        optimizer.load_state_dict({"state": moments, "param_groups": settings})
-
-    def restore_rng(self) -> None:
-        """Set the global generators of torch, NumPy and Python as they were."""
-        saved = self.state["rng"]
-        torch.set_rng_state(saved["torch"])
-        kind, position, has_gauss, gauss = saved["numpy"]
-        keys = saved["numpy_keys"].numpy().astype(np.uint32)
-        np.random.set_state((kind, keys, position, has_gauss, gauss))  # noqa: NPY002
-        version, internal, gauss_next = saved["python"]
-        random.setstate((version, tuple(internal), gauss_next))
+__all__ = ["RunFolder", "strict_json"]
 
 
 class RunFolder:
@@ -196,19 +168,14 @@ class RunFolder:
         *,
         keep: int,
     ) -> Path:
-        """Write `checkpoints/step-<step>`: an ordinary transformers folder `policy/`, everything else as safetensors
-        and JSON, and checksums. It appears whole or not at all, after its metrics. The `keep` newest stay."""
+        """Write `checkpoints/step-<step>`: an ordinary transformers folder `policy/` (with LoRA the adapters),
+        everything else as safetensors and JSON, and checksums. It appears whole or not at all, after its metrics. The
+        `keep` newest stay."""
         with (self.path / "metrics.jsonl").open("rb") as file:
             os.fsync(file.fileno())
         path = self._checkpoint(step)
-        with atomic_path(path) as aside, quiet():
-            aside.mkdir()
-            save_state(aside, {**state, "optimizer": _optimizer_state(optimizer), "rng": _rng_state()})
-            policy.save_pretrained(aside / "policy")
-            tokenizer.save_pretrained(aside / "policy")
-            files = sorted(file for file in aside.rglob("*") if file.is_file())
-            sums = {str(file.relative_to(aside)): _checksum(file) for file in files}
-            (aside / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+        with atomic_path(path) as aside:
+            write_checkpoint(aside, state, policy, optimizer, tokenizer)
         for old in self.checkpoints()[:-keep]:
             going = self._checkpoint(old)  # renamed first: half a checkpoint never has a checkpoint's name
             shutil.rmtree(going.rename(going.with_name(f".{going.name}.tmp")))
@@ -230,8 +197,7 @@ class RunFolder:
             return None
         path = self._checkpoint(steps[-1])
         try:
-            _verify(path)
-            return Checkpoint(path, load_state(path))
+            return read_checkpoint(path)
         except (OSError, ValueError) as error:
             offer = "there is none before it, and the run starts anew"
             if len(steps) > 1:
@@ -253,37 +219,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    saved = optimizer.state_dict()
-    return {"state": {str(key): value for key, value in saved["state"].items()}, "groups": saved["param_groups"]}
-
-
-def _rng_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
-    return {
-        "torch": torch.get_rng_state(),
-        "numpy": [kind, int(position), int(has_gauss), float(gauss)],
-        "numpy_keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
-        "python": random.getstate(),
-    }
-
-
-def _verify(path: Path) -> None:
-    """Compare a checkpoint's files with their checksums; raises OSError or ValueError, which name the file."""
-    try:
-        sums = dict(json.loads((path / "checksums.json").read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"checksums.json: {error}") from error
-    for name, expected in sums.items():
-        if _checksum(path / name) != expected:
-            raise ValueError(f"{name} is not what was written")
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(path: Path) -> None:

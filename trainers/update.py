@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +17,16 @@ from dps_pyro.policy_gradient import (
     policy_loss,
 )
 from dps_pyro.rollouts import Rollouts
+from dps_pyro.trainers.batches import micro_batches, tight
 from dps_pyro.trainers.bookkeeping import Means
 from dps_pyro.trainers.config import TrainConfig
-from dps_pyro.trainers.policy import autocast
+from dps_pyro.trainers.policy import autocast, recomputing
 from dps_pyro.trainers.rolled import Groups
 
-__all__ = ["trained_on", "update"]
+__all__ = ["Reference", "trained_on", "update"]
+
+Reference: TypeAlias = Callable[[], AbstractContextManager[nn.Module]]
+"""The initial policy, as a context to compute in."""
 
 
 def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
@@ -29,7 +37,7 @@ def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
 
 def update(
     policy: nn.Module,
-    reference: nn.Module | None,
+    reference: Reference | None,
     optimizer: torch.optim.Optimizer,
     groups: Groups,
     config: TrainConfig,
@@ -51,7 +59,6 @@ def update(
     useful = trained_on(groups, config)
     rollouts = groups.rollouts.select(useful.repeat_interleave(config.group_size))
     values = advantages(groups.rewards, config.loss)[useful].flatten().to(rollouts.logprobs.device)
-    lengths = (rollouts.prompt_mask.sum(1) + rollouts.completion_mask.sum(1)).cpu()
     generator = torch.Generator().manual_seed(seed)
     means = Means("loss", "grad_norm", "clip_fraction", "kl", "reference_kl", "entropy")
     for _ in range(config.epochs):
@@ -61,8 +68,7 @@ def update(
                 continue
             counts = count(rollouts.completion_mask[mini])
             optimizer.zero_grad(set_to_none=True)
-            # Rows of one length go together, so that less padding is computed.
-            for micro in mini[lengths[mini].argsort(stable=True)].split(config.micro_batch):
+            for micro in micro_batches(rollouts, mini, config):
                 means.add(_backward(policy, reference, rollouts.select(micro), values[micro], counts, config))
             norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             if not torch.isfinite(norm):
@@ -75,21 +81,21 @@ def update(
 
 def _backward(
     policy: nn.Module,
-    reference: nn.Module | None,
+    reference: Reference | None,
     rollouts: Rollouts,
     values: Tensor,
     counts: Counts,
     config: TrainConfig,
 ) -> dict[str, Tensor]:
     """One micro-batch's share of the gradient."""
-    rollouts = _tight(rollouts)
+    rollouts = tight(rollouts)
     sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
-    with autocast(config):
+    with autocast(config), recomputing(policy):
         logprobs = completion_logprobs(policy, *sequences, temperature=config.temperature)
         known = None
         if reference is not None:
-            with torch.no_grad():
-                known = completion_logprobs(reference, *sequences, temperature=config.temperature)
+            with torch.no_grad(), reference() as initial:
+                known = completion_logprobs(initial, *sequences, temperature=config.temperature)
     share = policy_loss(
         config.loss,
         logprobs,
@@ -104,16 +110,3 @@ def _backward(
     )
     share.loss.backward()
     return {name: value.detach() for name, value in share._asdict().items()}
-
-
-def _tight(rollouts: Rollouts) -> Rollouts:
-    """Without the columns that are padding in every row."""
-    start = rollouts.prompt_mask.shape[1] - int(rollouts.prompt_mask.sum(1).max())
-    end = int(rollouts.completion_mask.sum(1).max())
-    return rollouts._replace(
-        prompt_ids=rollouts.prompt_ids[:, start:],
-        prompt_mask=rollouts.prompt_mask[:, start:],
-        completion_ids=rollouts.completion_ids[:, :end],
-        completion_mask=rollouts.completion_mask[:, :end],
-        logprobs=rollouts.logprobs[:, :end],
-    )
