@@ -21,7 +21,7 @@ _AT_LEAST = {
     **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
     **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness", "refit_every"), 0),
     **dict.fromkeys(("warmup_steps", "lora_rank"), 0),
-    **dict.fromkeys(("threads", "micro_batch_tokens"), 1),
+    **dict.fromkeys(("threads", "micro_batch_tokens", "tensor_parallel", "max_model_len"), 1),
     "group_size": 2,  # an advantage needs company
 }
 
@@ -58,11 +58,30 @@ class TrainConfig:
     """Sampling temperature, for training and evaluation."""
     max_new_tokens: int | None = None
     """Longest completion, in tokens; if left out 24 for the embedded policy, 1024 otherwise."""
+    engine: str = "transformers"
+    """What draws the completions: "transformers" (the policy itself) or "vllm" (beside it, in this process)."""
     rollout_batch: int | None = None
     """Rollouts decoded together, which bounds memory; all of a step's if left out."""
     dynamic_sampling: int = 1
     """Up to so many batches of candidates are rolled out until a full batch of useful groups is found (DAPO); 1: one
     batch, whatever it brings."""
+
+    # vLLM
+    engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of vLLM's copy of the policy; "auto": what the policy computes in (--precision)."""
+    max_model_len: int | None = None
+    """The most tokens of prompt and completion; if left out as many as the model was made for."""
+    kv_cache_gib: float | None = None
+    """vLLM's memory for keys and values, in GiB; if left out 1 on a CPU, and on a GPU what --gpu-memory-utilization
+    leaves."""
+    gpu_memory_utilization: float = 0.4
+    """The share of a GPU's memory that vLLM may take."""
+    tensor_parallel: int = 1
+    """GPUs that vLLM spreads one copy of the policy over."""
+    engine_sleep: bool = True
+    """On a GPU, vLLM gives its memory back while the policy is updated."""
+    vllm_args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of vllm.LLM, in the YAML file: for instance {max_num_seqs: 64}."""
 
     # Selection
     dynamics: str = "SolvingProgress"
@@ -162,11 +181,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}: expected {least} or more, got {value}")
-        for name in ("temperature", "max_grad_norm", "lora_alpha"):
+        for name in ("temperature", "max_grad_norm", "lora_alpha", "gpu_memory_utilization", "kv_cache_gib"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
         if not self.lora_targets:
             raise ValueError("lora_targets: expected names of modules, or all-linear, got none")
+        if self.engine not in ("transformers", "vllm"):
+            raise ValueError(f"engine: expected transformers or vllm, got {self.engine!r}")
         if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
             raise ValueError(f"clip: expected lower in [0, 1] and upper of at least 0, got {list(self.clip)}")
         if self.task not in TASKS and ":" not in self.task:

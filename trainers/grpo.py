@@ -14,13 +14,12 @@ import torch
 from rich.console import Console
 
 from dps_pyro.live import LiveView
-from dps_pyro.rollouts.transformers import TransformersEngine
 from dps_pyro.trainers.bookkeeping import Clock, DrySpell, Ledger, reason_shares, seed_for
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.config_file import check_resumed, load_config, save_config
 from dps_pyro.trainers.full_log import Chosen, FullLog
 from dps_pyro.trainers.optimizer import learning_rate, make_optimizer, set_learning_rate
-from dps_pyro.trainers.parts import make_sampler, make_task
+from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
 from dps_pyro.trainers.policy import load_policy, load_reference
 from dps_pyro.trainers.rolled import evaluate, rewarded, roll_out
 from dps_pyro.trainers.run_folder import RunFolder
@@ -60,7 +59,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
         reference = load_reference(config, policy)
         optimizer, rate = make_optimizer(policy, config), learning_rate(config)
-        engine = TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
+        engine = make_engine(config, policy, tokenizer)
         task = make_task(config, tokenizer)
         prompts = task.prompts("train")
         sampler = make_sampler(config, task)

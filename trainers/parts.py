@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dps_pyro.acquisition import ACQUISITIONS, Acquisition, soft
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.filter import Predictor
@@ -12,15 +14,44 @@ from dps_pyro.history import Features
 from dps_pyro.models.by_name import make
 from dps_pyro.plugins import load
 from dps_pyro.refit import Refit
+from dps_pyro.rollouts import RolloutEngine
 from dps_pyro.sampler import PromptSampler
 from dps_pyro.tasks import Task, by_name, feature_columns
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.embedded import EMBEDDED
+from dps_pyro.trainers.policy import autocast
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["make_acquisition", "make_model", "make_sampler", "make_task"]
+__all__ = ["make_acquisition", "make_engine", "make_model", "make_sampler", "make_task"]
+
+
+def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:
+    """The configured engine, sampling from the policy as it is now.
+
+    Raises:
+        ValueError: vLLM is wanted and not installed.
+        EngineError: it cannot run this policy with these settings.
+    """
+    if config.engine == "transformers":
+        from dps_pyro.rollouts.transformers import TransformersEngine
+
+        return TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
+    own = "bfloat16" if isinstance(autocast(config), torch.autocast) else "auto"
+    from dps_pyro.rollouts.vllm import VllmEngine
+
+    return VllmEngine(
+        policy,
+        tokenizer,
+        dtype=own if config.engine_dtype == "auto" else config.engine_dtype,
+        max_model_len=config.max_model_len,
+        kv_cache_gib=config.kv_cache_gib,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        tensor_parallel=config.tensor_parallel,
+        sleep=config.engine_sleep,
+        args=config.vllm_args,
+    )
 
 
 def make_model(config: TrainConfig, task: Task, features: Features) -> Dynamics[Any] | Predictor:

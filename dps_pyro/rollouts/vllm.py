@@ -138,7 +138,7 @@ class VllmEngine:
         ids = encode(self.tokenizer, [query.text for query in asked], self._limit, sampling.max_new_tokens)
         self._usable()
         self._wake()
-        with self._watched("generating"):
+        with self._watched("generating"), _generators_kept():
             outputs = self._llm.generate(
                 [{"prompt_token_ids": tokens} for tokens in ids],
                 [self._params(n, sampling, own) for own in request_seeds(seed, len(ids))],
@@ -146,7 +146,11 @@ class VllmEngine:
             )
         rows = [_completion(drawn) for output in outputs for drawn in output.outputs]
         owners = [output.prompt_token_ids for output in outputs for _ in output.outputs]
-        return pack(owners, rows, self.tokenizer, self._pad, self._device)
+        try:
+            return pack(owners, rows, self.tokenizer, self._pad, self._device)
+        except FloatingPointError as error:
+            self._broken = error  # the cache holds what is not finite, and good weights would not mend it
+            raise
 
     def sync(self, policy: nn.Module) -> None:
         """Give vLLM the policy's weights, adapters merged, and forget what it cached of the old ones.
@@ -274,7 +278,7 @@ def _start(arguments: dict[str, Any]) -> Any:
 def _generators_kept() -> Iterator[None]:
     """The global random generators afterwards as before."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         try:
             yield
         finally:
