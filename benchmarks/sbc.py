@@ -37,9 +37,9 @@ MODELS: dict[str, Callable[[Features], Dynamics[Any]]] = {
     "LogitWalk": lambda _: LogitWalk(),
     "Trained": lambda _: Trained(),
     "PromptTypes": lambda _: prompt_types.PromptTypes(),
-    "Covariate": Covariate,
+    "Covariate": lambda features: Covariate(features, levels=3),
     "DenseReward": lambda _: DenseReward(),
-    "Hierarchical": lambda features: hierarchical.Hierarchical([str(group) for group in features["group"]]),
+    "Hierarchical": lambda features: hierarchical.Hierarchical([str(group) for group in features["group"]], levels=3),
 }
 
 

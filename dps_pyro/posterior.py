@@ -43,8 +43,9 @@ class Posterior:
     log_weights: Tensor | None = None
 
     def population(self) -> Posterior:
-        """The same without the sites of which each prompt has its own: for other prompts, who start at their
-        population's centre."""
+        """The same without the sites of which each prompt has its own: for other prompts. Filter them with a model that
+        sums such sites out (`Hierarchical` with its nodes): one that has them leaves each prompt at its population's
+        centre, which is not the mean of its prompts."""
         own = self.about.get("per_prompt", [])
         if not own:
             return self

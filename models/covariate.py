@@ -4,20 +4,20 @@ Initial states and transitions depend on a prompt's features x (a difficulty lab
 with weights that all prompts share. What is learned from the prompts that were rolled out then speaks of those that
 were not:
 
-    gaps         ~ Dirichlet(rate_gaps)            rates = cumsum(gaps)[:3], so 0 < rate_1 < rate_2 < rate_3 < 1
-    initial      ~ Dirichlet(initial)              the start of the average prompt, x = 0
+    gaps         ~ Dirichlet(rate_gaps)            rates = cumsum(gaps)[:K], so 0 < rate_1 < ... < rate_K < 1
+    initial      ~ Dirichlet(initial)              the start of the average prompt, x = 0, over K levels
     up_k, down_k ~ Normal(logit of leave, base)    its moves, log odds against staying
     scale_r      ~ HalfNormal(effect),  r = initial, up, down
     weights_r    ~ Normal(0, scale_r / sqrt(F))    F of them: useless features shrink together
 
-    p(z_1 <= k)  = sigmoid(cut_k - x . weights_initial),  cut_k = logit(initial_1 + ... + initial_k),  k = 1, 2
-    p(z_t+1 | z_t = k) ∝ exp(up_k + x . weights_up)       one state up (k = 1, 2)
-                       ∝ 1                                the same state
-                       ∝ exp(down_k + x . weights_down)   one state down (k = 2, 3)
+    p(z_1 <= k)  = sigmoid(cut_k - x . weights_initial),  cut_k = logit(initial_1 + ... + initial_k),  k = 1..K-1
+    p(z_t+1 | z_t = k) ∝ exp(up_k + x . weights_up)       one level up (k < K)
+                       ∝ 1                                the same level
+                       ∝ exp(down_k + x . weights_down)   one level down (k > 1)
     y_t | z_t    ~ Binomial(n_t, rates[z_t])
 
 Positive weights mean an easier start, more ways up, more ways down. The rates and the cutpoints are ordered by
-construction: no fit can permute the states.
+construction: no fit can permute the levels.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from dps_pyro import checks
 from dps_pyro.dynamics import Dynamics, Step
 from dps_pyro.features import Design, design_matrix
 from dps_pyro.history import Features
+from dps_pyro.models.ladder import even_gaps, even_start, level_names
 
 __all__ = ["Covariate"]
 
@@ -43,15 +44,15 @@ __all__ = ["Covariate"]
 class Parameters(NamedTuple):
     """The model's parameters; [...] are sample dimensions, and the prompts' own come from their features."""
 
-    rates: Tensor  # [..., 3], increasing, the chance that one rollout solves the prompt
-    initial: Tensor  # [..., 3], p(z_1) where all features are 0
-    up: Tensor  # [..., 2], log odds of a move up against staying, from the first two states
-    down: Tensor  # [..., 2], of a move down, from the last two states
+    rates: Tensor  # [..., K], increasing, the chance that one rollout solves the prompt
+    initial: Tensor  # [..., K], p(z_1) where all features are 0
+    up: Tensor  # [..., K - 1], log odds of a move up against staying, from all levels but the last
+    down: Tensor  # [..., K - 1], of a move down, from all levels but the first
     effects: Tensor  # [..., N, 3], what a prompt's features add to the logits of its start, its ups and its downs
 
 
 class Covariate(Dynamics[Parameters]):
-    """Three ordered states; where a prompt starts and how it moves regress on its features.
+    """Ordered levels; where a prompt starts and how it moves regress on its features.
 
     Args:
         features: name -> one number or one string a prompt, or an embedding [N, F]: of all prompts that will be
@@ -61,10 +62,12 @@ class Covariate(Dynamics[Parameters]):
             other prompts' features holds for these where those are the reference, as in
             `Covariate(new_features, reference=fitted.design)` or `Covariate(new_features, reference=log.features)`.
             A string that the reference does not have is taken to be average, as a missing number is.
-        rate_gaps: [4], Dirichlet concentrations of the gaps 0 → rate_1 → rate_2 → rate_3 → 1. The default puts the
-            rates near 0.02, 0.5 and 0.98.
-        initial: [3], Dirichlet concentrations of the average prompt's initial distribution.
-        leave: the chance that the average prompt leaves a state in a step, in (0, 1), as the prior's median has it.
+        levels: K, at least 3. Seven predict much better than three, and more hardly better (docs/evidence.md).
+        rate_gaps: [K + 1], Dirichlet concentrations of the gaps 0 → rate_1 → ... → rate_K → 1. The default is that of
+            `Ladder`, which puts the rates between 0.02 and 0.98.
+        initial: [K], Dirichlet concentrations of the average prompt's initial distribution. The default expects a
+            third at the bottom, a third at the top, and a third in between.
+        leave: the chance that the average prompt leaves a level in a step, in (0, 1), as the prior's median has it.
         base: the prior's standard deviation of its logits.
         effect: how far the prior lets features move a logit: the scale of the linear predictors' standard deviation.
 
@@ -77,8 +80,9 @@ class Covariate(Dynamics[Parameters]):
         features: Features | Tensor,
         *,
         reference: Features | Tensor | Design | None = None,
-        rate_gaps: Sequence[float] | Tensor = (1.0, 24.0, 24.0, 1.0),
-        initial: Sequence[float] | Tensor = (1.0, 1.0, 1.0),
+        levels: int = 7,
+        rate_gaps: Sequence[float] | Tensor | None = None,
+        initial: Sequence[float] | Tensor | None = None,
         leave: float = 0.01,
         base: float = 2.0,
         effect: float = 2.0,
@@ -87,19 +91,22 @@ class Covariate(Dynamics[Parameters]):
         self.design = design_matrix(features) if known is None else known.apply(features)
         """The features as columns, and what it takes to read other prompts' features the same way."""
         self.columns = self.design.matrix.to(torch.get_default_dtype())
-        self.rate_gaps = _concentration("rate_gaps", rate_gaps, 4)
-        self.initial_concentration = _concentration("initial", initial, 3)
+        levels = checks.count("levels", levels, 3)
+        self.states = level_names(levels)
+        gaps, start = even_gaps(levels), even_start(levels)
+        self.rate_gaps = _concentration("rate_gaps", gaps if rate_gaps is None else rate_gaps, levels + 1)
+        self.initial_concentration = _concentration("initial", start if initial is None else initial, levels)
         if not 0 < (leave := checks.positive("leave", leave)) < 1:
             raise ValueError(f"leave: expected a chance in (0, 1), got {leave}")
-        # From the middle state half of the chance is up and half is down.
+        # From a level with two neighbours half of the chance is up and half is down.
         odds = math.log(leave / (1 - leave))
-        self.move = torch.tensor([odds, odds - math.log(2)])
+        self.move = torch.tensor([odds, *[odds - math.log(2)] * (levels - 2)])
         self.base = checks.positive("base", base)
         self.effect = checks.positive("effect", effect)
 
     def prior(self, prompts: pyro.plate) -> Parameters:
-        """Sites "gaps" [4], "initial" [3], "up" [2], "down" [2], "scale" [3] and "weights" [3, F], the last two in the
-        order initial, up, down; columns as in `design.names`.
+        """Sites "gaps" [K + 1], "initial" [K], "up" and "down" [K - 1], "scale" [3] and "weights" [3, F], the last two
+        in the order initial, up, down; columns as in `design.names`.
 
         Raises:
             ValueError: there are more prompts than features.
@@ -123,25 +130,28 @@ class Covariate(Dynamics[Parameters]):
 
     def initial(self, theta: Parameters) -> dist.Categorical:
         """`p(z_1)`, batch [..., N]: an ordered logit."""
-        low, middle, high = theta.initial.clamp_min(torch.finfo(theta.initial.dtype).tiny).log().unbind(-1)
-        not_high, not_low = torch.logaddexp(low, middle), torch.logaddexp(middle, high)
-        easier = theta.effects[..., 0]
-        first, second = low - not_low - easier, not_high - high - easier
-        # sigmoid(second) - sigmoid(first), without the cancellation: the last factor is 1 - exp(cut_1 - cut_2).
-        between = logsigmoid(second) + logsigmoid(-first) + middle - not_low - not_high
-        return dist.Categorical(logits=torch.stack([logsigmoid(first), between, logsigmoid(-second)], -1))
+        each = theta.initial.clamp_min(torch.finfo(theta.initial.dtype).tiny).log()
+        to_here, from_here = each.logcumsumexp(-1), each.flip(-1).logcumsumexp(-1).flip(-1)
+        at_most, more = to_here[..., :-1], from_here[..., 1:]  # log p(z_1 <= k) and log p(z_1 > k), k = 1..K-1
+        cut = at_most - more - theta.effects[..., :1]
+        # sigmoid(cut_k) - sigmoid(cut_k-1), without the cancellation: what is left is 1 - exp(cut_k-1 - cut_k).
+        between = (
+            logsigmoid(cut[..., 1:]) + logsigmoid(-cut[..., :-1]) + each[..., 1:-1] - at_most[..., 1:] - more[..., :-1]
+        )
+        return dist.Categorical(logits=torch.cat([logsigmoid(cut[..., :1]), between, logsigmoid(-cut[..., -1:])], -1))
 
     def transition(self, theta: Parameters, step: Step) -> dist.Categorical:
-        """`p(z_{t+1} | z_t)`, batch [..., N, 3]: to a neighbour or nowhere, the same at every step."""
+        """`p(z_{t+1} | z_t)`, batch [..., N, K]: to a neighbour or nowhere, the same at every step."""
         up = theta.up + theta.effects[..., 1:2]
         down = theta.down + theta.effects[..., 2:3]
-        stay = torch.zeros_like(up[..., 0])
-        never = torch.full_like(stay, float("-inf"))
-        entries = [stay, up[..., 0], never, down[..., 0], stay, up[..., 1], never, down[..., 1], stay]
-        return dist.Categorical(logits=torch.stack(entries, -1).unflatten(-1, (3, 3)))
+        never = torch.full_like(up[..., :1], float("-inf"))
+        ways = [torch.cat([never, down], -1), torch.zeros_like(torch.cat([never, up], -1)), torch.cat([up, never], -1)]
+        below, stay, above = torch.stack(ways).softmax(0)  # [..., N, K] each
+        around = torch.diag_embed(below[..., 1:], offset=-1) + torch.diag_embed(above[..., :-1], offset=1)
+        return dist.Categorical(torch.diag_embed(stay) + around)
 
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
-        """Binomial(trials, rate of the state), batch [..., N, 3]."""
+        """Binomial(trials, rate of the level), batch [..., N, K]."""
         return dist.Binomial(step.trials.unsqueeze(-1), theta.rates)
 
 

@@ -50,6 +50,32 @@ def by_hand(values: dict[str, Tensor], x: np.ndarray) -> tuple[np.ndarray, np.nd
     return start, odds / odds.sum(1, keepdims=True)
 
 
+def test_of_more_levels_it_is_the_same_regression() -> None:
+    torch.set_default_dtype(torch.float64)
+    rng = np.random.default_rng(0)
+    model, levels = Covariate(TABLE), 7
+    assert model.states[0] == "level 1 of 7"
+    rates = (np.arange(levels) + 0.5) / levels
+    values = {
+        "gaps": np.diff([0, *rates, 1]),
+        "initial": rng.dirichlet(np.ones(levels)),
+        "up": rng.normal(-1, 1, levels - 1),
+        "down": rng.normal(-1, 1, levels - 1),
+        "scale": np.ones(3),
+        "weights": rng.normal(0, 1, (3, 4)),
+    }
+    theta = model.parameters(4, {name: torch.tensor(value) for name, value in values.items()})
+    starts, moves = model.initial(theta).probs, model.transition(theta, Step(torch.ones(4))).probs
+    for row, x in enumerate(design_matrix(TABLE).matrix.numpy()):
+        easier, more_up, more_down = values["weights"] @ x
+        below = values["initial"].cumsum()[:-1]
+        at_most = 1 / (1 + np.exp(easier - np.log(below / (1 - below))))
+        np.testing.assert_allclose(starts[row], np.diff([0, *at_most, 1]), atol=1e-12)
+        odds = np.eye(levels)
+        odds += np.diag(np.exp(values["up"] + more_up), 1) + np.diag(np.exp(values["down"] + more_down), -1)
+        np.testing.assert_allclose(moves[row], odds / odds.sum(1, keepdims=True), atol=1e-12)
+
+
 def fixed(model: Any, values: dict[str, Tensor]) -> Any:
     """The model at given parameters, their own densities left out."""
     return poutine.block(poutine.condition(model, data=values), hide=list(values))
@@ -62,7 +88,7 @@ def no_guide(*_: Any) -> None: ...
 def test_likelihood_and_beliefs_equal_brute_force_over_all_paths(seed: int) -> None:
     torch.set_default_dtype(torch.float64)
     solved, trials = oracle.random_groups(4, 5, seed)
-    model, values = Covariate(TABLE), values_at(seed)
+    model, values = Covariate(TABLE, levels=3), values_at(seed)
     history = RolloutHistory.from_dense(solved, trials)
     expected = []
     for row, x in enumerate(design_matrix(TABLE).matrix.numpy()):
@@ -88,7 +114,7 @@ def test_likelihood_and_beliefs_equal_brute_force_over_all_paths(seed: int) -> N
 
 
 def test_a_mini_batch_and_a_shorter_pool_have_their_own_prompts_features() -> None:
-    model, values = Covariate(TABLE), values_at(0)
+    model, values = Covariate(TABLE, levels=3), values_at(0)
     every = model.parameters(4, values)
     for num_prompts, rows in ((4, [3, 1]), (3, [0, 1, 2]), (3, [2])):
         theta = model.parameters(num_prompts, values, torch.tensor(rows))
@@ -105,7 +131,7 @@ def test_a_mini_batch_and_a_shorter_pool_have_their_own_prompts_features() -> No
 
 def test_sample_dimensions_on_the_parameters() -> None:
     solved, trials = oracle.random_groups(4, 5, seed=2)
-    model = Covariate(TABLE)
+    model = Covariate(TABLE, levels=3)
     many = [values_at(seed) for seed in range(4)]
     step = Step(trials)
     alone = torch.stack([Progress(model, model.parameters(4, one), step).log_prob(solved.float()) for one in many])
@@ -134,7 +160,7 @@ def test_states_stay_ordered_and_easier_is_easier_whatever_the_prior_draws(seed:
     torch.manual_seed(seed)
     gaps = torch.tensor([1.0, 24.0, 24.0, 1.0]) if seed % 2 else torch.full((4,), 0.3)
     # A wide prior, so that predictors saturate: 0.0 and 1.0 are among the chances.
-    model = Covariate({"x": torch.linspace(-3, 3, 9).tolist()}, rate_gaps=gaps, effect=20.0, base=5.0)
+    model = Covariate({"x": torch.linspace(-3, 3, 9).tolist()}, levels=3, rate_gaps=gaps, effect=20.0, base=5.0)
     theta = model.prior(pyro.plate("prompts", 9, dim=-1))
     assert bool((theta.rates.diff() >= 0).all() and (theta.rates >= 0).all() and (theta.rates <= 1).all())
     start = model.initial(theta).probs
@@ -148,7 +174,7 @@ def test_states_stay_ordered_and_easier_is_easier_whatever_the_prior_draws(seed:
 
 
 def test_unfitted_it_is_as_sticky_as_the_reference_and_knows_nothing_of_features() -> None:
-    model = Covariate(TABLE)
+    model = Covariate(TABLE, levels=3)
     theta = model.parameters(4)
     torch.testing.assert_close(model.initial(theta).probs, torch.full((4, 3), 1 / 3))
     moves = model.transition(theta, Step(torch.ones(4, dtype=torch.long))).probs
@@ -170,7 +196,7 @@ TRUTH = {
 
 def simulated(table: dict[str, Any], weights: Tensor, num_prompts: int, num_steps: int) -> RolloutHistory:
     """A third of the groups of the first `num_prompts` prompts."""
-    model = Covariate(table)
+    model = Covariate(table, levels=3)
     theta = model.parameters(num_prompts, {**TRUTH, "weights": weights})
     trials = 8 * (torch.rand(num_prompts, num_steps) < 1 / 3)
     return RolloutHistory.from_dense(Progress(model, theta, Step(trials)).sample(), trials)
@@ -194,7 +220,7 @@ def fitted() -> tuple[dict[str, Any], Tensor, Posterior]:
         ]
     )
     history = simulated(table, weights, 300, 16)
-    return table, weights, fit(Covariate(table), history, steps=300, draws=50, progress=False)
+    return table, weights, fit(Covariate(table, levels=3), history, steps=300, draws=50, progress=False)
 
 
 def test_a_fit_finds_the_effects_and_shrinks_the_useless(fitted: tuple[dict[str, Any], Tensor, Posterior]) -> None:
@@ -212,7 +238,7 @@ def test_a_fit_finds_the_effects_and_shrinks_the_useless(fitted: tuple[dict[str,
 
 def test_prompts_never_rolled_out_have_correct_beliefs(fitted: tuple[dict[str, Any], Tensor, Posterior]) -> None:
     table, weights, posterior = fitted
-    model = Covariate(table)
+    model = Covariate(table, levels=3)
     truth = model.initial(model.parameters(400, {**TRUTH, "weights": weights})).probs
     sampler = PromptSampler(model, 400, posterior=posterior)
     unseen = sampler.belief[300:]
@@ -233,15 +259,15 @@ def test_a_posterior_holds_for_another_run_with_its_reference(
     fitted: tuple[dict[str, Any], Tensor, Posterior],
 ) -> None:
     table, _, posterior = fitted
-    model = Covariate(table)
+    model = Covariate(table, levels=3)
     rows = [k for k in range(400) if table["length"][k] > 0 and table["subject"][k] != "easy"]
     other = {name: [column[k] for k in rows] for name, column in table.items()}
     expected = PromptSampler(model, 400, posterior=posterior).belief[rows]
     for reference in (model.design, table):
-        belief = PromptSampler(Covariate(other, reference=reference), len(rows), posterior=posterior).belief
+        belief = PromptSampler(Covariate(other, reference=reference, levels=3), len(rows), posterior=posterior).belief
         torch.testing.assert_close(belief, expected)
     with pytest.raises(ValueError, match="values: expected 'weights' of shape"):  # one subject fewer: not silent
-        PromptSampler(Covariate(other), len(rows), posterior=posterior)
+        PromptSampler(Covariate(other, levels=3), len(rows), posterior=posterior)
 
 
 def test_an_embedding_will_do() -> None:
@@ -250,7 +276,7 @@ def test_an_embedding_will_do() -> None:
     weights = torch.zeros(3, 16)
     weights[0, 3] = 4.0
     history = simulated(table, weights, 100, 6)
-    model = Covariate(embedding)
+    model = Covariate(embedding, levels=3)
     posterior = fit(model, history, steps=200, batch_size=50, progress=False)
     found = posterior.point["weights"][0]
     assert int(found.argmax()) == 3
@@ -273,7 +299,7 @@ def test_degenerate_histories_fit(case: str) -> None:
     solved, trials = DEGENERATE[case]
     history = RolloutHistory.from_dense(torch.tensor(solved), torch.tensor(trials))
     table = {"x": [0.0, 1.0, float("nan")][: len(solved)], "label": ["a", "b", "a"][: len(solved)]}
-    model = Covariate(table)
+    model = Covariate(table, levels=3)
     posterior = fit(model, history, steps=40, draws=20, progress=False)
     assert all(bool(value.isfinite().all()) for value in posterior.draws.values())
     sampler = PromptSampler(model, len(solved), posterior=posterior)
@@ -284,10 +310,10 @@ def test_degenerate_histories_fit(case: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rate_gaps": [1.0, 1.0]}, {"initial": [1.0, 0.0, 1.0]}, {"leave": 1.0}, {"leave": 0.0}, {"base": -1.0},
-     {"effect": float("nan")}, {"features": {}}, {"reference": {"other": [1.0]}}],
+    [{"rate_gaps": [1.0, 1.0]}, {"initial": [1.0, 0.0, 1.0]}, {"leave": 1.0}, {"leave": 0.0}, {"levels": 2},
+     {"base": -1.0}, {"effect": float("nan")}, {"features": {}}, {"reference": {"other": [1.0]}}],
     ids=str,
 )  # fmt: skip
 def test_arguments_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{'features' if 'reference' in wrong else next(iter(wrong))}: expected"):
-        Covariate(**{"features": TABLE, **wrong})
+        Covariate(**{"features": TABLE, "levels": 3, **wrong})

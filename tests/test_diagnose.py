@@ -107,7 +107,7 @@ def test_loo_is_what_leaving_prompts_out_gives() -> None:
 
 
 def test_prompts_own_parameters_are_integrated_out() -> None:
-    model = Hierarchical(log().features["group"])  # type: ignore[arg-type]
+    model = Hierarchical(log().features["group"], levels=3, nodes=None)  # type: ignore[arg-type]
     found = fit(model, log(), steps=60, draws=12, progress=False)
     values = {name: value[0] for name, value in found.draws.items() if name != "z_prompt"}
     # By quadrature: a grid of z with the standard normal's weights.
@@ -225,7 +225,7 @@ def test_arviz_has_all_groups_with_their_dimensions(tmp_path: Path) -> None:
 
 
 def test_prompts_own_sites_have_the_prompts_as_a_dimension() -> None:
-    model = Hierarchical()
+    model = Hierarchical(levels=3, nodes=None)
     found = fit(model, log(), steps=30, draws=6, progress=False)
     groups = to_arviz(model, log(), found, copies=0)
     for group in ("posterior", "prior"):

@@ -330,21 +330,21 @@ def test_a_warm_start_begins_where_the_last_fit_ended(guide: Any) -> None:
 
 
 def test_a_warm_start_of_other_prompts_keeps_what_all_share() -> None:
-    first = quick(simulated(8, 5), Hierarchical(), steps=100)
+    first = quick(simulated(8, 5), Hierarchical(levels=3, nodes=None), steps=100)
     assert first.about["per_prompt"] == ["z_prompt"]
     history = simulated(11, 5)
     for start in (first, first.population()):
-        posterior = quick(history, Hierarchical(), steps=1, start=start)
+        posterior = quick(history, Hierarchical(levels=3, nodes=None), steps=1, start=start)
         assert posterior.draws["z_prompt"].shape == (20, 11)
         torch.testing.assert_close(posterior.point["gaps"], first.point["gaps"], atol=0.06, rtol=0)
 
 
 def test_a_population_leaves_out_what_is_a_prompts_own() -> None:
-    posterior = quick(simulated(8, 5), Hierarchical())
+    posterior = quick(simulated(8, 5), Hierarchical(levels=3, nodes=None))
     population = posterior.population()
     assert set(population.point) == set(population.draws) == set(posterior.point) - {"z_prompt"}
     assert population.about["per_prompt"] == []
-    sampler = PromptSampler(Hierarchical(), 5, posterior=population)
+    sampler = PromptSampler(Hierarchical(levels=3, nodes=None), 5, posterior=population)
     assert bool((sampler.belief == sampler.belief[0]).all())
     pooled = quick(simulated(8, 5))
     assert pooled.population() is pooled

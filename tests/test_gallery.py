@@ -18,7 +18,9 @@ from dps_pyro.models import PaperDPS
 from dps_pyro.testing import check_dynamics
 
 OTHERS: dict[str, list[dict[str, Any]]] = {
+    "Covariate": [{"levels": 3}],
     "DenseReward": [{"family": "beta"}, {"states": 4}],
+    "Hierarchical": [{"levels": 3, "nodes": None}, {"levels": 4, "nodes": 2}],
     "Ladder": [{"levels": 3}],
     "LogitWalk": [{"rungs": 4, "limit": 2.0}],
     "PromptTypes": [{"types": ("learns", "never"), "speeds": (0.02,)}],

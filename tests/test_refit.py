@@ -91,7 +91,7 @@ def test_a_resumed_sampler_goes_on_as_the_uninterrupted_one(background: bool, at
 
 
 def test_prompts_with_parameters_of_their_own_learn_and_new_ones_join() -> None:
-    sampler = make_sampler(Hierarchical(), refit_every=4)
+    sampler = make_sampler(Hierarchical(levels=3, nodes=None), refit_every=4)
     log = truth()
     play(sampler, log, 0, 5)
     sampler.add(10)

@@ -118,7 +118,8 @@ def test_a_design_is_a_schedule_and_is_filled_as_drawn() -> None:
 def test_every_global_scalar_and_the_first_prompts_own_are_ranked() -> None:
     torch.set_default_dtype(torch.float64)
     schedule = design(4, 3)
-    found = sbc(Hierarchical([str(g) for g in schedule.features["group"]]), schedule, simulations=6, **SMALL)
+    model = Hierarchical([str(g) for g in schedule.features["group"]], levels=3, nodes=None)
+    found = sbc(model, schedule, simulations=6, **SMALL)
     expected = [f"gaps[{i}]" for i in range(4)] + [f"initial[{i}]" for i in range(3)]
     expected += [f"transition[{i}, {j}]" for i in range(3) for j in range(3)]
     expected += ["group_scale[0]", "group_scale[1]", *(f"z_group[{i}, {j}]" for i in range(2) for j in range(2))]
