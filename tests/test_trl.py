@@ -193,10 +193,11 @@ def test_a_killed_run_resumes_where_it_would_have_gone(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # two processes import TRL
 def test_two_processes_share_one_selection_and_resume_it(tmp_path: Path) -> None:
-    # The launcher asks for a port; 0 is any free one.
+    # --multi_gpu is the launcher of several processes on one machine (--cpu starts one, or MPI); the trainers' use_cpu
+    # has them talk over gloo. Port 0 is any free one.
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
+        "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
         str(Path(__file__).with_name("trl_runs.py")), str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
@@ -345,4 +346,4 @@ def laid_out(rows: list[list[int]], repeats: int) -> list[list[str]]:
 def environment() -> dict[str, str]:
     root = Path(__file__).parents[1]
     path = os.pathsep.join([str(root / "tests"), str(root), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

@@ -1,6 +1,6 @@
 """TRL's real trainers on the embedded policy, small enough for a test. Also a script, for several processes:
 
-accelerate launch --cpu --num_processes 2 tests/trl_runs.py FOLDER
+accelerate launch --multi_gpu --num_processes 2 tests/trl_runs.py FOLDER
 """
 
 from __future__ import annotations
