@@ -211,7 +211,7 @@ def test_a_sampler_wants_the_prompts_whose_rewards_differ(family: Any) -> None:
 
 
 def test_what_is_useful_is_counted_as_the_model_has_it(tmp_path: Path) -> None:
-    """Eight equal rewards of 0.5 add up to 4 of 8 and teach nothing; a count of solved rollouts would call it useful."""
+    """Eight equal rewards of 0.5 add up to 4 of 8 and teach nothing; a count of solved would call them useful."""
     sampler = PromptSampler(DenseReward(tolerance=0.2), 4)
     rewards = torch.full((4, 8), 0.5)
     rewards[1, 0], rewards[2, 0], rewards[3] = 0.6, 0.9, 0.01  # a little, enough, hardly anything
