@@ -43,6 +43,10 @@ MODELS: dict[str, Callable[[Features], Dynamics[Any]]] = {
 }
 
 
+POWERS: dict[str, tuple[float, ...]] = {"DenseReward": (1.0, 0.6, 0.35, 0.2, 0.1, 0.04)}
+"""Tempered copies: where spreads are free, two states may take each other's prompts, and posteriors have modes."""
+
+
 def main() -> None:
     """Calibrate, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,8 +55,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--draws", type=int, default=99)
-    parser.add_argument("--thin", type=int, default=3)
-    parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--thin", type=int, default=6)
+    parser.add_argument("--warmup", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a JSON file to add the results to")
     options = parser.parse_args()
@@ -63,7 +67,8 @@ def main() -> None:
     for name in options.models:
         schedule = design(options.prompts, options.steps, seed=options.seed)
         settings = {key: getattr(options, key) for key in ("simulations", "draws", "thin", "warmup", "seed")}
-        ranks = sbc(MODELS[name](schedule.features), schedule, **settings)
+        powers = POWERS.get(name, (1.0,))
+        ranks = sbc(MODELS[name](schedule.features), schedule, **settings, powers=powers)
         row = ranks.summary()
         row["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
         row["machine"] = (

@@ -4,13 +4,14 @@ NUTS spends its time in Python: a leapfrog step of a small history takes millise
 of histories of one model are sampled side by side, each by a chain of its own with its own step size and mass matrix,
 and a leapfrog step of all of them costs little more than that of one. The number of leapfrog steps is drawn anew for
 each iteration and shared (jittered HMC, Neal 2011, arXiv 1206.1901, section 4.2), so that no chain is caught in a
-period.
+period. Where posteriors have several modes, tempered copies of each chain swap places with it (replica exchange, Geyer
+1991): flatter ones cross between modes, and hand on what they find.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -95,6 +96,7 @@ def hmc(
     thin: int = 3,
     leapfrogs: int = 12,
     target: float = 0.8,
+    powers: Sequence[float] = (1.0,),
     seed: int = 0,
     progress: bool = True,
 ) -> Chains:
@@ -108,16 +110,21 @@ def hmc(
         thin: iterations a draw.
         leapfrogs: an iteration takes 1 to this many leapfrog steps, uniformly.
         target: the chance of acceptance to adapt to, in (0, 1).
+        powers: of the likelihood, falling from 1: where there are R of them, `posteriors` are R copies of S, one after
+            the other, the r-th tempered by the r-th power. Only those of power 1 are kept.
         seed: of the momenta and acceptances. The global RNG is left as it was.
         progress: show a progress bar.
     """
     warmup, draws = checks.count("warmup", warmup, 20), checks.count("draws", draws, 1)
     thin, leapfrogs = checks.count("thin", thin, 1), checks.count("leapfrogs", leapfrogs, 1)
     generator = torch.Generator().manual_seed(checks.count("seed", seed, 0))
+    if not powers or powers[0] != 1 or len(posteriors.start) % len(powers):
+        raise ValueError(f"powers: expected 1 and then as many copies as there are others, got {list(powers)}")
+    size = len(posteriors.start) // len(powers)
     kept: list[dict[str, Tensor]] = []
     seen: list[Tensor] = []
     with pyro.validation_enabled(False), progress_bar(warmup + draws * thin, "sampling", progress) as advance:
-        chains = _Sampler(posteriors, leapfrogs, target, generator)
+        chains = _Sampler(posteriors, leapfrogs, target, powers, generator)
         # The mass is learned in two windows, the second twice the first and with what the first had learned.
         first, second, last = (int(warmup * share) for share in (0.15, 0.4, 0.9))
         for iteration in range(warmup):
@@ -131,11 +138,12 @@ def hmc(
         for iteration in range(draws * thin):
             chains.step(adapt=False)
             if (iteration + 1) % thin == 0:
-                kept.append(posteriors.values(chains.position))
-                seen.append(chains.seen)
+                kept.append({name: value[:size] for name, value in posteriors.values(chains.position).items()})
+                seen.append(chains.seen[:size])
             advance("")
     stacked = {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
-    return Chains(stacked, torch.stack(seen), chains.accepted / (draws * thin), chains.divergences)
+    accepted = chains.accepted[:size] / (draws * thin)
+    return Chains(stacked, torch.stack(seen), accepted, chains.divergences[:size])
 
 
 class _Spread:
@@ -157,9 +165,19 @@ class _Spread:
 
 
 class _Sampler:
-    def __init__(self, posteriors: Posteriors, leapfrogs: int, target: float, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        posteriors: Posteriors,
+        leapfrogs: int,
+        target: float,
+        powers: Sequence[float],
+        generator: torch.Generator,
+    ) -> None:
         self.posteriors, self.leapfrogs, self.target, self.generator = posteriors, leapfrogs, target, generator
         self.position = posteriors.start.clone()
+        each = len(self.position) // len(powers)
+        self.power = torch.tensor(powers, dtype=self.position.dtype).repeat_interleave(each)
+        self._copies, self._parity = len(powers), 0
         self.energy, self.slope, self.seen = self._potential(self.position)
         self.scale = torch.ones_like(self.position)  # standard deviations: the inverse mass is their square
         self.accepted = torch.zeros(len(self.position), dtype=self.position.dtype)
@@ -184,11 +202,24 @@ class _Sampler:
         self.position = torch.where(accept.unsqueeze(-1), position, self.position)
         self.slope = torch.where(accept.unsqueeze(-1), slope, self.slope)
         self.energy, self.seen = torch.where(accept, energy, self.energy), torch.where(accept, seen, self.seen)
+        if self._copies > 1:
+            self._swap()
         if adapt:
             self._adapt(chance)
         else:
             self.accepted += chance
             self.divergences += error < -DIVERGENT
+
+    def _swap(self) -> None:
+        """Exchange the places of neighbouring copies, every other pair of them in turn."""
+        place = torch.arange(len(self.position)).view(self._copies, -1)
+        self._parity = 1 - self._parity
+        for one, other in zip(place[self._parity :: 2], place[self._parity + 1 :: 2], strict=False):
+            gain = (self.power[one] - self.power[other]) * (self.seen[other] - self.seen[one])
+            accept = torch.rand(len(one), generator=self.generator, dtype=gain.dtype) < gain.clamp(max=0.0).exp()
+            moved = torch.cat([one[accept], other[accept]])
+            self.position[moved] = self.position[torch.cat([other[accept], one[accept]])]
+        self.energy, self.slope, self.seen = self._potential(self.position)
 
     def learn_mass(self) -> None:
         """The mass of what was seen since the last time; the step size begins anew."""
@@ -217,5 +248,6 @@ class _Sampler:
         with torch.enable_grad():
             position = position.detach().requires_grad_()
             density, seen = self.posteriors.log_density(position)
+            density = density - (1 - self.power) * seen
             (slope,) = torch.autograd.grad(-density.sum(), position)
         return -density.detach(), slope, seen.detach()

@@ -14,8 +14,9 @@ not heed the data, which the parameters alone do not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pyro
@@ -33,7 +34,7 @@ from dps_pyro.history import RolloutHistory
 from dps_pyro.hmc import Posteriors, hmc
 from dps_pyro.smoothing import law, observed
 
-__all__ = ["Ranks", "design", "filled", "sbc"]
+__all__ = ["Ranks", "design", "filled", "sbc", "simulated"]
 
 LEVEL = 0.01
 """A calibration passes where the smallest p-value times their number (Bonferroni) is at least this."""
@@ -143,6 +144,7 @@ def sbc(
     thin: int = 3,
     warmup: int = 300,
     method: Literal["hmc", "nuts", "svi"] = "hmc",
+    powers: Sequence[float] = (1.0,),
     seed: int = 0,
     progress: bool = True,
 ) -> Ranks:
@@ -159,6 +161,8 @@ def sbc(
         method: "hmc" samples all simulations' posteriors side by side (`dps_pyro.hmc`), the only way to do hundreds in
             minutes; "nuts" is `fit(method="nuts")`, one after the other; "svi" is `fit` with its normal guide, whose
             approximation shows as ranks that are not uniform.
+        powers: for "hmc", the powers of the likelihood of tempered copies of each chain, falling from 1: where
+            posteriors have several modes, between which a chain alone would not cross. As many times the work.
         seed: of the whole. The global RNG is left as it was.
         progress: show a progress bar.
 
@@ -172,22 +176,25 @@ def sbc(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
 
-        def model() -> None:
-            with pyro.plate("simulations", simulations, dim=-2):
+        def model(copies: int = 1) -> None:
+            with pyro.plate("simulations", copies * simulations, dim=-2):
                 dynamics.model(schedule)
 
+        copies = partial(model, len(powers))
         with torch.no_grad():
-            truth, outcomes = _simulate(model)
-            fresh, _ = _simulate(model)  # where the chains start: unlike the truth, and unlike each other
+            truth, outcomes = simulated(model)
+            fresh, _ = simulated(copies)  # where the chains start: unlike the truth, and unlike each other
         found: dict[str, Any] = {}
         if method == "hmc":
-            posteriors = Posteriors(model, {"outcomes": outcomes}, fresh)
+            posteriors = Posteriors(copies, {"outcomes": outcomes.repeat(len(powers), 1, 1)}, fresh)
             with torch.no_grad(), pyro.validation_enabled(False):
                 own = Posteriors(model, {"outcomes": outcomes}, truth)
                 likelihood = own.log_density(own.start)[1]
-            chains = hmc(posteriors, warmup=warmup, draws=draws, thin=thin, seed=seed, progress=progress)
+            lengths = {"warmup": warmup, "draws": draws, "thin": thin}
+            chains = hmc(posteriors, **lengths, powers=powers, seed=seed, progress=progress)
             samples, seen = chains.draws, chains.log_likelihood
             found = {"divergences": int(chains.divergences.sum()), "accepted": round(float(chains.accepted.mean()), 3)}
+            found |= {"powers": list(powers)} if len(powers) > 1 else {}
         elif method in ("nuts", "svi"):
             settings: dict[str, Any] = {"method": method, "steps": warmup, "progress": False}
             every = thin if method == "nuts" else 1
@@ -222,7 +229,7 @@ def sbc(
     return Ranks(ranks, draws, effective, about)
 
 
-def _simulate(model: Callable[[], None]) -> tuple[dict[str, Tensor], Tensor]:
+def simulated(model: Callable[[], None]) -> tuple[dict[str, Tensor], Tensor]:
     """Parameters drawn from the prior, site -> [S, 1 or N, ...], and the outcomes [S, N, T] that they make."""
     nodes: dict[str, Any] = poutine.trace(model).get_trace().nodes
     sites = {name: node for name, node in nodes.items() if node["type"] == "sample" and not site_is_subsample(node)}

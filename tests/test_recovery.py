@@ -1,0 +1,76 @@
+"""The recovery benchmark fits as `fit` does, and its result file holds what is claimed of recovered parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+
+from benchmarks.gallery import FITTED
+from benchmarks.recovery import GUIDES, measure
+from benchmarks.side_by_side import guides
+from dps_pyro import fit
+from dps_pyro.hmc import Posteriors
+from dps_pyro.models import SolvingProgress
+from dps_pyro.sbc import design, filled, simulated
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_histories_fitted_side_by_side_are_fitted_as_by_fit(guide: Any) -> None:
+    torch.set_default_dtype(torch.float64)
+    model, schedule = SolvingProgress(transition=[[6.0, 2, 1], [1, 6, 1], [1, 2, 6]]), design(30, 8)
+
+    def both() -> None:
+        with pyro.plate("histories", 2, dim=-2):
+            model.model(schedule)
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        truth, outcomes = simulated(both)
+    posteriors = Posteriors(both, {"outcomes": outcomes}, truth)
+    begin = posteriors.unconstrained({
+        "gaps": (model.rate_gaps / 50).expand(truth["gaps"].shape),
+        "initial": torch.full_like(truth["initial"], 1 / 3),
+        "transition": (model.transition_concentration / 9).expand(truth["transition"].shape),
+    })[0]  # fmt: skip
+    positions, losses = guides(posteriors, begin, guide, steps=600, draws=400)
+    assert losses[-100:].mean() < losses[:100].mean()
+    values = [posteriors.values(position) for position in positions]
+    for at in (0, 1):
+        alone = fit(model, filled(schedule, outcomes[at]), guide=guide, steps=600, tolerance=0, draws=400, progress=False)
+        for site, point in alone.point.items():
+            drawn = torch.stack([one[site][at, 0] for one in values])
+            torch.testing.assert_close(drawn.mean(0), point, atol=0.03, rtol=0)
+            torch.testing.assert_close(drawn.std(0), alone.draws[site].std(0), atol=0.02, rtol=0.2)
+
+
+def test_a_row_of_the_benchmark() -> None:
+    torch.set_default_dtype(torch.float64)
+    row = measure("Ladder", "low_rank", histories=4, prompts=20, steps=6, observed=0.5, svi_steps=150, draws=50, seed=1)
+    assert row["global"]["scalars"] == 19
+    assert row["global"]["error"] < row["global"]["prior_error"]
+    assert 0.5 < row["global"]["coverage"] <= 1
+
+
+def test_every_fitted_model_recovers_what_its_histories_were_made_with() -> None:
+    result = json.loads((RESULTS / "recovery.json").read_text(encoding="utf-8"))
+    assert result["configuration"]["histories"] >= 50
+    rows = {(row["model"], row["guide"]): row["global"] for row in result["rows"]}
+    assert rows.keys() == {(name, guide) for name in FITTED for guide in GUIDES}
+    for row in rows.values():
+        assert row["error"] < row["prior_error"]
+        assert row["coverage"] > 0.75
+
+
+def test_every_fitted_model_is_calibrated() -> None:
+    result = json.loads((RESULTS / "sbc.json").read_text(encoding="utf-8"))["models"]
+    assert result.keys() == set(FITTED)
+    for name, row in result.items():
+        assert row["simulations"] >= 200, name
+        assert row["uniform"], name
