@@ -22,6 +22,7 @@ from dps_pyro.dynamics import Dynamics
 from dps_pyro.filter import Predictor
 from dps_pyro.history import Features, RolloutHistory, useful_by_sum
 from dps_pyro.refit import Refit, Refitter
+from dps_pyro.torch_sampler import Ahead, PromptBatches
 from dps_pyro.tracker import Tracker, is_fitted, track
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class PromptSampler:
         self._predicted: dict[int, float] = {}
         self._totals = dict.fromkeys(("rollouts", "groups", "useful", "log_evidence", "impossible"), 0.0)
         self._last: dict[str, float] = {}
+        self.ahead = Ahead()  # what loaders have had selected
 
     # ------------------------------------------------------------------------------------------------- the verbs
 
@@ -265,6 +267,7 @@ class PromptSampler:
             "totals": dict(self._totals),
             "last": dict(self._last),
             "ids": self.ids,
+            "ahead": self.ahead.state_dict(),
             "refit": {} if self._refitter is None else self._refitter.state_dict(),
         }
 
@@ -294,8 +297,39 @@ class PromptSampler:
         self.tracker.load_state_dict(state["tracker"])
         self._generator, self._visits, self._predicted = generator, state["visits"].clone(), predicted
         self._totals, self._last = totals, last
+        self.ahead.load_state_dict(state["ahead"])
         if self._refitter is not None and state["refit"]:
             self._refitter.load_state_dict(state["refit"])
+
+    def as_torch_sampler(
+        self,
+        batch_size: int,
+        repeats: int = 1,
+        num_batches: int | None = None,
+        *,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> PromptBatches:
+        """A torch `Sampler` of rows for a `DataLoader(dataset, batch_size=batch_size * repeats, sampler=...)`.
+
+        Args:
+            batch_size: distinct prompts a batch.
+            repeats: how often each is given, one after the other: the group size, where the loader's rows are rolled
+                out one by one.
+            num_batches: batches a pass; as many as make one pass over the prompts if left out.
+            num_replicas: processes that share every batch; each needs a sampler of the same seed that observes the
+                same groups.
+            rank: which of them this is; it gets its part of each batch, `batch_size * repeats / num_replicas` rows.
+
+        Batches are selected in the main process, when the loader asks for their first row: with `num_workers=0` when
+        the batch is wanted, so that everything observed counts; with workers `num_workers * prefetch_factor` batches
+        earlier. With torchdata's `StatefulDataLoader` save `sampler.state_dict()` and `loader.state_dict()` together,
+        and load the sampler's first: the loader goes on with the same batches, those fetched ahead included.
+
+        Raises:
+            ValueError: an argument is out of range, or a batch cannot be shared evenly.
+        """
+        return PromptBatches(self, batch_size, repeats, num_batches, num_replicas=num_replicas, rank=rank)
 
     # ------------------------------------------------------------------------------------------------- the state
 
