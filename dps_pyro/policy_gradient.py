@@ -137,6 +137,8 @@ class PolicyLoss(NamedTuple):
     kl: Tensor  # KL(behaviour || policy) per token, nats; k3 estimate, >= 0
     reference_kl: Tensor  # KL(policy || reference) per token, nats; k3 estimate, >= 0; 0 without a reference
     entropy: Tensor  # mean of -log p over the sampled tokens, nats: unbiased where the policy is the behaviour
+    engine_kl: Tensor  # KL(engine || behaviour) per token, nats; k3 estimate, >= 0; 0 without engine_logprobs
+    truncated_weights: Tensor  # share of tokens (rloo: of completions) whose importance weight was cut to the cap
 
 
 def policy_loss(
@@ -151,6 +153,8 @@ def policy_loss(
     clip: tuple[float, float] | None = None,
     reference_logprobs: Tensor | None = None,
     beta: float = 0.0,
+    engine_logprobs: Tensor | None = None,
+    cap: float = 2.0,
 ) -> PolicyLoss:
     """The clipped surrogate (PPO, arXiv 1707.06347, eq. 7) with the aggregation of `kind`, plus beta times a KL.
 
@@ -169,6 +173,13 @@ def policy_loss(
     tokens of `kind` (`rloo`: summed over a completion). It enters the loss for every kind; the RLOO paper puts it in
     the reward, which a caller can do too. Its gradient, as in TRL and verl, is that of the estimate.
 
+    **Truncated importance sampling.** An engine of its own (vLLM: other precision, other kernels, older weights) draws
+    from a distribution that is not quite the behaviour's. With `engine_logprobs` every token's surrogate is multiplied
+    by the constant min(exp(behaviour_logprobs - engine_logprobs), cap) (`rloo`: a completion's by that of the sums), so
+    that up to the cap the average over the engine's draws is that over the behaviour's. Source: Yao et al., "Your
+    efficient RL framework secretly brings you off-policy RL training", 2025, whose cap of 2 TRL and verl took over. The
+    KL penalty is not weighted.
+
     Worked example, `grpo`, lower = upper = 0.2, two completions of 2 and 1 tokens, A = (1, -1), log-ratios
     ((0, log 1.5), (0,)): token losses ((-1, -min(1.5, 1.2)), (1,)); means (-1.1, 1); loss -0.05. `dapo` with the same
     clip: (-1 - 1.2 + 1) / 3 = -0.4.
@@ -186,12 +197,17 @@ def policy_loss(
         clip: (lower, upper), both >= 0 and lower <= 1; `CLIP[kind]` by default.
         reference_logprobs: float [B, C], under the reference policy.
         beta: coefficient of the KL to the reference, >= 0.
+        engine_logprobs: float [B, C], under the distribution that the engine drew from (`Rollouts.logprobs`), where
+            that is not the behaviour; `behaviour_logprobs` are then the trainer's own, before the step.
+        cap: of the importance weights, >= 1; infinity cuts nothing.
 
     Raises:
         ValueError: shapes disagree, `kind` is unknown, or an argument that `kind` or `beta` needs is missing.
     """
     _check_kind(kind)
-    _check_shapes(logprobs, behaviour_logprobs, advantages, completion_mask, reference_logprobs)
+    _check_shapes(logprobs, behaviour_logprobs, advantages, completion_mask, reference_logprobs, engine_logprobs)
+    if not cap >= 1:
+        raise ValueError(f"expected cap >= 1, got {cap}")
     lower, upper = clip if clip is not None else CLIP[kind]
     if not (0 <= lower <= 1 and upper >= 0):
         raise ValueError(f"expected clip (lower in [0, 1], upper >= 0), got {(lower, upper)}")
@@ -203,12 +219,21 @@ def policy_loss(
     mask = completion_mask.bool()
     weights = _token_weights(kind, mask.to(logprobs.dtype), counts, max_completion_length)
     log_ratio = (logprobs - behaviour_logprobs).masked_fill(~mask, 0.0)
+    drift = torch.zeros_like(log_ratio)
+    if engine_logprobs is not None:
+        drift = (behaviour_logprobs - engine_logprobs).detach().masked_fill(~mask, 0.0)
     if kind == "rloo":
+        importance = drift.sum(1).exp()
         surrogate, clipped = _clipped_surrogate(log_ratio.sum(1), advantages, lower, upper)
-        loss, clip_fraction = surrogate.sum() / counts.sequences, clipped.to(logprobs.dtype).sum() / counts.sequences
+        loss = (surrogate * importance.clamp(max=cap)).sum() / counts.sequences
+        clip_fraction = clipped.to(logprobs.dtype).sum() / counts.sequences
+        truncated = (importance > cap).to(logprobs.dtype).sum() / counts.sequences
     else:
+        importance = drift.exp()
         surrogate, clipped = _clipped_surrogate(log_ratio, advantages[:, None], lower, upper)
-        loss, clip_fraction = (surrogate * weights).sum(), (clipped & mask).to(logprobs.dtype).sum() / counts.tokens
+        loss = (surrogate * importance.clamp(max=cap) * weights).sum()
+        clip_fraction = (clipped & mask).to(logprobs.dtype).sum() / counts.tokens
+        truncated = ((importance > cap) & mask).to(logprobs.dtype).sum() / counts.tokens
 
     reference_kl = loss.new_zeros(())
     if reference_logprobs is not None:
@@ -222,6 +247,8 @@ def policy_loss(
         kl=k3(log_ratio.detach()).sum() / counts.tokens,
         reference_kl=reference_kl.detach(),
         entropy=-logprobs.detach().masked_fill(~mask, 0.0).sum() / counts.tokens,
+        engine_kl=k3(drift).sum() / counts.tokens,
+        truncated_weights=truncated,
     )
 
 
@@ -267,13 +294,21 @@ def _check_kind(kind: str) -> None:
         raise ValueError(f"expected an algorithm among {', '.join(get_args(Kind))}; got {kind!r}")
 
 
-def _check_shapes(logprobs: Tensor, behaviour: Tensor, advantages: Tensor, mask: Tensor, ref: Tensor | None) -> None:
-    same = [behaviour.shape, mask.shape] + ([] if ref is None else [ref.shape])
+def _check_shapes(
+    logprobs: Tensor,
+    behaviour: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    reference: Tensor | None,
+    engine: Tensor | None,
+) -> None:
+    others = {"behaviour_logprobs": behaviour, "reference_logprobs": reference, "engine_logprobs": engine}
+    same = [mask.shape] + [other.shape for other in others.values() if other is not None]
     if logprobs.ndim != 2 or any(shape != logprobs.shape for shape in same) or advantages.shape != logprobs.shape[:1]:
+        shapes = ", ".join(f"{name} {None if other is None else list(other.shape)}" for name, other in others.items())
         raise ValueError(
             "expected log-probabilities and mask [B, C] and advantages [B]; got "
-            f"logprobs {list(logprobs.shape)}, behaviour_logprobs {list(behaviour.shape)}, mask {list(mask.shape)}, "
-            f"reference_logprobs {None if ref is None else list(ref.shape)}, advantages {list(advantages.shape)}"
+            f"logprobs {list(logprobs.shape)}, {shapes}, advantages {list(advantages.shape)}, mask {list(mask.shape)}"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dps_pyro.policy_gradient import informative_groups
 
-__all__ = ["Clock", "DrySpell", "Ledger", "Means", "reason_shares", "seed_for"]
+__all__ = ["Clock", "Drift", "DrySpell", "Ledger", "Means", "reason_shares", "seed_for"]
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
@@ -135,4 +135,29 @@ class DrySpell:
             "at --max-new-tokens. Look at that length and at the prompts' format where answers cannot be parsed; at "
             "easier problems (task_args), a larger --group-size or another --model where they are wrong; at harder "
             "problems where they are correct."
+        )
+
+
+class Drift:
+    """Notices when the engine and the policy part: `patience` steps in a row with a KL above `limit` nats a token."""
+
+    def __init__(self, limit: float = 0.05, patience: int = 3) -> None:
+        self.limit, self.patience = limit, patience
+        self._above: list[float] = []
+        self._said = False
+
+    def warning(self, line: Mapping[str, Any]) -> str | None:
+        """What to look at, after a step's line of metrics; once, and None otherwise."""
+        kl = line.get("engine_kl")
+        if kl is None:  # nothing was learned in this step, or the engine is the policy
+            return None
+        self._above = [*self._above, kl] if kl > self.limit else []
+        if self._said or len(self._above) < self.patience:
+            return None
+        self._said = True
+        return (
+            f"The engine and the policy drift apart: the KL between them was {sum(self._above) / len(self._above):.2g} "
+            f"nats a token over the last {len(self._above)} steps (more than {self.limit:g}). What is learned is "
+            "weighted accordingly, up to --tis-cap. Look at --engine-dtype (float32 is the policy's own), a lower "
+            "--learning-rate, and --async-rollouts, where it measures how far one update moves the policy."
         )

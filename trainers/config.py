@@ -60,6 +60,8 @@ class TrainConfig:
     """Longest completion, in tokens; if left out 24 for the embedded policy, 1024 otherwise."""
     engine: str = "transformers"
     """What draws the completions: "transformers" (the policy itself) or "vllm" (beside it, in this process)."""
+    async_rollouts: bool = False
+    """The next step's completions are drawn while the policy is updated, from the weights before the update."""
     rollout_batch: int | None = None
     """Rollouts decoded together, which bounds memory; all of a step's if left out."""
     dynamic_sampling: int = 1
@@ -125,6 +127,9 @@ class TrainConfig:
     left out."""
     clip: tuple[float, float] | None = None
     """Lower and upper clip of the ratio; the loss's own if left out."""
+    tis_cap: float = 2.0
+    """Where the engine is not the policy itself, tokens are weighted by the ratio of the policy's probability to the
+    engine's, up to this (truncated importance sampling); 0: up to any number."""
     kl: float = 0.0
     """Weight of the KL to the initial policy."""
     max_grad_norm: float = 1.0
@@ -186,6 +191,8 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
         if not self.lora_targets:
             raise ValueError("lora_targets: expected names of modules, or all-linear, got none")
+        if self.tis_cap != 0 and self.tis_cap < 1:
+            raise ValueError(f"tis_cap: expected 1 or more, or 0 for any, got {self.tis_cap}")
         if self.engine not in ("transformers", "vllm"):
             raise ValueError(f"engine: expected transformers or vllm, got {self.engine!r}")
         if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
@@ -208,6 +215,11 @@ class TrainConfig:
         if self.model is None and self.task not in EMBEDDED:
             raise ValueError(f"model: expected a causal LM's folder or hub id for the task {self.task}, got none")
         return self.task if self.model is None else self.model
+
+    @property
+    def corrected(self) -> bool:
+        """Whether rollouts come from another distribution than the policy's, and are weighted."""
+        return self.engine != "transformers" or self.async_rollouts
 
     @property
     def sampling(self) -> Sampling:

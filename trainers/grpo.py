@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from dps_pyro.live import LiveView
-from dps_pyro.trainers.bookkeeping import Clock, DrySpell, Ledger, reason_shares, seed_for
+from dps_pyro.trainers.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares, seed_for
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.config_file import check_resumed, load_config, save_config
 from dps_pyro.trainers.full_log import Chosen, FullLog
@@ -64,7 +64,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         prompts = task.prompts("train")
         sampler = make_sampler(config, task)
         full_log = FullLog(folder.path, sampler.history) if config.full_log else None
-        ledger, dry_spell = Ledger(config.group_size, sampler.tolerance), DrySpell()
+        ledger, dry_spell, drift = Ledger(config.group_size, sampler.tolerance), DrySpell(), Drift()
         if checkpoint is not None:
             ledger.load_state_dict(checkpoint.state["ledger"])
             sampler.load_state_dict(checkpoint.state["sampler"])
@@ -129,8 +129,9 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 **clock.seconds,
             }
             view.update(folder.log(entry))
-            if (warning := dry_spell.warning(entry)) is not None:
-                view.say(warning, "yellow")
+            for watch in (dry_spell, drift):
+                if (warning := watch.warning(entry)) is not None:
+                    view.say(warning, "yellow")
 
             last = ledger.step == config.steps
             if last or (config.eval_every > 0 and ledger.step % config.eval_every == 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeAlias
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from dps_pyro.policy_gradient import (
     Counts,
+    PolicyLoss,
     advantages,
     completion_logprobs,
     count,
@@ -27,6 +29,10 @@ __all__ = ["Reference", "trained_on", "update"]
 
 Reference: TypeAlias = Callable[[], AbstractContextManager[nn.Module]]
 """The initial policy, as a context to compute in."""
+
+
+_OF_ENGINE = ("engine_kl", "truncated_weights")
+_SHARES = tuple(name for name in PolicyLoss._fields if name != "loss")
 
 
 def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
@@ -50,8 +56,8 @@ def update(
     it would not be the one that was sampled from.
 
     Returns:
-        loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps; None where no
-        group had a signal.
+        loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps, and where the
+        engine is not the policy engine_kl and truncated_weights; None where no group had a signal.
 
     Raises:
         FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
@@ -60,7 +66,11 @@ def update(
     rollouts = groups.rollouts.select(useful.repeat_interleave(config.group_size))
     values = advantages(groups.rewards, config.loss)[useful].flatten().to(rollouts.logprobs.device)
     generator = torch.Generator().manual_seed(seed)
-    means = Means("loss", "grad_norm", "clip_fraction", "kl", "reference_kl", "entropy")
+    means = Means("loss", "grad_norm", *(name for name in _SHARES if config.corrected or name not in _OF_ENGINE))
+    # What an engine of its own drew is weighted to the policy's before the update. In a single step that is the policy
+    # as the gradient finds it; in several it is computed once, before the first.
+    several = config.epochs * config.mini_batches > 1
+    before = _logprobs(policy, rollouts, config) if config.corrected and several and len(values) else None
     for _ in range(config.epochs):
         order = torch.randperm(len(values), generator=generator)
         for mini in order.tensor_split(min(config.mini_batches, max(len(order), 1))):
@@ -69,7 +79,8 @@ def update(
             counts = count(rollouts.completion_mask[mini])
             optimizer.zero_grad(set_to_none=True)
             for micro in micro_batches(rollouts, mini, config):
-                means.add(_backward(policy, reference, rollouts.select(micro), values[micro], counts, config))
+                old = None if before is None else before[micro]
+                means.add(_backward(policy, reference, rollouts.select(micro), old, values[micro], counts, config))
             norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"gradient norm: expected a finite number, got {float(norm)}")
@@ -83,6 +94,7 @@ def _backward(
     policy: nn.Module,
     reference: Reference | None,
     rollouts: Rollouts,
+    before: Tensor | None,
     values: Tensor,
     counts: Counts,
     config: TrainConfig,
@@ -96,10 +108,13 @@ def _backward(
         if reference is not None:
             with torch.no_grad(), reference() as initial:
                 known = completion_logprobs(initial, *sequences, temperature=config.temperature)
+    behaviour = rollouts.logprobs
+    if config.corrected:
+        behaviour = logprobs.detach() if before is None else before[:, : logprobs.shape[1]]
     share = policy_loss(
         config.loss,
         logprobs,
-        rollouts.logprobs,
+        behaviour,
         values,
         rollouts.completion_mask,
         counts,
@@ -107,6 +122,22 @@ def _backward(
         clip=config.clip,
         reference_logprobs=known,
         beta=config.kl,
+        engine_logprobs=rollouts.logprobs if config.corrected else None,
+        cap=config.tis_cap or math.inf,
     )
     share.loss.backward()
-    return {name: value.detach() for name, value in share._asdict().items()}
+    shares = share._asdict().items()
+    return {name: value.detach() for name, value in shares if config.corrected or name not in _OF_ENGINE}
+
+
+@torch.no_grad()
+def _logprobs(policy: nn.Module, rollouts: Rollouts, config: TrainConfig) -> Tensor:
+    """[R, C], the completions' log-probabilities under the policy as it is."""
+    known = torch.zeros_like(rollouts.logprobs)
+    for micro in micro_batches(rollouts, torch.arange(len(known)), config):
+        part = tight(rollouts.select(micro))
+        sequences = part.prompt_ids, part.prompt_mask, part.completion_ids, part.completion_mask
+        with autocast(config):
+            drawn = completion_logprobs(policy, *sequences, temperature=config.temperature)
+        known[micro.to(known.device), : drawn.shape[1]] = drawn
+    return known
