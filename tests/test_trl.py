@@ -19,6 +19,7 @@ from trl_runs import PROMPTS, Solving, config, dataset, ours, policy, predictive
 
 from dps_pyro import PromptSampler
 from dps_pyro.acquisition import Forecast
+from dps_pyro.logs import prompt_id, read_log
 from dps_pyro.models import SolvingProgress
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs trl")
@@ -114,6 +115,19 @@ def test_the_samplers_metrics_are_logged_by_trl(tmp_path: Path) -> None:
     assert len(evaluation) == 1
     assert not any("sampler" in name for name in evaluation[0])
     assert len(selections(trainer)) == 4  # evaluation is not observed
+
+
+def test_trls_completions_are_read_as_the_history_that_made_them(tmp_path: Path) -> None:
+    trainer = predictive(tmp_path, log_completions=True, num_completions_to_print=0, num_iterations=2, max_steps=6)
+    trainer.train()
+    real = trainer.prompt_sampler.history.events
+    # Each generation is trained on, and logged, twice; the log counts optimizer steps.
+    history = read_log(tmp_path / "completions", every=2)
+    names = [prompt_id(prompt.text) for prompt in PROMPTS.values()]
+    assert history.ids == list(dict.fromkeys(names[row] for row in real.prompt.tolist()))
+    again = read_log(tmp_path / "completions", "trl", reward="solving", every=2, ids=names).events
+    for column in ("prompt", "step", "solved", "trials"):
+        assert torch.equal(getattr(again, column), getattr(real, column)), column
 
 
 # ------------------------------------------------------------------------------------------------------- resuming

@@ -16,7 +16,8 @@ class Options:
     """Fit a dynamics model to logged rollouts; the result is a prior for `dps-pyro train --prior`."""
 
     history: Path
-    """A history.parquet: columns prompt, step, solved, trials."""
+    """A history.parquet (columns prompt, step, solved, trials), or another loop's log: TRL's completions folder, verl's
+    rollout_data_dir, a table exported from W&B."""
     out: Path
     """The folder to write the posterior to."""
     model: str = "SolvingProgress"
@@ -43,6 +44,19 @@ class Options:
     """Posterior draws to keep."""
     seed: int = 0
     """Of the fit."""
+    # Of another loop's log:
+    format: Literal["auto", "history", "trl", "verl", "wandb"] = "auto"
+    """What the log is; told by its content if left out."""
+    reward: str | None = None
+    """The column with the reward that tells what is solved, where there are several."""
+    id_column: str | None = None
+    """The column with the prompts' ids; a hash of the prompt if left out."""
+    solved_at: float = 1.0
+    """A completion with at least this reward solved its prompt."""
+    partial: bool = False
+    """Rewards within 0..1 are partial solutions (for DenseReward); solved_at is left aside."""
+    every: int = 1
+    """Optimizer steps a generation, where the loop uses rollouts for several."""
 
 
 def run(arguments: list[str]) -> int:
@@ -53,10 +67,18 @@ def run(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from dps_pyro.commands.inputs import read_history, read_model
+    from dps_pyro.commands.inputs import read_model
     from dps_pyro.fit import Posterior, fit
+    from dps_pyro.logs import read_log
 
-    history = read_history(options.history)
+    history = read_log(
+        options.history,
+        options.format,
+        reward=options.reward,
+        id_column=options.id_column,
+        solved_at=None if options.partial else options.solved_at,
+        every=options.every,
+    )
     posterior = fit(
         read_model(options.model, options.model_args, history),
         history,

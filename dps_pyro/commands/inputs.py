@@ -16,18 +16,15 @@ __all__ = ["read_history", "read_model", "read_predictor"]
 
 
 def read_history(path: Path) -> RolloutHistory:
-    """A log.
+    """A log: ours, or one that `dps_pyro.logs.read_log` reads without being told more.
 
     Raises:
-        ValueError: the file is no Parquet file, or not of a log.
+        ValueError: the file is not of a log.
         OSError: it cannot be read.
     """
-    import pyarrow as pa
+    from dps_pyro.logs import read_log
 
-    try:
-        return RolloutHistory.from_parquet(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"history: expected a Parquet file, got {path}: {error}") from error
+    return read_log(path)
 
 
 def read_predictor(name: str, arguments: str, history: RolloutHistory) -> Dynamics[Any] | Predictor:
