@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-__all__ = ["MAX_CHARS", "NoAnswer", "final_answer", "normalise", "same_at_sight"]
+__all__ = ["MAX_CHARS", "NoAnswer", "final_answer", "last_box", "normalise", "same_at_sight"]
 
 MAX_CHARS = 1000
 """The longest answer that is looked at, in characters."""
@@ -48,7 +48,7 @@ def final_answer(completion: str) -> str:
     said = completion[start + len("</think>") :] if start >= 0 else completion
     tagged = _tagged(said)
     inside = said if tagged is None else tagged
-    boxed = _boxed(inside)
+    boxed = last_box(inside)
     if boxed is not None:
         return _checked(boxed)
     if tagged is not None:
@@ -71,7 +71,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
-def _boxed(text: str) -> str | None:
+def last_box(text: str) -> str | None:
     """What the last box that is closed holds. Of boxes within boxes that is the outermost.
 
     Braces are matched from each box onwards, and the next box is looked for behind the end of the last: every character
