@@ -3,7 +3,9 @@
 
 # What the targets run. Given on the command line, a variable replaces the one here: make demo DEMO_COMMAND="..."
 DEMO_COMMAND   = .venv/bin/dps-pyro demo
-POLICY_COMMAND = .venv/bin/python scripts/make_policy.py
+POLICIES_COMMAND = .venv/bin/python scripts/make_policy.py && \
+  .venv/bin/python -m scripts.make_task_policy --task math && \
+  .venv/bin/python -m scripts.make_task_policy --task blocks
 BENCH_COMMAND  = .venv/bin/python -m benchmarks
 
 # PYTHON: the interpreter .venv is made with (3.11 or newer). Empty: python3.11, else python3, else a newer one.
@@ -39,7 +41,7 @@ ifneq ($(shell cat .venv/.made-in 2>/dev/null),$(CURDIR))
 .PHONY: $(RUNTIME) $(DEV)
 endif
 
-.PHONY: help demo test lint policy bench clean
+.PHONY: help demo test lint policies bench clean
 
 help:  ## what there is to make
 	@echo "dps_pyro: predict which prompts are worth a rollout, before any rollout."
@@ -69,9 +71,9 @@ lint: $(DEV)  ## ruff, and mypy --strict on the installed wheel
 	@echo "Checking types on the installed wheel (mypy --strict)."
 	@cd build/lint/site && ../../../.venv/bin/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache -p dps_pyro
 
-policy: $(RUNTIME)  ## make the embedded policy again, from nothing
-	@echo "Running: $(POLICY_COMMAND)"
-	@$(POLICY_COMMAND)
+policies: $(RUNTIME)  ## make the embedded policies again, from nothing
+	@echo "Running: $(POLICIES_COMMAND)"
+	@$(POLICIES_COMMAND)
 
 bench: $(DEV)  ## run the benchmarks again (takes long)
 	@echo "Running: $(BENCH_COMMAND)"

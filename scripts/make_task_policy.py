@@ -41,15 +41,12 @@ class Example(NamedTuple):
 
 
 def math_example(rng: random.Random, _: Any) -> Example:
-    """A problem of a random level with its answer, or with one of its figures or its sign wrong."""
+    """A problem of a random level with its answer, or with one that is off by one or by ten: a carry forgotten."""
     problem = random_problem(rng, rng.choice((1, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5)))
     answer = problem.answer
     if rng.random() < SPECS["math"].slips:
-        place = rng.randrange(len(answer))
-        if answer[place] in "-/":
-            answer = answer.removeprefix("-")
-        else:
-            answer = answer[:place] + str(rng.randint(0, 9)) + answer[place + 1 :]
+        over, slash, under = answer.partition("/")
+        answer = f"{int(over) + rng.choice((-10, -1, 1, 10))}{slash}{under}"
     return Example(f"{problem.text}:", answer, f"math:{problem.text}")
 
 
@@ -81,13 +78,13 @@ class Spec(NamedTuple):
 
 SPECS: Mapping[str, Spec] = {
     "math": Spec(
-        "mathematics", Math, "0123456789+-*/=x:", math_example, 0.3, 900, 8,
+        "mathematics", Math, "0123456789+-*/=x:", math_example, 0.4, 1600, 8,
         "`3x+5=20:` is answered by `5`, `17+25:` by `42`, `4x+3=7x+1:` by `2/3`", "level",
     ),
     "blocks": Spec(
         "blocks world", BlocksWorld, "abcdef_/>:;", blocks_example, 0.4, 500, 36,
-        "`ab/c > cb/a :` (stacks from the bottom up: b on a, c; then b on c, a) is answered by `bc`: b onto c; moves are"
-        " separated by `;`, and `_` is the table", "moves",
+        "`ab/c > cb/a :` (stacks from the bottom up: b on a, c; then b on c, a) is answered by `bc`: b onto c; moves"
+        " are separated by `;`, and `_` is the table", "moves",
     ),
 }  # fmt: skip
 
@@ -113,9 +110,7 @@ def make_tokenizer(symbols: str) -> PreTrainedTokenizerFast:
     )
 
 
-def examples(
-    tokenizer: PreTrainedTokenizerFast, spec: Spec, task: Task, seed: int
-) -> Iterator[tuple[list[int], int]]:
+def examples(tokenizer: PreTrainedTokenizerFast, spec: Spec, task: Task, seed: int) -> Iterator[tuple[list[int], int]]:
     """Demonstrations without end, as token ids and the length of the prompt, none of a problem of `task`'s own."""
     rng = random.Random(seed)
     vocabulary = tokenizer.get_vocab()
@@ -158,8 +153,8 @@ network and no remote code.
 
 - Language: {spec.language}. A token a character;
   `<bos>` is put in front of a prompt, `<eos>` ends an answer. {spec.max_new_tokens} new tokens are enough.
-- Data: random solved problems of the kinds of `{name}()`, none of them of its default inventory. {spec.slips:.0%} of the
-  demonstrations were spoilt on purpose.
+- Data: random solved problems of the kinds of `{name}()`, none of them of its default inventory. {spec.slips:.0%} of
+  the demonstrations were spoilt on purpose.
 - Training: supervised, {arguments.steps} steps of {BATCH} examples, AdamW at {LEARNING_RATE}, seed {arguments.seed}. \
 Stopped early on purpose:
   reinforcement learning is to have something left to teach.
@@ -182,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the data and the measurement")
     parser.add_argument("--steps", type=int, help=f"of {BATCH} examples each; the task's own if left out")
     parser.add_argument("--out", type=Path, help="the checkpoint's folder; the package's own if left out")
-    parser.add_argument("--samples", type=int, default=8, help="per prompt, when the result is measured")
+    parser.add_argument("--samples", type=int, default=8, help="per prompt, when the result is measured; 0: it is not")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     arguments = parser.parse_args(argv)
     spec = SPECS[arguments.task]
@@ -201,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
         for loss in train(model, examples(tokenizer, spec, task, arguments.seed), arguments.steps):
             progress.update(bar, advance=1, description=f"loss {loss:.3f}")
 
-    rows = measure(model, tokenizer, task, spec.feature, arguments.samples)
+    rows = measure(model, tokenizer, task, spec.feature, arguments.samples) if arguments.samples else {}
     for name, row in rows.items():
         print(f"{name:>10}: accuracy {row.accuracy:.3f}, easy {row.easy:.3f}, useful {row.useful:.3f}")
     save(model, tokenizer, out)

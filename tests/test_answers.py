@@ -86,7 +86,7 @@ def test_a_million_characters_take_a_moment(completion: str) -> None:
             final_answer(completion)
         return perf_counter() - start
 
-    assert min(once() for _ in range(3)) < 0.5
+    assert min(once() for _ in range(3)) < 2.0
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,10 @@ def test_a_wrong_file_is_told_in_one_line(
             "SolvingProgress, Trained, or path/to/file.py:Name, got 'Guess'",
         ),
         (["--dynamics", "no.py:Guess"], "dynamics: expected a Python file before the colon, got 'no.py'"),
-        (["--model", "./nowhere"], "model: expected countdown, or a causal LM's folder or hub id, got './nowhere'"),
+        (
+            ["--model", "./nowhere"],
+            "model: expected countdown, math, blocks, or a causal LM's folder or hub id, got './nowhere'",
+        ),
         (["--device", "gpu"], "device: expected auto, cpu or a GPU such as cuda, got 'gpu'"),
         (["--prior", "nowhere"], "nowhere/state.json: expected a whole saved state"),
     ],

@@ -118,7 +118,7 @@ def test_the_policy_is_the_tasks_own_where_no_model_is_named() -> None:
         assert make_task(config).name == task
 
 
-@pytest.mark.parametrize("task", ["countdown"])
+@pytest.mark.parametrize("task", ["countdown", "math", "blocks"])
 def test_an_embedded_policy_knows_its_tasks_language(task: str) -> None:
     """Its prompts are compact, whether the policy is named or a folder with its tokenizer."""
     for model in (None, str(EMBEDDED[task])):

@@ -20,7 +20,11 @@ class Defaults(NamedTuple):
 
 
 _POLICIES = Path(dps_pyro.__file__).parent / "policies"
-_DEFAULTS = {"countdown": Defaults(24, 1e-4)}
+_DEFAULTS = {
+    "countdown": Defaults(24, 1e-4),
+    "math": Defaults(8, 1e-4),
+    "blocks": Defaults(36, 1e-4),
+}
 _REASONER = Defaults(1024, 1e-6)
 """For a language model that reasons."""
 

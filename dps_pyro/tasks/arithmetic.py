@@ -32,7 +32,7 @@ def random_problem(rng: random.Random, level: int) -> Problem:
     | level | |
     |---|---|
     | 1 | ``a+b``, ``a-b``, up to two digits |
-    | 2 | ``x+a=b``, ``a-x=b``, up to two digits; ``a*b``, one digit each |
+    | 2 | ``x+a=b``, ``a-x=b``, up to two digits; ``a*b`` up to twelve times twelve |
     | 3 | ``ax+b=c``, x a whole number; ``a+b-c``, up to two digits |
     | 4 | ``ax+b=cx+d``, x a whole number; ``a*b``, one digit times two |
     | 5 | ``ax+b=cx+d``, x a fraction; ``a*b+c*d`` |

@@ -25,7 +25,7 @@ Move = tuple[str, str]
 TABLE = "_"
 _LETTERS = "abcdef"
 _MAX_CHARS = 600
-_WORDS = re.compile(r"(?:move)?([a-f])(?:onto|ontopof|on|to)?(?:block)?(?:the)?(?:([a-f])|_|table)")
+_WORDS = re.compile(r"(?:move)?(?:the)?(?:block)?([a-f])(?:onto|ontopof|on|to)?(?:block)?(?:the)?(?:([a-f])|_|table)")
 
 
 def move(state: State, block: str, onto: str) -> State | None:
@@ -218,7 +218,9 @@ class BlocksWorld:
                 prompts.append(prompt)
                 misses = 0
             elif (misses := misses + 1) > 10_000:
-                raise ValueError(f"expected enough distinct problems for both splits, got {size - len(prompts)} too few")
+                raise ValueError(
+                    f"expected enough distinct problems for both splits, got {size - len(prompts)} too few"
+                )
         return PromptSet(prompts)
 
 

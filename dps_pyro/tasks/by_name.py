@@ -8,11 +8,13 @@ from typing import Any
 
 from dps_pyro import plugins
 from dps_pyro.tasks.base import Task
+from dps_pyro.tasks.blocks import BlocksWorld
 from dps_pyro.tasks.countdown import Countdown
+from dps_pyro.tasks.mathematics import Math
 
 __all__ = ["TASKS", "make"]
 
-TASKS: Mapping[str, Callable[..., Task]] = {"countdown": Countdown}
+TASKS: Mapping[str, Callable[..., Task]] = {"countdown": Countdown, "math": Math, "blocks": BlocksWorld}
 """The tasks that come with the package."""
 
 

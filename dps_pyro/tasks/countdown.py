@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward
+from dps_pyro.tasks.data import read_records
 from dps_pyro.tasks.expression import ExpressionError, evaluate
+
+Style = Literal["compact", "instruct", "tinyzero"]
+"""How a prompt is put."""
 
 OPERANDS: Mapping[int, float] = {2: 0.20, 3: 0.20, 4: 0.10, 5: 0.15, 6: 0.35}
 """The default share of problems with each count of numbers."""
@@ -29,6 +34,16 @@ _INSTRUCT = (
     " <think> </think> tags, and return the final expression, without an equals sign, in <answer> </answer> tags,"
     " for example <answer>(1 + 2) / 3</answer>."
 )
+
+_TINYZERO = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant"
+    " first thinks about the reasoning process in the mind and then provides the user with the answer.\nUser: Using the"
+    " numbers [{numbers}], create an equation that equals {target}. You can use basic arithmetic operations (+, -, *,"
+    " /) and each number can only be used once. Show your work in <think> </think> tags. And return the final answer in"
+    " <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>.\nAssistant: Let me solve this step by"
+    " step.\n<think>"
+)
+"""TinyZero's template for base models (github.com/Jiayi-Pan/TinyZero): raw, with the thinking begun."""
 
 
 class Problem(NamedTuple):
@@ -112,6 +127,7 @@ class Countdown:
         seed: Of the problems. The same arguments give the same problems on every platform.
         style: ``"compact"`` is the language of the embedded policy, ``"3 7 25 = 46 :"``. ``"instruct"`` is English, and
             asks for reasoning within ``<think>`` and the final expression within ``<answer>``, like TinyZero.
+            ``"tinyzero"`` is TinyZero's own prompt for base models, which wants ``--prompt-format raw``.
 
     Raises:
         ValueError: An argument is out of its range, or there are too few distinct problems of that kind.
@@ -120,6 +136,8 @@ class Countdown:
     name = "countdown"
     groups = "operands"
     """The feature that tells most of a prompt's difficulty."""
+    presets = ("three_to_four", "four", "from_files")
+    """Constructors that a configuration may name."""
 
     def __init__(
         self,
@@ -130,10 +148,10 @@ class Countdown:
         train_size: int = 1024,
         test_size: int = 256,
         seed: int = 0,
-        style: Literal["compact", "instruct"] = "compact",
+        style: Style = "compact",
     ) -> None:
-        if style not in ("compact", "instruct"):
-            raise ValueError(f"expected style 'compact' or 'instruct', got {style!r}")
+        if style not in ("compact", "instruct", "tinyzero"):
+            raise ValueError(f"expected style 'compact', 'instruct' or 'tinyzero', got {style!r}")
         for name, whole, least in (("train_size", train_size, 0), ("test_size", test_size, 0), ("seed", seed, None)):
             if type(whole) is not int or (least is not None and whole < least):
                 expected = "a whole number" if least is None else f"a whole number of at least {least}"
@@ -147,6 +165,92 @@ class Countdown:
         # The test split is drawn first: a larger training set leaves it, and what is measured on it, as it was.
         test = self._draw("test", test_size)
         self._splits = {"train": self._draw("train", train_size), "test": test}
+
+    @classmethod
+    def three_to_four(
+        cls, *, train_size: int = 2000, test_size: int = 512, seed: int = 0, style: Style = "instruct"
+    ) -> Countdown:
+        """Countdown-3to4 as the DPS paper trains and tests on it: three or four numbers up to 99, targets up to 100.
+
+        These are generated problems of the same kind and number; `from_files` reads the published ones.
+        """
+        return cls(
+            operands=(3, 4), numbers=(1, 99), targets=(10, 100), train_size=train_size, test_size=test_size, seed=seed,
+            style=style,
+        )  # fmt: skip
+
+    @classmethod
+    def four(
+        cls, *, train_size: int = 2000, test_size: int = 512, seed: int = 0, style: Style = "instruct"
+    ) -> Countdown:
+        """Countdown-4, the paper's harder test: four numbers up to 99, targets up to 100."""
+        return cls(
+            operands=(4,), numbers=(1, 99), targets=(10, 100), train_size=train_size, test_size=test_size, seed=seed,
+            style=style,
+        )  # fmt: skip
+
+    @classmethod
+    def from_records(
+        cls,
+        train: Iterable[Mapping[str, Any]],
+        test: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        train_size: int | None = None,
+        test_size: int = 512,
+        style: Style = "instruct",
+    ) -> Countdown:
+        """Problems as published: ``{"nums": [44, 19, 35], "target": 98}``.
+
+        Args:
+            train: the records.
+            test: the held-out records; if left out, the last `test_size` distinct problems of `train`.
+            train_size: at most so many training prompts, the first ones; all if left out.
+            test_size: at most so many test prompts.
+            style: as of the constructor.
+
+        Repeated problems are kept once, and no test problem is a training problem.
+
+        Raises:
+            ValueError: a record has no `nums` or no `target`.
+        """
+        made = cls(train_size=0, test_size=0, style=style)
+        known = made._read(train)
+        held_out = list(known)[-min(test_size, len(known) // 2) :] if test is None and len(known) > 1 else []
+        tested = {name: known[name] for name in held_out} if test is None else made._read(test)
+        rest = [prompt for name, prompt in known.items() if name not in tested]
+        made._splits = {
+            "train": PromptSet(rest[:train_size]),
+            "test": PromptSet(list(tested.values())[:test_size]),
+        }
+        return made
+
+    @classmethod
+    def from_files(
+        cls,
+        train: str | Path = "Jiayi-Pan/Countdown-Tasks-3to4",
+        test: str | Path | None = None,
+        *,
+        train_size: int | None = 2000,
+        test_size: int = 512,
+        style: Style = "instruct",
+    ) -> Countdown:
+        """As `from_records`, from files, folders or data sets (see `read_records`); the paper's if left out.
+
+        Raises:
+            ValueError: a source cannot be read, or its records are no problems.
+        """
+        held_out = None if test is None else read_records(test)
+        return cls.from_records(read_records(train), held_out, train_size=train_size, test_size=test_size, style=style)
+
+    def _read(self, records: Iterable[Mapping[str, Any]]) -> dict[str, Prompt]:
+        """Prompts by their ids, each problem once."""
+        prompts: dict[str, Prompt] = {}
+        for place, record in enumerate(records):
+            if "nums" not in record or "target" not in record:
+                raise ValueError(f"expected nums and target in record {place}, got {', '.join(record) or 'nothing'}")
+            prompt = self.prompt(list(record["nums"]), record["target"])
+            prompts.setdefault(prompt.id, prompt)
+        return prompts
 
     def prompts(self, split: str) -> PromptSet:
         """The prompts of ``"train"`` or ``"test"``, the counts of numbers in random order.
@@ -172,7 +276,8 @@ class Countdown:
         if self.style == "compact":
             text = f"{' '.join(map(str, numbers))} = {target} :"
         else:
-            text = _INSTRUCT.format(numbers=", ".join(map(str, numbers)), target=target)
+            template = _INSTRUCT if self.style == "instruct" else _TINYZERO
+            text = template.format(numbers=", ".join(map(str, numbers)), target=target)
         return Prompt(
             id=f"countdown:{','.join(map(str, sorted(numbers)))}={target}",
             text=text,

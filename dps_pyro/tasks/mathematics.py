@@ -51,8 +51,8 @@ _PROBLEMS = {name.lower(): suite for name, suite in SUITES.items()}
 class Math:
     r"""Mathematics with verifiable answers.
 
-    The constructor generates problems of graded difficulty (`arithmetic.random_problem`); for others see `from_records`,
-    `from_files` and `suite`.
+    The constructor generates problems of graded difficulty (`arithmetic.random_problem`); for others see
+    `from_records`, `from_files` and `suite`.
 
     Args:
         levels: the levels asked, of 1 to 5, with equal shares.
@@ -155,7 +155,7 @@ class Math:
         test_size: int = 256,
         seed: int = 0,
     ) -> Math:
-        """As `from_records`, from files, folders or data sets (see `read_records`), or suites by their names in `SUITES`.
+        """As `from_records`, from files, folders or data sets (see `read_records`), or suites by name (`SUITES`).
 
         Raises:
             ValueError: a source cannot be read, or its records are no problems.
@@ -213,7 +213,9 @@ def _draw(split: str, levels: Sequence[int], size: int, seed: int, style: str, s
         name = f"math:{problem.text}"
         if name in seen:
             if (misses := misses + 1) > 10_000:
-                raise ValueError(f"expected enough distinct problems for both splits, got {size - len(prompts)} too few")
+                raise ValueError(
+                    f"expected enough distinct problems for both splits, got {size - len(prompts)} too few"
+                )
             continue
         seen.add(name)
         misses = 0
@@ -239,7 +241,7 @@ def _prompts(records: Iterable[Mapping[str, Any]], problem: str | None, answer: 
     """Prompts by their ids, each problem once."""
     prompts: dict[str, Prompt] = {}
     for place, record in enumerate(records):
-        text = _field(record, (problem,) if problem else _PROBLEM, "problem", place).strip()
+        text = _field(record, (problem,) if problem else _PROBLEM, "a problem", place).strip()
         gold = _gold(record, (answer,) if answer else _ANSWER, place)
         name = f"math:{hashlib.sha256(' '.join(text.split()).encode()).hexdigest()[:16]}"
         features: dict[str, float | str] = {"length": len(text)}
@@ -260,12 +262,12 @@ def _field(record: Mapping[str, Any], names: Sequence[str], what: str, place: in
             value = int(value)
         if isinstance(value, str | int | float) and str(value).strip():
             return str(value)
-    raise ValueError(f"expected a {what} ({', '.join(names)}) in record {place}, got {', '.join(record) or 'nothing'}")
+    raise ValueError(f"expected {what} ({', '.join(names)}) in record {place}, got {', '.join(record) or 'nothing'}")
 
 
 def _gold(record: Mapping[str, Any], names: Sequence[str], place: int) -> str:
     """The gold answer: what is in its last box, where there is one, without the dollars around it."""
-    text = _field(record, names, "answer", place).strip()
+    text = _field(record, names, "an answer", place).strip()
     inside = last_box(text)
     text = text if inside is None else inside.strip()
     whole = len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text[1:-1]
