@@ -178,7 +178,7 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads; torch's choice if left out."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: C901 - one check after another
         hints = _hints()
         for item in dataclasses.fields(self):
             setattr(self, item.name, convert(item.name, getattr(self, item.name), hints[item.name]))
@@ -193,6 +193,8 @@ class TrainConfig:
             raise ValueError("lora_targets: expected names of modules, or all-linear, got none")
         if self.tis_cap != 0 and self.tis_cap < 1:
             raise ValueError(f"tis_cap: expected 1 or more, or 0 for any, got {self.tis_cap}")
+        if self.async_rollouts and (self.full_log or self.dynamic_sampling > 1):
+            raise ValueError("async_rollouts: expected neither full_log nor dynamic_sampling with it, got one of them")
         if self.engine not in ("transformers", "vllm"):
             raise ValueError(f"engine: expected transformers or vllm, got {self.engine!r}")
         if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):

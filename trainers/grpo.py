@@ -8,12 +8,14 @@ selection, where a third of the prompts are useful, would have paid 256 rollouts
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from dps_pyro.live import LiveView
+from dps_pyro.trainers.ahead import Ahead, Turn
 from dps_pyro.trainers.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares, seed_for
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.config_file import check_resumed, load_config, save_config
@@ -21,7 +23,7 @@ from dps_pyro.trainers.full_log import Chosen, FullLog
 from dps_pyro.trainers.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
 from dps_pyro.trainers.policy import load_policy, load_reference
-from dps_pyro.trainers.rolled import evaluate, rewarded, roll_out
+from dps_pyro.trainers.rolled import draw, evaluate, rewarded, roll_out
 from dps_pyro.trainers.run_folder import RunFolder
 from dps_pyro.trainers.summary import complete, finish
 from dps_pyro.trainers.update import trained_on, update
@@ -59,7 +61,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
         reference = load_reference(config, policy)
         optimizer, rate = make_optimizer(policy, config), learning_rate(config)
-        engine = make_engine(config, policy, tokenizer)
+        engine, ahead = make_engine(config, policy, tokenizer), Ahead()
         task = make_task(config, tokenizer)
         prompts = task.prompts("train")
         sampler = make_sampler(config, task)
@@ -68,34 +70,41 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         if checkpoint is not None:
             ledger.load_state_dict(checkpoint.state["ledger"])
             sampler.load_state_dict(checkpoint.state["sampler"])
+            ahead.load_state_dict(checkpoint.state.get("ahead", {}), policy.device)
             checkpoint.restore_optimizer(optimizer)
             checkpoint.restore_rng()
             if full_log is not None:
                 full_log.resume(ledger.step)
         folder.begin(save_config(config), ledger.step, sampler.history)
 
-    with folder, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
+    with folder, ahead, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
 
         def held_out() -> None:
             result = evaluate(engine, tokenizer, task, config)
             ledger.accuracy = result["accuracy"] or 0.0
             view.evaluated(folder.log({"kind": "eval", "step": ledger.step, "rollouts": ledger.rollouts} | result))
 
+        def choose() -> Turn:
+            """The next prompts, for the policy as it is."""
+            chance = sampler.informative(config.group_size)
+            rows = sampler.select(min(config.batch_size * config.dynamic_sampling, len(prompts)))
+            return Turn(ledger.step, rows, chance)
+
         if checkpoint is None:
             held_out()
         while ledger.step < config.steps:
             clock = Clock()
             with clock("select"):
-                chance = sampler.informative(config.group_size)
-                rows = sampler.select(min(config.batch_size * config.dynamic_sampling, len(prompts)))
+                version, rows, chance, drawn = ahead.take() or choose()
 
             candidates = [prompts[row] for row in rows.tolist()]
-            groups = roll_out(engine, tokenizer, task, candidates, config, ledger.step, clock, sampler.tolerance)
+            at = ledger.step, clock, sampler.tolerance, drawn
+            groups = roll_out(engine, tokenizer, task, candidates, config, *at)
             with clock("observe"):
                 rows = rows[: len(groups.rewards)]  # dynamic sampling may have had enough before the last of them
                 solved, taken = groups.rewards.sum(-1), trained_on(groups, config)
                 known = {"trained": taken, "progress": ledger.accuracy, "useful": groups.useful}
-                sampler.observe(rows, solved, config.group_size, **known)
+                sampler.observe(rows, solved, config.group_size, version, **known)
             if full_log is not None:
                 rest = full_log.others(rows)
                 seed = seed_for(config.seed, "full_log", ledger.step)
@@ -103,10 +112,18 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 extra = rewarded(engine, tokenizer, task, others, config, seed, clock, sampler.tolerance)
                 full_log.append(Chosen(rows, groups, taken, chance[rows]), rest, extra, ledger)
 
+            if config.async_rollouts and ledger.step + 1 < config.steps:
+                with clock("select"):
+                    turn = choose()
+                asked = [prompts[row] for row in turn.rows.tolist()]
+                seed = seed_for(config.seed, "rollout", ledger.step + 1, 0)
+                ahead.begin(turn, partial(draw, engine, tokenizer, task, asked, config, seed))
             with clock("update"):
                 set_learning_rate(optimizer, now := rate(ledger.step))
                 seed = seed_for(config.seed, "update", ledger.step)
                 learned = update(policy, reference, optimizer, groups, config, seed)
+            with clock("rollout"):
+                ahead.wait()
             with clock("sync"):
                 engine.sync(policy)
 
@@ -115,6 +132,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
             entry = {
                 "kind": "train",
                 "step": ledger.step - 1,
+                **({"policy_version": version} if config.async_rollouts else {}),
                 **ledger.metrics(),
                 "useful_predicted": float(chance[rows].mean()),
                 "useful_pool": float(chance.mean()),
@@ -141,7 +159,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 sampler.history.to_parquet(folder.path / "history.parquet")
                 if full_log is not None:
                     full_log.save()
-                state = {"ledger": ledger.state_dict(), "sampler": sampler.state_dict()}
+                state = {"ledger": ledger.state_dict(), "sampler": sampler.state_dict(), "ahead": ahead.state_dict()}
                 folder.save_checkpoint(ledger.step, state, policy, optimizer, tokenizer, keep=config.keep_checkpoints)
 
         summary = finish(folder, config, sampler.dynamics, sampler.history, view.say)

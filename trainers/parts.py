@@ -37,7 +37,7 @@ def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTrai
     if config.engine == "transformers":
         from dps_pyro.rollouts.transformers import TransformersEngine
 
-        return TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch)
+        return TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch, frozen=config.async_rollouts)
     own = "bfloat16" if isinstance(autocast(config), torch.autocast) else "auto"
     from dps_pyro.rollouts.vllm import VllmEngine
 
@@ -49,7 +49,7 @@ def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTrai
         kv_cache_gib=config.kv_cache_gib,
         gpu_memory_utilization=config.gpu_memory_utilization,
         tensor_parallel=config.tensor_parallel,
-        sleep=config.engine_sleep,
+        sleep=config.engine_sleep and not config.async_rollouts,
         args=config.vllm_args,
     )
 

@@ -15,7 +15,7 @@ from dps_pyro.trainers.bookkeeping import Clock, seed_for
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.policy import autocast, render
 
-__all__ = ["Groups", "evaluate", "rewarded", "roll_out"]
+__all__ = ["Groups", "draw", "evaluate", "judged", "rewarded", "roll_out"]
 
 
 class Groups(NamedTuple):
@@ -41,11 +41,14 @@ def roll_out(
     step: int,
     clock: Clock,
     tolerance: float = 0.0,
+    drawn: Rollouts | None = None,
 ) -> Groups:
     """Roll out the candidates, a batch at a time, until a batch's worth of groups is useful.
 
     Useful is a group whose rewards differ by more than `tolerance`. Without dynamic sampling the candidates are one
     batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing.
+
+    What was `drawn` ahead is not drawn again.
     """
     rollouts: list[Rollouts] = []
     reasons: list[str] = []
@@ -53,7 +56,10 @@ def roll_out(
     for part in range(0, len(prompts), config.batch_size):
         batch = prompts[part : part + config.batch_size]
         seed = seed_for(config.seed, "rollout", step, part)
-        found = rewarded(engine, tokenizer, task, batch, config, seed, clock)
+        if drawn is None or part > 0:
+            with clock("rollout"):
+                drawn = draw(engine, tokenizer, task, batch, config, seed)
+        found = judged(task, batch, drawn, config, clock)
         rollouts.append(found.rollouts)
         rewards = torch.cat([rewards, found.rewards])
         reasons += found.reasons
@@ -74,14 +80,28 @@ def rewarded(
 ) -> Groups:
     """Roll out a group a prompt, and judge it."""
     with clock("rollout"):
-        texts = _shown(tokenizer, task, prompts, config)
-        with autocast(config):
-            rollouts = engine.generate(texts, config.group_size, config.sampling, seed=seed)
+        drawn = draw(engine, tokenizer, task, prompts, config, seed)
+    return judged(task, prompts, drawn, config, clock, tolerance)
+
+
+def draw(
+    engine: RolloutEngine, tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig, seed: int
+) -> Rollouts:
+    """A group of completions a prompt."""
+    texts = _shown(tokenizer, task, prompts, config)
+    with autocast(config):
+        return engine.generate(texts, config.group_size, config.sampling, seed=seed)
+
+
+def judged(
+    task: Task, prompts: Sequence[Prompt], drawn: Rollouts, config: TrainConfig, clock: Clock, tolerance: float = 0.0
+) -> Groups:
+    """What each completion earned."""
     with clock("reward"):
         owners = [prompt for prompt in prompts for _ in range(config.group_size)]
-        earned = judge(task, owners, rollouts.texts)
+        earned = judge(task, owners, drawn.texts)
         values = torch.tensor([reward.value for reward in earned]).view(len(prompts), config.group_size)
-    return Groups(rollouts, values, [reward.reason for reward in earned], tolerance)
+    return Groups(drawn, values, [reward.reason for reward in earned], tolerance)
 
 
 def evaluate(engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig) -> dict[str, float | None]:

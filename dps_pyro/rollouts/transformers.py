@@ -13,6 +13,7 @@ The decoding loop is written out rather than left to `model.generate`, for four 
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,14 +44,21 @@ class TransformersEngine:
         model: a decoder-only causal LM with a key-value cache. Kept in its own dtype, on its own device.
         tokenizer: its tokenizer; special tokens are added as it defines. It needs no pad token and is not changed.
         batch_size: the most rows decoded together; None decodes all at once. Bounds memory, not the result.
+        frozen: sample from a copy of the model, which `sync` renews: for drawing while the model is updated.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int | None = None,
+        frozen: bool = False,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"expected batch_size >= 1 or None, got {batch_size}")
-        self.model = model
+        self.frozen = frozen
+        self.model = copy.deepcopy(model).requires_grad_(False) if frozen else model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self._eos = eos_ids(model, tokenizer)
@@ -94,12 +102,15 @@ class TransformersEngine:
         return self._rollouts(ids[rows], mask[rows], completions)
 
     def sync(self, policy: nn.Module) -> None:
-        """Check that `policy` is the module sampled from; its weights are shared, so there is nothing to copy.
+        """Check that `policy` is the module sampled from; its weights are shared, so there is nothing to copy. A frozen
+        copy takes over the policy's weights.
 
         Raises:
             ValueError: it is another module. Build a new engine for it, or load its weights into this one's model.
         """
-        if policy is not self.model:
+        if self.frozen:
+            self.model.load_state_dict(policy.state_dict())
+        elif policy is not self.model:
             raise ValueError(
                 "expected the module that this engine was built with, got another "
                 f"{type(policy).__name__}: an in-process engine samples from the policy itself and copies no weights"
