@@ -34,14 +34,15 @@ up, whatever the split:
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never, get_args
 
 import torch
 from torch import Tensor, nn
 
+from dps_pyro.model_inputs import barred_tokens, forward_parameters, model_inputs
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Kind = Literal["grpo", "dr_grpo", "dapo", "rloo"]
 
@@ -315,7 +316,7 @@ def _check_shapes(
 # --------------------------------------------------------------------------------------------------- log-probabilities
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0, barred: Sequence[int] = ()) -> Tensor:
     """log softmax(logits / temperature) at the given tokens, without a [B, T, V] copy of log-probabilities.
 
     log p(token) = logit - logsumexp(logits), row by row in pieces, in float32 whatever the dtype of the logits
@@ -325,6 +326,7 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
         logits: float [B, T, V].
         tokens: long [B, T].
         temperature: > 0, the one the tokens were sampled at.
+        barred: ids that could not be sampled; the others' probabilities add up to one.
 
     Returns:
         float32 (float64 for float64 logits) [B, T].
@@ -336,6 +338,8 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
     for piece, index in zip(torch.split(logits, rows), torch.split(tokens, rows), strict=True):
         scaled = piece.to(torch.promote_types(piece.dtype, torch.float32))
         scaled = scaled if temperature == 1.0 else scaled / temperature
+        if barred:
+            scaled = scaled.index_fill(-1, torch.tensor(barred, device=scaled.device), -torch.inf)
         pieces.append(scaled.gather(-1, index[..., None])[..., 0] - scaled.logsumexp(-1))
     return torch.cat(pieces)
 
@@ -347,18 +351,21 @@ def completion_logprobs(
     completion_ids: Tensor,
     completion_mask: Tensor,
     temperature: float = 1.0,
+    *,
+    vision: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> Tensor:
     """Log-probability of every completion token under a causal language model, in one forward pass.
 
     Position ids count unmasked tokens, so that padding on either side changes nothing. Logits are computed for the
-    completion only where the model's forward takes `logits_to_keep`. Gradient flows; wrap in `torch.no_grad` for a
-    reference model.
+    completion only where the model's forward takes `logits_to_keep`. Tokens that stand for images are barred, as they
+    are in rollouts. Gradient flows; wrap in `torch.no_grad` for a reference model.
 
     Args:
         model: a Hugging Face style causal LM: `model(input_ids, attention_mask, ...).logits` is [B, T, V].
         prompt_ids, prompt_mask: long and bool [B, P], left-padded; at least one unmasked token a row.
         completion_ids, completion_mask: long and bool [B, C], right-padded.
         temperature: > 0, as in `token_logprobs`.
+        vision: what the images of each of the B prompts became (`Rollouts.vision`); None where there are none.
 
     Returns:
         float32 [B, C]; 0 where `completion_mask` is False.
@@ -366,21 +373,11 @@ def completion_logprobs(
     ids = torch.cat([prompt_ids, completion_ids], 1)
     mask = torch.cat([prompt_mask, completion_mask], 1).long()
     length = completion_ids.shape[1]
-    options = {"position_ids": position_ids(mask), "logits_to_keep": length + 1, "use_cache": False}
+    options = {"logits_to_keep": length + 1, "use_cache": False}
     known = forward_parameters(model)
-    logits = model(input_ids=ids, attention_mask=mask, **{k: v for k, v in options.items() if k in known}).logits
+    inputs = model_inputs(model, ids, mask, vision) | {name: value for name, value in options.items() if name in known}
+    logits = model(input_ids=ids, attention_mask=mask, **inputs).logits
     # The logits at a position predict the next one: drop the last, keep the `length` before it.
     logits = logits[:, -length - 1 : -1]
-    return token_logprobs(logits, completion_ids, temperature).masked_fill(~completion_mask.bool(), 0.0)
-
-
-def position_ids(mask: Tensor) -> Tensor:
-    """Positions 0, 1, ... of the unmasked tokens of each row, 0 on left padding; long [B, T] from a mask [B, T]."""
-    return (mask.long().cumsum(1) - 1).clamp(min=0)
-
-
-def forward_parameters(model: nn.Module) -> frozenset[str]:
-    """Names of the arguments that a model's forward takes, seen through data-parallel and PEFT wrappers."""
-    inner = getattr(model, "module", model)
-    base = getattr(inner, "get_base_model", None)
-    return frozenset(inspect.signature((base() if base is not None else inner).forward).parameters)
+    logprobs = token_logprobs(logits, completion_ids, temperature, barred_tokens(model))
+    return logprobs.masked_fill(~completion_mask.bool(), 0.0)

@@ -15,7 +15,7 @@ from dps_pyro.trainers.config_file import load_config
 from dps_pyro.trainers.embedded import EMBEDDED
 from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.parts import make_task
-from dps_pyro.trainers.policy import load_policy, render
+from dps_pyro.trainers.policy import load_policy, query, render
 
 MINE = '''
 from __future__ import annotations
@@ -161,11 +161,11 @@ def test_the_tasks_system_prompt_reaches_the_policy(mine: str, tmp_path: Path, m
 
     seen: list[tuple[Any, ...]] = []
 
-    def spy(tokenizer: Any, text: str, system: Any, prompt_format: Any) -> str:
+    def spy(reader: Any, prompt: Prompt, system: Any, prompt_format: Any) -> Any:
         seen.append((system, prompt_format))
-        return render(tokenizer, text, system, prompt_format)
+        return query(reader, prompt, system, prompt_format)
 
-    monkeypatch.setattr(rolled, "render", spy)
+    monkeypatch.setattr(rolled, "query", spy)
     settings = {"task": f"{mine}:Echo", "task_args": {}, "model": chat_model(tmp_path / "model"), "max_new_tokens": 2}
     train(tiny(tmp_path / "run", prompt_format="raw", **settings))
     assert set(seen) == {("You are an echo.", "raw")}

@@ -22,12 +22,14 @@ from dps_pyro.trainers.embedded import EMBEDDED
 from dps_pyro.trainers.policy import autocast
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from dps_pyro.trainers.processors import Reader
 
 __all__ = ["make_acquisition", "make_engine", "make_model", "make_sampler", "make_task"]
 
 
-def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:
+def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader) -> RolloutEngine:
     """The configured engine, sampling from the policy as it is now.
 
     Raises:
@@ -81,14 +83,15 @@ def make_acquisition(config: TrainConfig) -> str | Acquisition:
     return found
 
 
-def make_task(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
+def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
     """The configured task. Of one that has both, prompts are in English, except for the embedded policies and what was
     trained from them, whose tokenizers have no words: those read the compact form.
 
     Raises:
         ValueError: there is no such task, its arguments are wrong, or it has too few prompts for the configuration.
     """
-    wordless = tokenizer is not None and tokenizer.unk_token_id in tokenizer("Using")["input_ids"]
+    words = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
+    wordless = words is not None and words.unk_token_id in words("Using")["input_ids"]
     style = "compact" if wordless or config.policy in EMBEDDED else "instruct"
     task = by_name.make(config.task, config.task_args, optional={"style": style})
     if config.batch_size > (there := len(task.prompts("train"))):

@@ -1,4 +1,4 @@
-"""The policy: the embedded one or any transformers causal LM, its device, precision and prompt format."""
+"""The policy: an embedded one, or any causal or vision-language model of transformers; device, precision, prompts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,37 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
+from dps_pyro.rollouts import Query
+from dps_pyro.tasks import Prompt
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.embedded import EMBEDDED
+from dps_pyro.trainers.processors import Reader, load_reader, sees
 
-__all__ = ["EMBEDDED", "autocast", "device_of", "load_policy", "load_reference", "quiet", "recomputing", "render"]
+__all__ = [
+    "EMBEDDED",
+    "autocast",
+    "device_of",
+    "load_policy",
+    "load_reference",
+    "query",
+    "quiet",
+    "recomputing",
+    "render",
+]
 
 
-def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The policy on its device, and its tokenizer; from `saved`, a checkpoint's folder, where given.
+def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrainedModel, Reader]:
+    """The policy on its device, and its tokenizer or processor; from `saved`, a checkpoint's folder, where given.
 
     Raises:
         ValueError: there is no such device, the model is neither an embedded policy nor something that
@@ -34,8 +53,9 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
     try:
         with quiet():
             dtype = getattr(torch, config.weights)
-            policy = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **attention)
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            kind = AutoModelForImageTextToText if sees(source) else AutoModelForCausalLM
+            policy = kind.from_pretrained(source, dtype=dtype, **attention)
+            reader = load_reader(source)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         if attention and (isinstance(error, ImportError) or "attention" in reason.lower()):
@@ -45,7 +65,8 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
         known = ", ".join(EMBEDDED)
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"model: expected {known}, or a causal LM's folder or hub id, got {source!r}: {reason}"
+            f"model: expected {known}, or the folder or hub id of a causal or vision-language model, got {source!r}:"
+            f" {reason}"
         ) from error
     policy = policy.to(device)
     if config.lora_rank > 0:
@@ -56,7 +77,7 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
         if not any(isinstance(layer, GradientCheckpointingLayer) for layer in policy.modules()):
             raise ValueError(f"gradient_checkpointing: expected a model that has it, got {type(policy).__name__}")
         policy.gradient_checkpointing_enable({"use_reentrant": False})
-    return policy, tokenizer
+    return policy, reader
 
 
 def load_reference(
@@ -162,6 +183,57 @@ def render(
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": text})
     shown = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return _one_beginning(tokenizer, shown)
+
+
+_PLACE = "<image>"
+"""Where a prompt's text shows an image, as in published data sets."""
+
+
+def query(
+    reader: Reader, prompt: Prompt, system: str | None = None, prompt_format: Literal["auto", "chat", "raw"] = "auto"
+) -> str | Query:
+    """What the policy reads of a prompt: text as `render` has it, and images in the places that the text gives them, or
+    before the text where it gives none.
+
+    Raises:
+        ValueError: the places are not as many as the images, the policy takes no images, or "chat" is wanted and there
+            is no template.
+    """
+    if not isinstance(reader, ProcessorMixin):
+        if prompt.images:
+            raise ValueError(
+                f"model: expected a vision-language model for prompts with images ({prompt.id!r}), got a model of text"
+            )
+        return render(reader, prompt.text, system, prompt_format)
+    pieces = prompt.text.split(_PLACE)
+    if len(pieces) == 1 and prompt.images:
+        pieces = [*[""] * len(prompt.images), prompt.text]
+    if len(pieces) != len(prompt.images) + 1:
+        raise ValueError(
+            f"expected one {_PLACE} an image in prompt {prompt.id!r}, got {len(pieces) - 1} with {len(prompt.images)}"
+            " images"
+        )
+    tokenizer: PreTrainedTokenizerBase = reader.tokenizer
+    template = reader.chat_template
+    if prompt_format == "chat" and template is None:
+        raise ValueError("prompt_format: expected a processor with a chat template for 'chat', got one without")
+    if prompt_format == "raw" or template is None:
+        shown = reader.image_token.join(pieces)
+        return Query(shown if system is None else f"{system}\n\n{shown}", prompt.images)
+    parts: list[dict[str, str]] = []
+    for place, piece in enumerate(pieces):
+        parts += [{"type": "image"}] if place else []
+        parts += [{"type": "text", "text": piece}] if piece else []
+    messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    shown = str(reader.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return Query(_one_beginning(tokenizer, shown), prompt.images)
+
+
+def _one_beginning(tokenizer: PreTrainedTokenizerBase, shown: str) -> str:
+    """Without the beginning-of-sequence token, where both the template and the tokenizer write one."""
     bos = tokenizer.bos_token
     if bos and shown.startswith(bos) and tokenizer(shown)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
         return shown.removeprefix(bos)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from dps_pyro.policy_gradient import informative_groups
-from dps_pyro.rollouts import RolloutEngine, Rollouts, concatenate
+from dps_pyro.rollouts import Query, RolloutEngine, Rollouts, concatenate
 from dps_pyro.tasks import Prompt, Task, judge
 from dps_pyro.trainers.bookkeeping import Clock, seed_for
 from dps_pyro.trainers.config import TrainConfig
-from dps_pyro.trainers.policy import autocast, render
+from dps_pyro.trainers.policy import autocast, query
 
 __all__ = ["Groups", "draw", "evaluate", "judged", "rewarded", "roll_out"]
 
@@ -122,7 +122,7 @@ def evaluate(engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainCon
     }
 
 
-def _shown(tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig) -> list[str]:
+def _shown(tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig) -> list[str | Query]:
     """What the policy reads of each prompt."""
     system = getattr(task, "system", None)
-    return [render(tokenizer, prompt.text, system, config.prompt_format) for prompt in prompts]
+    return [query(tokenizer, prompt, system, config.prompt_format) for prompt in prompts]

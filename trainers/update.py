@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -102,12 +102,13 @@ def _backward(
     """One micro-batch's share of the gradient."""
     rollouts = tight(rollouts)
     sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
+    options: dict[str, Any] = {"temperature": config.temperature, "vision": rollouts.vision}
     with autocast(config), recomputing(policy):
-        logprobs = completion_logprobs(policy, *sequences, temperature=config.temperature)
+        logprobs = completion_logprobs(policy, *sequences, **options)
         known = None
         if reference is not None:
             with torch.no_grad(), reference() as initial:
-                known = completion_logprobs(initial, *sequences, temperature=config.temperature)
+                known = completion_logprobs(initial, *sequences, **options)
     behaviour = rollouts.logprobs
     if config.corrected:
         behaviour = logprobs.detach() if before is None else before[:, : logprobs.shape[1]]
@@ -138,6 +139,6 @@ def _logprobs(policy: nn.Module, rollouts: Rollouts, config: TrainConfig) -> Ten
         part = tight(rollouts.select(micro))
         sequences = part.prompt_ids, part.prompt_mask, part.completion_ids, part.completion_mask
         with autocast(config):
-            drawn = completion_logprobs(policy, *sequences, temperature=config.temperature)
+            drawn = completion_logprobs(policy, *sequences, temperature=config.temperature, vision=rollouts.vision)
         known[micro.to(known.device), : drawn.shape[1]] = drawn
     return known

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from dps_pyro.policy_gradient import forward_parameters, position_ids
+from dps_pyro.model_inputs import barred_tokens, forward_parameters, model_inputs
+from dps_pyro.model_inputs import encode as encode_images
 from dps_pyro.rollouts.base import Query, Rollouts, Sampling, queries
 from dps_pyro.rollouts.tokens import context_length, encode, eos_ids, pad_id
 
@@ -41,8 +43,10 @@ class TransformersEngine:
     """A `RolloutEngine` that samples from the policy module itself: there is no second copy, and nothing to sync.
 
     Args:
-        model: a decoder-only causal LM with a key-value cache. Kept in its own dtype, on its own device.
-        tokenizer: its tokenizer; special tokens are added as it defines. It needs no pad token and is not changed.
+        model: a decoder-only causal LM with a key-value cache, or a vision-language model around one. Kept in its own
+            dtype, on its own device.
+        tokenizer: its tokenizer, or a vision-language model's processor; special tokens are added as it defines. It
+            needs no pad token and is not changed.
         batch_size: the most rows decoded together; None decodes all at once. Bounds memory, not the result.
         frozen: sample from a copy of the model, which `sync` renews: for drawing while the model is updated.
     """
@@ -50,7 +54,7 @@ class TransformersEngine:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | ProcessorMixin,
         *,
         batch_size: int | None = None,
         frozen: bool = False,
@@ -59,17 +63,20 @@ class TransformersEngine:
             raise ValueError(f"expected batch_size >= 1 or None, got {batch_size}")
         self.frozen = frozen
         self.model = copy.deepcopy(model).requires_grad_(False) if frozen else model
-        self.tokenizer = tokenizer
+        self.processor = tokenizer if isinstance(tokenizer, ProcessorMixin) else None
+        self.tokenizer: PreTrainedTokenizerBase = getattr(tokenizer, "tokenizer", tokenizer)
         self.batch_size = batch_size
-        self._eos = eos_ids(model, tokenizer)
+        self._eos = eos_ids(model, self.tokenizer)
+        self._barred = barred_tokens(model)
         self._known = forward_parameters(model)  # a model without positions (ALiBi, say) takes none
-        self._pad = pad_id(tokenizer, self._eos)
+        self._pad = pad_id(self.tokenizer, self._eos)
 
     def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
         """Draw n completions of each prompt.
 
         Args:
-            prompts: strings, chat template already applied where there is one; duplicates are fine.
+            prompts: strings, chat template already applied where there is one, or with their images `Query`; duplicates
+                are fine.
             n: completions a prompt, >= 1.
             sampling: see `Sampling`.
             seed: decides the draws, together with the weights, the prompts, n and the sampling.
@@ -78,11 +85,13 @@ class TransformersEngine:
             `Rollouts` on the model's device, ordinary tensors (usable in autograd), without gradient.
 
         Raises:
-            ValueError: no prompts, n < 1, a prompt without tokens, or one that leaves no room for max_new_tokens in
-                the model's context.
+            ValueError: no prompts, n < 1, a prompt without tokens, one that leaves no room for max_new_tokens in the
+                model's context, or images for a model of text.
             FloatingPointError: the model's logits are not finite.
         """
-        ids, mask = self._tokenize([query.text for query in queries(prompts, n)], sampling.max_new_tokens)
+        ids, mask, vision = self._tokenize(
+            queries(prompts, n, sees=self.processor is not None), sampling.max_new_tokens
+        )
         rows = torch.arange(len(prompts) * n, device=ids.device) // n  # the prompt of each row
         # On the CPU, whatever the model's device, so that a seed means the same everywhere; below 1 for `_draw`.
         generator = torch.Generator().manual_seed(seed)
@@ -93,13 +102,14 @@ class TransformersEngine:
         # Not inference_mode: its tensors cannot be saved for backward, and these are trained on.
         with _evaluating(self.model), torch.no_grad():
             parts = [
-                self._decode(ids, mask, chunk, chunk_uniforms, sampling)
+                self._decode(ids, mask, vision, chunk, chunk_uniforms, sampling)
                 for chunk, chunk_uniforms in zip(torch.split(rows, size), torch.split(uniforms, size), strict=True)
             ]
         completions = _Completions(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         if not bool(completions.logprobs.isfinite().all()):
             raise FloatingPointError("the policy's logits: expected finite numbers, got NaN or infinity")
-        return self._rollouts(ids[rows], mask[rows], completions)
+        seen = tuple(vision[row] for row in rows.tolist()) if any(vision) else None
+        return self._rollouts(ids[rows], mask[rows], completions, seen)
 
     def sync(self, policy: nn.Module) -> None:
         """Check that `policy` is the module sampled from; its weights are shared, so there is nothing to copy. A frozen
@@ -116,25 +126,47 @@ class TransformersEngine:
                 f"{type(policy).__name__}: an in-process engine samples from the policy itself and copies no weights"
             )
 
-    def _tokenize(self, prompts: Sequence[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
-        """Left-padded ids (long) and mask (bool), [prompts, longest]."""
-        encoded = encode(self.tokenizer, prompts, context_length(self.model), max_new_tokens)
+    def _tokenize(self, asked: Sequence[Query], max_new_tokens: int) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
+        """Left-padded ids (long) and mask (bool), [prompts, longest], and what each prompt's images became."""
+        vision: list[dict[str, Tensor]] = [{} for _ in asked]
+        limit = context_length(self.model)
+        if self.processor is None:
+            encoded = encode(self.tokenizer, [query.text for query in asked], limit, max_new_tokens)
+        else:
+            pairs = [encode_images(self.processor, query) for query in asked]
+            encoded, vision = [pair.ids for pair in pairs], [pair.vision for pair in pairs]
+            longest = max(map(len, encoded))
+            if limit is not None and longest + max_new_tokens > limit:
+                raise ValueError(
+                    f"expected prompts of at most {limit - max_new_tokens} tokens, images included (a context of"
+                    f" {limit} less {max_new_tokens} new ones), got {longest}"
+                )
         width = max(map(len, encoded))
         ids = torch.tensor([[self._pad] * (width - len(t)) + t for t in encoded], device=self.model.device)
         mask = torch.tensor([[False] * (width - len(t)) + [True] * len(t) for t in encoded], device=self.model.device)
-        return ids, mask
+        return ids, mask, vision
 
-    def _decode(self, ids: Tensor, mask: Tensor, rows: Tensor, uniforms: Tensor, sampling: Sampling) -> _Completions:
+    def _decode(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        vision: Sequence[dict[str, Tensor]],
+        rows: Tensor,
+        uniforms: Tensor,
+        sampling: Sampling,
+    ) -> _Completions:
         """Complete the prompts `rows` (long [B], ascending) of `ids`; the tensors are `max_new_tokens` wide."""
         first, last = int(rows[0]), int(rows[-1]) + 1
         attention = mask[first:last].long()
-        positions = position_ids(attention)
-        logits, cache = self._forward(ids[first:last], attention, positions, None)
+        inputs = model_inputs(self.model, ids[first:last], attention, vision[first:last])
+        logits, cache = self._forward(ids[first:last], attention, None, inputs)
 
         # From here on one row per completion: the n completions of a prompt go on from its one prefill.
         spread = rows - first
         cache.batch_select_indices(spread)
-        logits, attention, positions = logits[spread], attention[spread], positions[spread, -1:]
+        logits, attention = logits[spread], attention[spread]
+        positions = inputs.get("position_ids")  # [B, T], or [3, B, T] where image tokens lie on a grid
+        positions = None if positions is None else positions[..., spread, -1:]
 
         out = _Completions.empty(len(rows), sampling.max_new_tokens, self._pad, ids.device)
         eos = torch.tensor(self._eos, dtype=torch.long, device=ids.device)
@@ -152,25 +184,31 @@ class TransformersEngine:
                 if len(going) == 0:
                     break
                 cache.batch_select_indices(going)
-                alive, tokens, attention, positions = (x[going] for x in (alive, tokens, attention, positions))
+                alive, tokens, attention = (x[going] for x in (alive, tokens, attention))
+                positions = None if positions is None else positions[..., going, :]
             attention = torch.cat([attention, attention.new_ones(len(alive), 1)], 1)
-            positions = positions + 1
-            logits, cache = self._forward(tokens[:, None], attention, positions, cache)
+            positions = None if positions is None else positions + 1
+            inputs = {} if positions is None else {"position_ids": positions}
+            logits, cache = self._forward(tokens[:, None], attention, cache, inputs)
         return out
 
-    def _forward(self, ids: Tensor, attention: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    def _forward(self, ids: Tensor, attention: Tensor, cache: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
         """Next-token logits, float32 [B, V], and the cache grown by `ids` (a new one of the model's kind for None)."""
-        options = {"position_ids": positions, "logits_to_keep": 1}
+        keep = {"logits_to_keep": 1} if "logits_to_keep" in self._known else {}
         out = self.model(
-            input_ids=ids,
-            attention_mask=attention,
-            past_key_values=cache,
-            use_cache=True,
-            **{name: value for name, value in options.items() if name in self._known},
+            input_ids=ids, attention_mask=attention, past_key_values=cache, use_cache=True, **keep, **inputs
         )
-        return out.logits[:, -1].float(), out.past_key_values
+        logits = out.logits[:, -1].float()
+        logits[:, self._barred] = -torch.inf  # a token that stands for an image is no answer
+        return logits, out.past_key_values
 
-    def _rollouts(self, prompt_ids: Tensor, prompt_mask: Tensor, completions: _Completions) -> Rollouts:
+    def _rollouts(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        completions: _Completions,
+        vision: tuple[dict[str, Tensor], ...] | None,
+    ) -> Rollouts:
         lengths = completions.mask.sum(1)
         width = int(lengths.max())
         stopped = completions.stopped.tolist()
@@ -186,6 +224,7 @@ class TransformersEngine:
             logprobs=completions.logprobs[:, :width],
             finish=["stop" if stop else "length" for stop in stopped],
             texts=texts,
+            vision=vision,
         )
 
 

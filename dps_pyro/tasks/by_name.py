@@ -10,11 +10,17 @@ from dps_pyro import plugins
 from dps_pyro.tasks.base import Task
 from dps_pyro.tasks.blocks import BlocksWorld
 from dps_pyro.tasks.countdown import Countdown
+from dps_pyro.tasks.geometry import Geometry
 from dps_pyro.tasks.mathematics import Math
 
 __all__ = ["TASKS", "make"]
 
-TASKS: Mapping[str, Callable[..., Task]] = {"countdown": Countdown, "math": Math, "blocks": BlocksWorld}
+TASKS: Mapping[str, Callable[..., Task]] = {
+    "countdown": Countdown,
+    "math": Math,
+    "blocks": BlocksWorld,
+    "geometry": Geometry,
+}
 """The tasks that come with the package."""
 
 
