@@ -31,7 +31,7 @@ class Options:
     restarts: int = 1
     """SVI runs to begin with; the best goes on."""
     batch_size: int | None = None
-    """Prompts in an SVI mini-batch; if left out all of up to 2,048, and 512 of more."""
+    """Prompts in an SVI mini-batch; if left out 512, and all where there are up to 2048."""
     seconds: float | None = None
     """SVI stops after that time, if it has not before."""
     chains: int = 1
