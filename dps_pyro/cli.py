@@ -27,8 +27,8 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 fine, 1 numbers broke down or the demo failed, 2 what the user can
-    mend, 130 Ctrl-C."""
+    """Run a command; returns the exit status: 0 fine, 1 numbers or the engine broke down, or the demo failed, 2 what the user
+    can mend, 130 Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in COMMANDS:
         return _usage(given)
@@ -41,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         again = "" if given[0] == "fit" else "\nResumed as it is, it would end here again: try a lower --learning-rate."
         return _say(given[0], f"{error}{again}", error, 1)
+    except RuntimeError as error:
+        from dps_pyro.rollouts import EngineError
+
+        if not isinstance(error, EngineError):
+            raise
+        return _say(given[0], error, error, 1)
     except (ValueError, OSError) as error:
         if not _ours(error):
             raise

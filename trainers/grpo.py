@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from dps_pyro.live import LiveView
+from dps_pyro.rollouts import Sleeps
 from dps_pyro.trainers.ahead import Ahead, Turn
 from dps_pyro.trainers.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares, seed_for
 from dps_pyro.trainers.config import TrainConfig
@@ -118,6 +119,9 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 asked = [prompts[row] for row in turn.rows.tolist()]
                 seed = seed_for(config.seed, "rollout", ledger.step + 1, 0)
                 ahead.begin(turn, partial(draw, engine, tokenizer, task, asked, config, seed))
+            elif isinstance(engine, Sleeps):
+                with clock("sync"):
+                    engine.sleep()
             with clock("update"):
                 set_learning_rate(optimizer, now := rate(ledger.step))
                 seed = seed_for(config.seed, "update", ledger.step)

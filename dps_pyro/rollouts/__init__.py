@@ -4,6 +4,6 @@ The engines import their libraries, so they are imported where they are used:
 `from dps_pyro.rollouts.transformers import TransformersEngine`.
 """
 
-from dps_pyro.rollouts.base import EngineError, Query, RolloutEngine, Rollouts, Sampling, concatenate, queries
+from dps_pyro.rollouts.base import EngineError, Query, RolloutEngine, Rollouts, Sampling, Sleeps, concatenate, queries
 
-__all__ = ["EngineError", "Query", "RolloutEngine", "Rollouts", "Sampling", "concatenate", "queries"]
+__all__ = ["EngineError", "Query", "RolloutEngine", "Rollouts", "Sampling", "Sleeps", "concatenate", "queries"]

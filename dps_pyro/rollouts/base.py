@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +135,15 @@ class RolloutEngine(Protocol):
 
     def sync(self, policy: nn.Module) -> None:
         """Make the engine sample from `policy` as it is now; called after each optimizer step."""
+        ...
+
+
+@runtime_checkable
+class Sleeps(Protocol):
+    """An engine that can give its memory back until it is used or synced again."""
+
+    def sleep(self) -> None:
+        """Give it back."""
         ...
 
 

@@ -1,0 +1,117 @@
+"""Training with vLLM from end to end, on the CPU: in step, one step off, and when its processes are killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import metrics, tiny
+
+from dps_pyro.trainers.config_file import save_config
+from dps_pyro.trainers.grpo import train
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+VLLM: dict[str, Any] = {"engine": "vllm", "kv_cache_gib": 0.1, "vllm_args": {"max_num_seqs": 32}, "batch_size": 8}
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_run_with_vllm_stays_in_step(tmp_path: Path, ahead: bool) -> None:
+    train(tiny(tmp_path / "run", steps=4, async_rollouts=ahead, checkpoint_every=2, **VLLM))
+    lines = [line for line in metrics(tmp_path / "run", timings=True) if line["kind"] == "train"]
+    drift = [line["engine_kl"] for line in lines if line["engine_kl"] is not None]
+    assert len(drift) > 1
+    if ahead:
+        assert [line["policy_version"] for line in lines] == [0, 0, 1, 2]
+        assert 1e-7 < max(drift) < 1  # one update behind
+    else:
+        assert max(drift) < 1e-6
+    assert any(line["reward"] > 0 for line in lines)
+    # A resumed run starts the engine with the checkpoint's policy.
+    train(tiny(tmp_path / "run", steps=5, resume=True, async_rollouts=ahead, **VLLM))
+    last = metrics(tmp_path / "run")[-2]
+    assert last["step"] == 4
+    if not ahead and last["engine_kl"] is not None:
+        assert last["engine_kl"] < 1e-6
+
+
+def children(of: int) -> list[int]:
+    """The processes of `of`'s session, itself left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != of:
+            try:
+                if os.getsid(int(entry.name)) == of and "Z" not in (entry / "stat").read_text().split()[2]:
+                    found.append(int(entry.name))
+            except (ProcessLookupError, FileNotFoundError, PermissionError):
+                continue
+    return found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A long run, vLLM's worker in a process of its own, in its fourth step or so."""
+    settings = {**VLLM, "vllm_args": {"max_num_seqs": 32, "distributed_executor_backend": "mp"}}
+    config = tiny(tmp_path / "run", steps=10_000, checkpoint_every=2, eval_every=0, **settings)
+    (tmp_path / "run.yaml").write_text(save_config(config), encoding="utf-8")
+    command = [sys.executable, "-m", "dps_pyro.cli", "train", "--config", str(tmp_path / "run.yaml")]
+    with subprocess.Popen(
+        command, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            until(
+                lambda: (tmp_path / "run" / "checkpoints" / "step-000002").exists() or process.poll() is not None, 200
+            )
+            assert process.poll() is None, process.communicate()[1][-2000:]
+            yield process
+        finally:
+            for left in [process.pid, *children(process.pid)]:
+                try:
+                    os.kill(left, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+
+def until(done: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.2)
+
+
+def worker(of: int) -> int:
+    names = {
+        pid: Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/comm").read_bytes() for pid in children(of)
+    }
+    (found,) = [pid for pid, name in names.items() if b"Worker" in name]
+    return found
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_stops_the_run_and_names_the_checkpoint(run: subprocess.Popen[str]) -> None:
+    os.kill(worker(run.pid), signal.SIGKILL)
+    error = run.communicate(timeout=120)[1]
+    assert run.returncode == 1, error[-3000:]
+    assert "dps-pyro train: vLLM failed while" in error
+    assert "The last checkpoint is of step" in error
+    until(lambda: not children(run.pid), 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_leaves_no_process(run: subprocess.Popen[str], kind: signal.Signals, tmp_path: Path) -> None:
+    assert children(run.pid)
+    os.kill(run.pid, kind)
+    run.communicate(timeout=60)
+    until(lambda: not children(run.pid), 60)
