@@ -104,6 +104,12 @@ class Dynamics(ABC, Generic[Theta]):
         useless = emission.log_prob(torch.zeros_like(trials)).exp() + emission.log_prob(trials).exp()
         return torch.where(trials > 1, (1 - useless).clamp(0, 1), 0.0)
 
+    def carried(self) -> dict[str, Any]:
+        """Arguments of the constructor that a posterior's values mean nothing without, as plain values for JSON: which
+        labels groups have, what an average feature is. `fit` keeps them as `posterior.about["columns"]`, and a model
+        of other prompts is made with them: `Hierarchical(groups, **posterior.about["columns"])`."""
+        return {}
+
     def parameters(
         self, num_prompts: int, values: Mapping[str, Tensor] | None = None, rows: Tensor | None = None
     ) -> Theta:

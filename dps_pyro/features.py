@@ -12,7 +12,7 @@ from torch import Tensor
 from dps_pyro import checks
 from dps_pyro.history import Features
 
-__all__ = ["Design", "Groups", "design_matrix"]
+__all__ = ["Design", "Groups", "design_matrix", "design_of"]
 
 MOST_STRINGS = 1000
 """Different strings that one feature may have; more are hardly labels, and each is a column."""
@@ -65,8 +65,35 @@ class Design:
             raise ValueError(f"features: expected an embedding of length {len(self.names)}, got {raw.shape[-1]}")
         return Design(self._standardised(raw), self.names, self.strings, self.centre, self.factor)
 
+    def plain(self) -> dict[str, Any]:
+        """What `apply` needs, as plain values for JSON; `design_of` reads it."""
+        strings = {name: None if known is None else list(known) for name, known in self.strings.items()}
+        numbers = {"centre": self.centre.tolist(), "factor": self.factor.tolist()}
+        return {"kind": "design", "names": list(self.names), "strings": strings, **numbers}
+
     def _standardised(self, raw: Tensor) -> Tensor:
         return ((raw - self.centre) * self.factor).nan_to_num(nan=0.0)
+
+
+def design_of(reference: Features | Tensor | Design | Mapping[str, Any]) -> Design:
+    """A design: as it is, as `Design.plain` wrote it, or made of prompts' features.
+
+    Raises:
+        ValueError: as `design_matrix`, or what was written is damaged.
+    """
+    if isinstance(reference, Design):
+        return reference
+    if not isinstance(reference, Mapping) or reference.get("kind") != "design":
+        return design_matrix(reference)
+    try:
+        centre, factor = (torch.tensor(reference[name], dtype=torch.float64) for name in ("centre", "factor"))
+        names = tuple(str(name) for name in reference["names"])
+        strings = {name: None if known is None else tuple(known) for name, known in reference["strings"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"reference: expected names, strings, centre and factor of a design, got {error}") from error
+    if not len(names) == len(centre) == len(factor):
+        raise ValueError(f"reference: expected {len(names)} columns, got {len(centre)} centres, {len(factor)} factors")
+    return Design(torch.zeros(0, len(names), dtype=torch.float64), names, strings, centre, factor)
 
 
 def design_matrix(features: Features | Tensor) -> Design:
@@ -158,10 +185,8 @@ class Groups:
 
     Args:
         groups: a label for each prompt, strings or numbers.
-        labels: the groups that there are, in order; those among `groups`, sorted, if left out.
-
-    Raises:
-        ValueError: a prompt has another label.
+        labels: the groups that there are, in order; those among `groups`, sorted, if left out. A prompt of another
+            label is of none of them: it stands at the population's centre.
     """
 
     def __init__(
@@ -169,13 +194,11 @@ class Groups:
     ) -> None:
         self.labels: tuple[str | int, ...] = tuple(sorted(set(groups)) if labels is None else labels)
         place = {label: at for at, label in enumerate(self.labels)}
-        strange = [label for label in groups if label not in place]
-        if strange:
-            raise ValueError(f"groups: expected labels among {self.labels}, got {strange[0]!r}")
-        self._place = torch.tensor([place[label] for label in groups], dtype=torch.long)
+        self._place = torch.tensor([place.get(label, len(place)) for label in groups], dtype=torch.long)
 
     def of(self, rows: Tensor, num_prompts: int) -> Tensor:
-        """Long [V], the places among `labels` of the groups of prompts `rows` [V], of `num_prompts`.
+        """Long [V], the places among `labels` of the groups of prompts `rows` [V], of `num_prompts`; one past the last
+        of a prompt of none of them.
 
         Raises:
             ValueError: there are more prompts than were given labels.

@@ -103,6 +103,7 @@ def fit(
         "prompts": history.num_prompts,
         "groups": len(history),
         "per_prompt": per_prompt,
+        "columns": dynamics.carried(),
     }
     with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope(), _one_thread():
         torch.manual_seed(seed)

@@ -26,10 +26,11 @@ class Posterior:
         converged: whether the ELBO had gone flat when the fit ended; of NUTS, whether no transition diverged and split
             R-hat is below 1.05 at every site.
         about: what was fitted, how, and how long it took: "steps" are those that SVI took, or NUTS's warm-up; "draws"
-            those kept; "per_prompt" the names of the sites of which each prompt has its own. Of SVI also "guide",
-            "batch_size", "stopped" ("flat", "steps" or "time") and, with restarts, the "restart_losses" they were
-            judged by (None where one broke down); of NUTS "chains", "divergences", the largest "r_hat" (None for fewer
-            than four draws a chain) and the smallest "effective_draws".
+            those kept; "per_prompt" the names of the sites of which each prompt has its own; "columns" the arguments
+            that a model of other prompts is to be made with, for the values to mean the same (`Dynamics.carried`). Of
+            SVI also "guide", "batch_size", "stopped" ("flat", "steps" or "time") and, with restarts, the
+            "restart_losses" they were judged by (None where one broke down); of NUTS "chains", "divergences", the
+            largest "r_hat" (None for fewer than four draws a chain) and the smallest "effective_draws".
         log_weights: [S], `log p(draw, outcomes) - log q(draw)` of each draw from an SVI guide q: how far the guide is
             from the posterior (its Pareto k-hat). None where they were not to be had: mini-batches, sites of which each
             prompt has its own, a "delta" guide, NUTS.

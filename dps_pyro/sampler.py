@@ -83,6 +83,8 @@ class PromptSampler:
         if posterior is not None and not isinstance(getattr(posterior, "point", None), Mapping):
             raise ValueError(f"posterior: expected a Posterior (Posterior.load reads one), got {posterior!r}")
         self.dynamics = dynamics
+        if posterior is not None and isinstance(dynamics, Dynamics):
+            _same_columns(dynamics, posterior)
         self._acquire: Acquisition = acquire
         values = None if posterior is None else posterior.point
         self.tracker = track(dynamics, self.num_prompts, values=values, dtype=dtype)
@@ -370,3 +372,15 @@ def _booleans(name: str, values: Tensor | Sequence[bool] | None, rows: Tensor) -
     if column is not None and (column.dtype != torch.bool or column.shape != rows.shape):
         raise ValueError(f"{name}: expected {len(rows)} booleans, one a prompt, got {values!r}")
     return column
+
+
+def _same_columns(dynamics: Dynamics[Any], posterior: Posterior) -> None:
+    """Whether the values mean in this model what they meant in the one that was fitted."""
+    fitted, own = posterior.about.get("columns"), dynamics.carried()
+    if fitted and own and fitted != own:
+        name = type(dynamics).__name__
+        what = ", ".join(f"{key}={value!r}" if key == "labels" else f"another {key}" for key, value in own.items())
+        raise ValueError(
+            f"posterior: expected one fitted with the same {' and '.join(own)}; this {name} has {what}: make it with "
+            f'{name}(..., **posterior.about["columns"])'
+        )

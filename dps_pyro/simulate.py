@@ -114,6 +114,7 @@ def simulate(
         "prompts": num_prompts,
         "groups": len(log),
         "per_prompt": own,
+        "columns": dynamics.carried(),
         "shift_at": shift_at,
         "shifted": len(shifted),
         "seed": seed,

@@ -10,6 +10,7 @@ from dps_pyro import plugins
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.filter import Predictor
 from dps_pyro.history import Features
+from dps_pyro.posterior import Posterior
 
 __all__ = ["make"]
 
@@ -19,6 +20,7 @@ def make(
     arguments: dict[str, Any] | None = None,
     features: Features | None = None,
     optional: Collection[str] = (),
+    posterior: Posterior | None = None,
 ) -> Dynamics[Any] | Predictor:
     """A dynamics model by name: of the gallery (`SolvingProgress`), or of a file (`my_model.py:MyDynamics`).
 
@@ -28,6 +30,8 @@ def make(
             one that takes `features`, so does a list of names, and all of them are taken where it is left out.
         features: what is known of the prompts: name -> one value a prompt.
         optional: those of the arguments that a model may do without: left out of one that does not take them.
+        posterior: of other prompts, that the model is to start from: the labels of its groups, or its reference
+            features, are taken from there (`posterior.about["columns"]`) where they are not given.
 
     Raises:
         ValueError: there is no such model, it is none, its arguments are wrong, or there is no such feature.
@@ -48,6 +52,10 @@ def make(
         names = given.get("features", list(table))
         if isinstance(names, list) and all(isinstance(column, str) for column in names):
             given["features"] = {column: _column(table, column) for column in names}
+    grouped = "groups" not in taken or given.get("groups") is not None
+    if posterior is not None and grouped:
+        carried = dict(posterior.about.get("columns") or {})
+        given |= {key: value for key, value in carried.items() if key in taken and given.get(key) is None}
     found_class: Any = found
     made: Dynamics[Any] | Predictor = plugins.call("dynamics_args", found_class, given)
     return made

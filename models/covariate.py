@@ -23,8 +23,8 @@ construction: no fit can permute the levels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -34,7 +34,7 @@ from torch.nn.functional import logsigmoid
 
 from dps_pyro import checks
 from dps_pyro.dynamics import Dynamics, Step
-from dps_pyro.features import Design, design_matrix
+from dps_pyro.features import Design, design_matrix, design_of
 from dps_pyro.history import Features
 from dps_pyro.models.ladder import even_gaps, even_start, level_names
 
@@ -79,7 +79,7 @@ class Covariate(Dynamics[Parameters]):
         self,
         features: Features | Tensor,
         *,
-        reference: Features | Tensor | Design | None = None,
+        reference: Features | Tensor | Design | Mapping[str, Any] | None = None,
         levels: int = 7,
         rate_gaps: Sequence[float] | Tensor | None = None,
         initial: Sequence[float] | Tensor | None = None,
@@ -87,7 +87,7 @@ class Covariate(Dynamics[Parameters]):
         base: float = 2.0,
         effect: float = 2.0,
     ) -> None:
-        known = reference if isinstance(reference, Design) or reference is None else design_matrix(reference)
+        known = None if reference is None else design_of(reference)
         self.design = design_matrix(features) if known is None else known.apply(features)
         """The features as columns, and what it takes to read other prompts' features the same way."""
         self.columns = self.design.matrix.to(torch.get_default_dtype())
@@ -103,6 +103,10 @@ class Covariate(Dynamics[Parameters]):
         self.move = torch.tensor([odds, *[odds - math.log(2)] * (levels - 2)])
         self.base = checks.positive("base", base)
         self.effect = checks.positive("effect", effect)
+
+    def carried(self) -> dict[str, Any]:
+        """The reference."""
+        return {"reference": self.design.plain()}
 
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "gaps" [K + 1], "initial" [K], "up" and "down" [K - 1], "scale" [3] and "weights" [3, F], the last two

@@ -40,7 +40,7 @@ The rates are ordered by construction: no fit can permute the levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -73,7 +73,8 @@ class Hierarchical(Dynamics[Parameters]):
         groups: a label for each prompt, strings or numbers; at least as many as there are prompts to be tracked. None:
             prompts of one population.
         labels: the groups that there are, in the order of the site "z_group"; those among `groups`, sorted, if left
-            out. Name them where a posterior of other prompts is to be used and these prompts may lack a group.
+            out. A posterior has them in `about["columns"]`, for a model of other prompts, some of which may have other
+            labels: those stand at the population's centre.
         levels: K, at least 3. Seven predict much better than three, and more hardly better (docs/evidence.md).
         nodes: Q, how many eases a prompt may have, at least 2; one more is tried for the price of a state for each
             level. None: each prompt has an ease of its own, the site "z_prompt".
@@ -124,6 +125,10 @@ class Hierarchical(Dynamics[Parameters]):
             self.weights = torch.as_tensor(weights / weights.sum(), dtype=torch.get_default_dtype())
             self.states = tuple(f"{level}, ease {ease:+.2g}" for level in self.states for ease in at)
 
+    def carried(self) -> dict[str, Any]:
+        """The groups' labels, where there are groups."""
+        return {} if self.groups is None else {"labels": list(self.groups.labels)}
+
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "gaps" [K + 1], "initial" [K], "transition" [K, K]; with groups "group_scale" [2] and "z_group" [2, G];
         "prompt_scale" [2]; and without nodes each prompt's own "z_prompt".
@@ -149,6 +154,7 @@ class Hierarchical(Dynamics[Parameters]):
                 ease = self.nodes
         start, drift = (scale[..., k, None] * ease for k in (0, 1))  # [..., N, Q]
         if group is not None:
+            centre = torch.nn.functional.pad(centre, (0, 1))  # one more, at 0, for prompts of none of the groups
             start, drift = (
                 Vindex(centre[..., k, :])[..., group].unsqueeze(-1) + own for k, own in enumerate((start, drift))
             )

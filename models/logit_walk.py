@@ -25,7 +25,7 @@ The rates are fixed and increasing: no fit can permute the states. Exact on its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -57,7 +57,8 @@ class LogitWalk(Dynamics[Parameters]):
         groups: a label for each prompt, strings or numbers; at least as many as there are prompts to be tracked. None:
             prompts of one population.
         labels: the groups that there are, in the order of the site "z_tilt"; those among `groups`, sorted, if left out.
-            Name them where a posterior of other prompts is to be used and these prompts may lack a group.
+            A posterior has them in `about["columns"]`, for a model of other prompts, some of which may have other
+            labels: those stand at the population's centre.
         rungs: K, the size of the grid, at least 3.
         limit: the largest logit, positive; 6 is a success rate of 0.9975, and -6 one of 0.0025.
         ends: the shares of the prompts that are expected to start in the lowest and in the highest rung, beyond the
@@ -109,6 +110,10 @@ class LogitWalk(Dynamics[Parameters]):
         self._ends = edges  # [2, K]
         self._moves = torch.stack([_shift(rungs, by) for by in (-1, 0, 1)])  # [3, K, K]
 
+    def carried(self) -> dict[str, Any]:
+        """The groups' labels, where there are groups."""
+        return {} if self.groups is None else {"labels": list(self.groups.labels)}
+
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "start" [K], "resting" [3], "learning" [3] and "leave" [2]; with groups "tilt_scale" [3] and "z_tilt"
         [G, 3].
@@ -126,7 +131,8 @@ class LogitWalk(Dynamics[Parameters]):
             tilt = scale.unsqueeze(-2) * pyro.sample("z_tilt", normal.to_event(2))
             with prompts as rows:
                 group = self.groups.of(torch.as_tensor(rows), prompts.size)
-            start = start + Vindex(tilt @ self._tilts)[..., group, :]
+            # One more, level, for prompts of none of the groups.
+            start = start + Vindex(torch.nn.functional.pad(tilt @ self._tilts, (0, 0, 0, 1)))[..., group, :]
         return Parameters(start, resting, learning, leave)
 
     def initial(self, theta: Parameters) -> dist.Categorical:

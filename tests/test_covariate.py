@@ -266,7 +266,7 @@ def test_a_posterior_holds_for_another_run_with_its_reference(
     for reference in (model.design, table):
         belief = PromptSampler(Covariate(other, reference=reference, levels=3), len(rows), posterior=posterior).belief
         torch.testing.assert_close(belief, expected)
-    with pytest.raises(ValueError, match="values: expected 'weights' of shape"):  # one subject fewer: not silent
+    with pytest.raises(ValueError, match="posterior: expected one fitted with the same reference"):  # not silent
         PromptSampler(Covariate(other, levels=3), len(rows), posterior=posterior)
 
 

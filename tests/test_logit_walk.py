@@ -81,8 +81,6 @@ def test_prompts_never_seen_start_with_what_their_group_has_shown() -> None:
 
 
 def test_groups_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"groups: expected labels among \('a',\), got 'b'"):
-        LogitWalk(["a", "b"], labels=["a"])
     with pytest.raises(ValueError, match="groups: expected a label for each of 3 prompts, got 2"):
         PromptSampler(LogitWalk(["a", "b"]), 3)
 

@@ -56,15 +56,17 @@ def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader)
     )
 
 
-def make_model(config: TrainConfig, task: Task, features: Features) -> Dynamics[Any] | Predictor:
-    """The configured model of the task's prompts, of which `features` are known.
+def make_model(
+    config: TrainConfig, task: Task, features: Features, prior: Posterior | None = None
+) -> Dynamics[Any] | Predictor:
+    """The configured model of the task's prompts, of which `features` are known, to start from `prior`.
 
     Raises:
         ValueError: there is no such model, its arguments are wrong, or there is no such feature to group by.
     """
     groups = getattr(task, "groups", None) if config.groups == "auto" else config.groups
     asked = {} if groups in (None, "none") else {"groups": groups}
-    return make(config.dynamics, asked | config.dynamics_args, features, optional=asked)
+    return make(config.dynamics, asked | config.dynamics_args, features, optional=asked, posterior=prior)
 
 
 def make_acquisition(config: TrainConfig) -> str | Acquisition:
@@ -105,12 +107,13 @@ def make_sampler(config: TrainConfig, task: Task) -> PromptSampler:
     """The configured sampler of the task's prompts."""
     prompts = task.prompts("train")
     features = feature_columns(prompts)
+    prior = None if config.prior is None else Posterior.load(config.prior)
     return PromptSampler(
-        make_model(config, task, features),
+        make_model(config, task, features, prior),
         prompts.ids,
         acquisition=make_acquisition(config),
         trials=config.group_size,
-        posterior=None if config.prior is None else Posterior.load(config.prior),
+        posterior=prior,
         features=features,
         refit_every=config.refit_every or None,
         refit=Refit(background=True),

@@ -41,8 +41,8 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.posterior import Posterior
 
     history = read_history(options.history)
-    model = read_model(options.model, options.model_args, history)
     posterior = Posterior.load(options.posterior)
+    model = read_model(options.model, options.model_args, history, posterior)
     found = diagnose(model, history, posterior, seed=options.seed)
     console = Console()
 

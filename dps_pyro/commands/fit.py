@@ -79,8 +79,9 @@ def run(arguments: list[str]) -> int:
         solved_at=None if options.partial else options.solved_at,
         every=options.every,
     )
+    start = None if options.start is None else Posterior.load(options.start)
     posterior = fit(
-        read_model(options.model, options.model_args, history),
+        read_model(options.model, options.model_args, history, start),
         history,
         options.method,
         guide=options.guide,
@@ -88,7 +89,7 @@ def run(arguments: list[str]) -> int:
         batch_size=options.batch_size,
         seconds=options.seconds,
         chains=options.chains,
-        start=None if options.start is None else Posterior.load(options.start),
+        start=start,
         steps=options.steps,
         draws=options.draws,
         seed=options.seed,

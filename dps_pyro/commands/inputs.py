@@ -10,6 +10,7 @@ import yaml
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.filter import Predictor
 from dps_pyro.history import RolloutHistory
+from dps_pyro.posterior import Posterior
 from dps_pyro.tracker import is_fitted
 
 __all__ = ["read_history", "read_model", "read_predictor"]
@@ -27,13 +28,16 @@ def read_history(path: Path) -> RolloutHistory:
     return read_log(path)
 
 
-def read_predictor(name: str, arguments: str, history: RolloutHistory) -> Dynamics[Any] | Predictor:
+def read_predictor(
+    name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None
+) -> Dynamics[Any] | Predictor:
     """A model, or a baseline that brings its own filter, for the prompts of a log.
 
     Args:
         name: in dps_pyro.models, or path/to/file.py:Name.
         arguments: of its constructor, as YAML.
         history: whose features `groups` and `features` name.
+        posterior: that it is to be run at, which knows the labels of groups and what an average feature is.
 
     Raises:
         ValueError: there is no such model, or the arguments are not its.
@@ -46,16 +50,16 @@ def read_predictor(name: str, arguments: str, history: RolloutHistory) -> Dynami
         raise ValueError(f"model-args: expected YAML, got {arguments!r}: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ValueError(f"model-args: expected settings, as {{name: value}}, got {arguments!r}")
-    return make(name, given, history.features)
+    return make(name, given, history.features, posterior=posterior)
 
 
-def read_model(name: str, arguments: str, history: RolloutHistory) -> Dynamics[Any]:
+def read_model(name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None) -> Dynamics[Any]:
     """A model that can be fitted.
 
     Raises:
         ValueError: as `read_predictor`, or it is a baseline that learns while it filters.
     """
-    found = read_predictor(name, arguments, history)
+    found = read_predictor(name, arguments, history, posterior)
     if not is_fitted(found):
         raise ValueError(f"model: expected one that is fitted, got {name}, which learns while it filters")
     return found

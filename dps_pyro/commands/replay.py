@@ -158,7 +158,7 @@ def _play(
     from dps_pyro.tracker import is_fitted
     from dps_pyro.trainers.replay import replay
 
-    model = make(name, arguments, log.features)
+    model = make(name, arguments, log.features, posterior=posterior)
     sampler = PromptSampler(
         model,
         log.ids if log.ids is not None else log.num_prompts,

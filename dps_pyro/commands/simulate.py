@@ -69,7 +69,8 @@ def run(arguments: list[str]) -> int:
     else:
         like = read_history(options.like)
     progress = None if options.progress is None else torch.linspace(*options.progress, max(options.steps, 1))
-    model = read_predictor(options.model, options.model_args, like)
+    given = None if options.values is None else Posterior.load(options.values)
+    model = read_predictor(options.model, options.model_args, like, given)
     if not isinstance(model, Dynamics):
         raise ValueError(f"model: expected one that draws outcomes, got {options.model}, which only predicts")
     log, truth, shifted = simulate(
@@ -77,7 +78,7 @@ def run(arguments: list[str]) -> int:
         like.ids if like.ids is not None else like.num_prompts,
         options.steps,
         options.trials,
-        values=None if options.values is None else Posterior.load(options.values).point,
+        values=None if given is None else given.point,
         centre=options.centre,
         observed=options.observed,
         trained=options.trained,
