@@ -27,8 +27,8 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 fine, 1 numbers or the engine broke down, or the demo failed, 2 what the user
-    can mend, 130 Ctrl-C."""
+    """Run a command; returns the exit status: 0 fine, 1 numbers or the engine broke down, or the demo failed, 2 what
+    the user can mend, 130 Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in COMMANDS:
         return _usage(given)
