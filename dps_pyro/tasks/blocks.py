@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward
 
@@ -120,8 +119,8 @@ class BlocksWorld:
     def __init__(
         self,
         *,
-        blocks: Sequence[int] = (3, 4, 5),
-        moves: tuple[int, int] = (1, 6),
+        blocks: Any = (3, 4, 5),
+        moves: Any = (1, 6),
         optimal: bool = False,
         train_size: int = 1024,
         test_size: int = 256,
@@ -186,11 +185,11 @@ class BlocksWorld:
             return Reward(0.0, steps)
         if len(steps) > 4 * len("".join(start)):
             return Reward(0.0, "too many moves")
-        state: State | None = start
+        state: State = start
         for block, onto in steps:
-            state = move(state, block, onto)
-            if state is None:
+            if (after := move(state, block, onto)) is None:
                 return Reward(0.0, "illegal move")
+            state = after
         if state != goal:
             return Reward(0.0, "goal not reached")
         if self.optimal and len(steps) > prompt.features["moves"]:  # type: ignore[operator]  # a number

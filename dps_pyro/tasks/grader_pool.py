@@ -100,20 +100,20 @@ class Pool:
                 self._workers.append(_Worker(self.seconds, self.wall_seconds, self.memory))
                 starting += 1
             for worker in self._heard():
-                place = worker.at
+                asked = worker.at
                 reply = worker.reply()
                 if reply is None:
                     self._workers.remove(worker)
                     how = worker.end()
-                    if place is None:
+                    if asked is None:
                         raise RuntimeError(f"expected the grader's worker to start ({_SCRIPT.name}), got: {how}")
-                    if how == "timed out" or place in again:
-                        verdicts[place] = how
+                    if how == "timed out" or asked in again:
+                        verdicts[asked] = how
                     else:  # it may have died of something else, while it was idle
-                        again.add(place)
-                        waiting.append(place)
-                elif place is not None and reply != "":
-                    verdicts[place] = reply
+                        again.add(asked)
+                        waiting.append(asked)
+                elif asked is not None and reply != "":
+                    verdicts[asked] = reply
         return [verdicts[place] for place in range(len(queries))]
 
     def _heard(self) -> list[_Worker]:

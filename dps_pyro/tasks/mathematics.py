@@ -75,7 +75,7 @@ class Math:
     def __init__(
         self,
         *,
-        levels: Sequence[int] = (1, 2, 3, 4, 5),
+        levels: Any = (1, 2, 3, 4, 5),
         train_size: int = 1024,
         test_size: int = 256,
         seed: int = 0,
@@ -224,7 +224,7 @@ def _draw(split: str, levels: Sequence[int], size: int, seed: int, style: str, s
         else:
             task = "Compute" if problem.kind == "arithmetic" else "Solve for x:"
             text = f"{task} ${problem.text}$. {INSTRUCTION}".replace("*", " \\cdot ")
-        features = {"level": problem.level, "kind": problem.kind, "length": len(problem.text)}
+        features: dict[str, float | str] = {"level": problem.level, "kind": problem.kind, "length": len(problem.text)}
         prompts.append(Prompt(name, text, problem.answer, features))
     rng.shuffle(prompts)
     return PromptSet(prompts)
