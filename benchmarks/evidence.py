@@ -24,14 +24,20 @@ def main() -> None:
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     draw(_read("selectors"), PICTURE)
     draw_demo(_read("demo"), PICTURE.with_name("demo.png"))
-    print(f"{PAGE}\n{PICTURE}\n{PICTURE.with_name('demo.png')}")
+    draw_replay(_read("replay"), PICTURE.with_name("replay.png"))
+    print(f"{PAGE}\n" + "\n".join(str(PICTURE.with_name(f"{name}.png")) for name in ("selectors", "demo", "replay")))
 
 
 def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
-    tables = {"selectors": selectors, "sampler": sampler}
+    tables = {
+        "selectors": lambda: selectors(_read("selectors")),
+        "sampler": lambda: sampler(_read("sampler")),
+        "replay": lambda: replay(_read("replay"), "uniform"),
+        "replay-own": lambda: replay(_read("replay"), "own"),
+    }
     for name, table in tables.items():
-        block = f"<!-- table: {name} -->\n{table(_read(name))}\n<!-- end -->"
+        block = f"<!-- table: {name} -->\n{table()}\n<!-- end -->"
         page = re.sub(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, block=block: block, page, flags=re.DOTALL)
     return page
 
@@ -63,6 +69,91 @@ def sampler(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     return "\n".join([*rows, "", f"Medians, one thread. {result['machine']}; {result['date']}."])
+
+
+REPLAY = {
+    "log_score": "log score",
+    "ece": "ECE",
+    "first": "first 15 steps",
+    "unvisited": "never visited",
+    "unvisited_ece": "its ECE",
+    "useful_chosen": "useful, chosen",
+    "useful_top": "useful, top",
+}
+"""Column of the result file -> its heading."""
+
+
+def replay(result: dict[str, Any], protocol: str) -> str:
+    """Scores of the predicted chance over the held-out logs, the best of each column in bold."""
+    rows = result["tables"][protocol]["report"]
+    if protocol == "uniform":
+        rows = rows | {f"{row} (all shown)": found for row, found in result["tables"]["ceiling"]["report"].items()}
+    ranked = sorted(rows.items(), key=lambda item: -item[1]["log_score"]["mean"])
+    columns = [column for column in REPLAY if protocol == "own" or column != "useful_chosen"]
+    fair = [found for row, found in ranked if not row.endswith("(all shown)")]
+    best = {
+        column: (min if column.endswith("ece") else max)(round(found[column]["mean"], 3) for found in fair)
+        for column in columns
+    }
+    lines = [
+        f"| model, prior | {' | '.join(REPLAY[column] for column in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for row, found in ranked:
+        cells = []
+        for column in columns:
+            mean = found[column]["mean"]
+            bold = "**" if found in fair and round(mean, 3) == best[column] else ""
+            cells.append(f"{bold}{mean:.3f}{bold}" if mean == mean else "–")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    settings = result["configuration"]
+    note = (
+        f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts a "
+        f"step, refits every {settings['refit_every']} steps; in bold the best of a column. "
+        f"{result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+SHOWN = {
+    "PaperDPS": "#D55E00",
+    "BetaBernoulli, decay 0.8": "#999999",
+    "RewardEMA": "#E69F00",
+    "SolvingProgress": "#56B4E9",
+    "LogitWalk": "#CC79A7",
+    "Covariate, fitted": "#009E73",
+    "Hierarchical, groups, fitted": "#0072B2",
+}
+"""What the picture shows, and in which colour."""
+
+
+def draw_replay(result: dict[str, Any], path: Path) -> None:
+    """The log score over the steps, nine of them averaged, and the reliability diagram of all held-out logs."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    right.plot([0, 1], [0, 1], color="#cccccc", linewidth=1)
+    for row, hue in SHOWN.items():
+        curve = result["curves"]["uniform"][row]
+        score, width = np.array(curve["log_score"]), 9
+        weights = np.convolve(np.ones_like(score), np.ones(width), "same")
+        left.plot(np.convolve(score, np.ones(width), "same") / weights, color=hue, linewidth=1.5, label=row)
+        bins = curve["calibration"]
+        right.plot(bins["predicted"], bins["happened"], color=hue, linewidth=1.5, marker="o", markersize=3)
+    left.set_title("log score of the predicted chance, all prompts", fontsize=10, loc="left")
+    left.set_xlabel("training steps")
+    right.set_title("calibration", fontsize=10, loc="left")
+    right.set_xlabel("predicted chance of a useful group")
+    right.set_ylabel("share that was useful")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+    left.legend(frameon=False, fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

@@ -3,16 +3,16 @@
     python -m benchmarks.replay --out benchmarks/results/replay.json
 
 Protocol "uniform": every predictor is shown the same 32 random prompts a step. Protocol "own": each is shown what it
-selects itself (soft). Both on every log that `benchmarks.logs` records, with three priors:
+selects itself (soft). Both on logs that `benchmarks.logs` records, with three priors:
 
     default   the model's own
-    fitted    learned from the development logs, all of their groups, population parameters only (of a development log:
-              from the other one)
+    fitted    learned from what earlier runs would have left: 32 random groups a step of each development log (of a
+              development log: of the other one), population parameters only
     online    the model's own, and the model is fitted again to what it was shown, every 10 steps
 
 "ceiling" is the protocol in which everything is shown at every step. Models were developed on the develop-* logs; what
-is reported is measured on the report-* logs. One process; every cell is written as it ends, so that a killed benchmark
-goes on where it was. A cell is made anew when the source of its model changes.
+is reported is measured on the report-* logs, which are played if no others are named. One process; every cell is
+written as it ends, so that a killed benchmark goes on where it was. It is made anew when its model's source changes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,12 @@ feature is. Groups are the numbers of operands."""
 
 Prior = Literal["default", "fitted", "online"]
 PROTOCOLS = ("uniform", "own", "ceiling")
-CEILING = ("LogitWalk", "LogitWalk, groups")
+CEILING = ("Hierarchical, groups", "LogitWalk", "LogitWalk, groups")
+FITTED = ("SolvingProgress", "Ladder", "Hierarchical, groups", "Covariate", "LogitWalk", "LogitWalk, groups")
+"""Models that are played from a fitted prior, too."""
+ONLINE = ("Covariate",)
+"""Models that are fitted again as they go: a dozen fits a cell, of protocol "uniform" alone."""
+REPORT = [name for name in LOGS if name.startswith("report-")]
 BASE_RATE = "base rate so far"
 COLUMNS = (
     "log_score",
@@ -119,7 +124,7 @@ class Cell:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Replay what is missing, then print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--logs", nargs="+", choices=list(LOGS), default=list(LOGS))
+    parser.add_argument("--logs", nargs="+", choices=list(LOGS), default=REPORT)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument(
         "--priors", nargs="+", choices=["default", "fitted", "online"], default=["default", "fitted", "online"]
@@ -177,6 +182,10 @@ class Bench:
             for log in self.options.logs:
                 for protocol in self.options.protocols:
                     for model in self.options.models:
+                        if prior == "fitted" and model not in FITTED:
+                            continue
+                        if prior == "online" and (model not in ONLINE or protocol != "uniform"):
+                            continue
                         if protocol == "ceiling" and (model not in CEILING or prior != "fitted"):
                             continue
                         if prior == "default" or is_fitted(self.model(model, self.log(log))):
@@ -222,13 +231,13 @@ class Bench:
         return dict(json.loads(strict_json(result)))
 
     def prior(self, cell: Cell, model: Any) -> Posterior:
-        """What the development logs other than the cell's own teach of a population."""
+        """What random groups of the development logs other than the cell's teach of a population."""
         names = [name for name in self.develop if name != cell.log]
         slug = Cell("+".join(names), "prior", cell.model, "fitted").slug(self._stamp(model))
         kept = self.options.runs / "priors" / slug
         if kept.exists():
             return Posterior.load(kept)
-        history = joined([self.log(name) for name in names])
+        history = joined([shown(self.log(name), self.options.batch_size, self.options.seed) for name in names])
         learner: Dynamics[Any] = self.model(cell.model, history)
         posterior = fit(learner, history, steps=self.options.fit_steps, draws=50, seed=self.options.seed).population()
         posterior.save(kept)
@@ -245,6 +254,15 @@ class Bench:
         return hashlib.sha256((settings + source).encode()).hexdigest()[:8]
 
 
+def shown(log: RolloutHistory, batch_size: int, seed: int) -> RolloutHistory:
+    """What a run that chooses at random would have left of a full log: so many groups a step."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(log.num_steps, log.num_prompts, dtype=torch.bool)
+    for step in chosen:
+        step[torch.randperm(log.num_prompts, generator=generator)[:batch_size]] = True
+    return log.where(chosen[log.events.step, log.events.prompt])
+
+
 def joined(logs: Sequence[RolloutHistory]) -> RolloutHistory:
     """Several logs as one of all their prompts, side by side. The policies' progress is averaged, as a step has one."""
     features = {name: [value for log in logs for value in log.features[name]] for name in logs[0].features}
@@ -254,11 +272,11 @@ def joined(logs: Sequence[RolloutHistory]) -> RolloutHistory:
         known = [float(one[step]) for one in progress if step < len(one)]
         first = 0
         for log in logs:
-            now = log.events.step == step
-            prompt, _, solved, trials, _, trained, _ = (column[now] for column in log.events)
+            events = log.events
+            now = events.step == step
             both.append(
-                prompt + first, step=step, solved=solved, trials=trials, trained=trained,
-                progress=statistics.fmean(known),
+                events.prompt[now] + first, step=step, solved=events.solved[now], trials=events.trials[now],
+                trained=events.trained[now], progress=statistics.fmean(known),
             )  # fmt: skip
             first += log.num_prompts
     return both

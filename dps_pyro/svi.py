@@ -272,7 +272,8 @@ def _placed(start: Posterior, otherwise: Callable[[Any], Tensor]) -> Callable[[A
 
     def init(site: Any) -> Tensor:
         value = start.point.get(site["name"])
-        return value if value is not None and value.shape == site["fn"].shape() else otherwise(site)
+        # A copy: of a site on the whole real line the guide's parameter would be this very tensor, moved by each step.
+        return value.clone() if value is not None and value.shape == site["fn"].shape() else otherwise(site)
 
     return init
 

@@ -14,7 +14,7 @@ from dps_pyro.models import SolvingProgress
 
 def test_the_evidence_page_shows_its_result_files() -> None:
     page = evidence.PAGE.read_text(encoding="utf-8")
-    assert page.count("<!-- table: ") == 2
+    assert page.count("<!-- table: ") == 4
     assert evidence.render(page) == page, "python -m benchmarks.evidence writes it again"
     assert evidence.PICTURE.is_file()
 
@@ -38,4 +38,4 @@ def test_a_step_over_a_million_prompts_is_within_its_target() -> None:
 
 def test_the_pictures_of_the_docs_are_there() -> None:
     images = Path(__file__).parent.parent / "docs" / "images"
-    assert {image.name for image in images.glob("*.png")} >= {"demo.png", "selectors.png"}
+    assert {image.name for image in images.glob("*.png")} >= {"demo.png", "selectors.png", "replay.png"}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dps_pyro import Posterior, PromptSampler, RolloutHistory, Step, fit
 from dps_pyro.dynamics import Progress
-from dps_pyro.models import Hierarchical, PaperDPS, SolvingProgress
+from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
 from dps_pyro.svi import flat
 
 TRUTH = {
@@ -327,6 +327,16 @@ def test_a_warm_start_begins_where_the_last_fit_ended(guide: Any) -> None:
     for name in TRUTH:
         torch.testing.assert_close(warm.point[name], first.point[name], atol=0.06, rtol=0)
     assert float(warm.losses[0]) < float(cold.losses[0])
+
+
+def test_a_warm_start_leaves_the_earlier_posterior_as_it_was() -> None:
+    model, history = Covariate({"x": [0.0, 1.0, 2.0, 3.0]}), simulated(4, 5)  # sites on the whole real line
+    first = quick(history, model, steps=5)
+    before = {name: value.clone() for name, value in first.point.items()}
+    again = [quick(history, model, steps=5, start=first) for _ in range(2)]
+    for name, value in before.items():
+        assert torch.equal(first.point[name], value)
+        assert torch.equal(again[0].point[name], again[1].point[name])
 
 
 def test_a_warm_start_of_other_prompts_keeps_what_all_share() -> None:

@@ -11,7 +11,7 @@ import torch
 from tiny import MINE
 
 from dps_pyro import Progress, PromptSampler, Refit, RolloutHistory, Step, Tracker
-from dps_pyro.models import Hierarchical, PaperDPS, SolvingProgress
+from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
 from dps_pyro.models.by_name import make
 from dps_pyro.refit import Refitter
 from dps_pyro.storage import load_state, save_state
@@ -88,6 +88,25 @@ def test_a_resumed_sampler_goes_on_as_the_uninterrupted_one(background: bool, at
     second.load_state_dict(load_state(tmp_path))
     assert play(second, log, at) == expected[at:]
     assert torch.equal(second.belief, straight.belief)
+
+
+@pytest.mark.parametrize("name", ["Hierarchical", "Covariate"])
+def test_models_that_pool_by_groups_and_features_resume_exactly_too(name: str, tmp_path: Path) -> None:
+    kinds = ["a" if row % 3 else "b" for row in range(NUM_PROMPTS)]
+    model: Any = Hierarchical(kinds) if name == "Hierarchical" else Covariate({"kind": kinds})
+    log, settings = truth(), {"refit": Refit(first=6, steps=3), "refit_every": 2}
+    straight = make_sampler(model, **settings)
+    expected = play(straight, log, 0, 8)
+    first = make_sampler(model, **settings)
+    assert play(first, log, 0, 5) == expected[:5]
+    save_state(tmp_path, first.state_dict())
+    second = make_sampler(model, **settings)
+    second.load_state_dict(load_state(tmp_path))
+    assert play(second, log, 5, 8) == expected[5:]
+    assert torch.equal(second.belief, straight.belief)
+    assert second.metrics()["refits"] == 4
+    unseen = straight.belief[straight.visits == 0]
+    assert len(unseen) and bool(unseen.isfinite().all())
 
 
 def test_prompts_with_parameters_of_their_own_learn_and_new_ones_join() -> None:

@@ -44,6 +44,17 @@ def test_logs_are_joined_side_by_side(folder: Path) -> None:
     assert both.progress().tolist() == pytest.approx([0.15] * 5)
 
 
+def test_what_a_run_would_have_left_is_so_many_groups_a_step_of_the_log(folder: Path) -> None:
+    log = RolloutHistory.from_parquet(folder / "develop-default.parquet")
+    part = benchmark.shown(log, 3, seed=0)
+    (solved, trials, *_), (whole, *_) = part.dense(), log.dense()
+    assert solved is not None and whole is not None
+    assert (trials > 0).sum(0).tolist() == [3] * 5
+    assert torch.equal(solved, torch.where(trials > 0, whole, 0.0))
+    assert part.features == log.features
+    assert not torch.equal(trials[:, 0], trials[:, 1])
+
+
 def test_the_base_rate_is_that_of_the_groups_shown_so_far(folder: Path) -> None:
     log = RolloutHistory.from_parquet(folder / "report-easy.parquet")
     played = replay(log, PromptSampler(SolvingProgress(), 10), selection="uniform", batch_size=3, progress=False)
@@ -94,10 +105,10 @@ def test_it_fills_its_table_and_goes_on_where_it_was(
         benchmark.main([*arguments, "--priors", "default", "fitted"])
     assert json.loads(out.read_text(encoding="utf-8"))["tables"]["uniform"]["report"] == table
     # Of options given twice the last counts.
-    benchmark.main([*arguments, "--priors", "online", "--protocols", "own", "--models", "SolvingProgress",
+    benchmark.main([*arguments, "--priors", "online", "--protocols", "uniform", "--models", "Covariate",
                     "--logs", "report-easy"])  # fmt: skip
-    rows = json.loads(out.read_text(encoding="utf-8"))["tables"]["own"]["report"]
-    assert list(rows) == ["SolvingProgress, online"]
-    assert not math.isnan(rows["SolvingProgress, online"]["log_score"]["mean"])
+    rows = json.loads(out.read_text(encoding="utf-8"))["tables"]["uniform"]["report"]
+    assert set(rows) == {"Covariate, online", benchmark.BASE_RATE}
+    assert not math.isnan(rows["Covariate, online"]["log_score"]["mean"])
     assert all(path.read_bytes() == before for path, before in kept.items())
-    assert "own, report logs" in capsys.readouterr().out
+    assert "uniform, report logs" in capsys.readouterr().out
