@@ -22,6 +22,7 @@ COMMANDS = (
         "benchmarks/results/sharpness.json",
     ],
     ["benchmarks.sbc", "--out", "benchmarks/results/sbc.json"],
+    ["benchmarks.trl", "--out", "benchmarks/results/trl.json"],
     ["benchmarks.evidence"],
 )
 

@@ -40,7 +40,7 @@ require("trl", SUPPORTED, extra="trl")
 
 from accelerate.utils import broadcast_object_list  # noqa: E402
 from datasets import Dataset  # noqa: E402
-from trl import GRPOTrainer, RLOOTrainer  # noqa: E402
+from trl import GRPOTrainer, RLOOTrainer  # type: ignore[attr-defined]  # noqa: E402
 
 __all__ = ["WEIGHTED_SUM", "PredictiveGRPOTrainer", "PredictiveRLOOTrainer", "PredictiveSampling"]
 
