@@ -23,10 +23,9 @@ from dps_pyro.trainers.policy import autocast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
     from dps_pyro.trainers.processors import Reader
 
-__all__ = ["make_acquisition", "make_engine", "make_model", "make_sampler", "make_task"]
+__all__ = ["acquisition_named", "make_acquisition", "make_engine", "make_model", "make_sampler", "make_task"]
 
 
 def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader) -> RolloutEngine:
@@ -75,13 +74,22 @@ def make_acquisition(config: TrainConfig) -> str | Acquisition:
     Raises:
         ValueError: it is of a file that is not there, or is no function.
     """
-    if config.acquisition == "soft":
-        return soft(config.sharpness)
-    if config.acquisition in ACQUISITIONS:
-        return config.acquisition
-    found: Acquisition | None = load("acquisition", config.acquisition)
+    return acquisition_named(config.acquisition, config.sharpness)
+
+
+def acquisition_named(name: str, sharpness: float) -> str | Acquisition:
+    """An acquisition by its name, or of a user's file: path/to/file.py:function.
+
+    Raises:
+        ValueError: it is of a file that is not there, or is no function.
+    """
+    if name == "soft":
+        return soft(sharpness)
+    if name in ACQUISITIONS:
+        return name
+    found: Acquisition | None = load("acquisition", name)
     if not callable(found):
-        raise ValueError(f"acquisition: expected a function, path/to/file.py:function, got {config.acquisition!r}")
+        raise ValueError(f"acquisition: expected a function, path/to/file.py:function, got {name!r}")
     return found
 
 
