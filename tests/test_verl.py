@@ -1,5 +1,5 @@
 """verl 0.9's own trainers on predicted prompts: dataset, dataloader, agent loops, rewards, transfer queue, replay
-buffer, advantages and checkpoints are verl's, over a local Ray on the CPU; weights and servers are tests/verl_seam.py."""
+buffer, advantages and checkpoints are verl's, over a local Ray on the CPU; weights and servers are of verl_seam.py."""
 
 from __future__ import annotations
 
@@ -105,9 +105,8 @@ def compose(home: Path, *more: str) -> Any:
 def train(home: Path, mode: str, *more: str) -> tuple[Any, list[dict[str, float]]]:
     """Train as verl's task runner does; the trainer, and what it logged a step."""
     import transfer_queue
-    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
-
     import verl_seam
+    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
     config = compose(home, f"trainer.v1.trainer_mode={mode}", *more)
     config.transfer_queue.enable = True
@@ -141,7 +140,9 @@ def train(home: Path, mode: str, *more: str) -> tuple[Any, list[dict[str, float]
 def groups(trainer: Any) -> list[tuple[int, ...]]:
     """Everything the sampler was told: step, row, solved, trials."""
     events = trainer.selector.sampler.history.events
-    return [tuple(map(int, event)) for event in zip(events.step, events.prompt, events.solved, events.trials, strict=True)]
+    return [
+        tuple(map(int, event)) for event in zip(events.step, events.prompt, events.solved, events.trials, strict=True)
+    ]
 
 
 def test_selects_what_the_bare_verbs_select_for_the_same_rewards(home: Path, tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ class Client:
     async def generate(self, request_id: str, *, prompt_ids: list[int], **others: Any) -> TokenOutput:
         tokens, updates = await self.server.answer.remote(prompt_ids)
         versions = {"global_steps": updates, "min_global_steps": updates, "max_global_steps": updates}
-        return TokenOutput(token_ids=tokens, log_probs=[-0.5] * len(tokens), stop_reason="completed", extra_fields=versions)
+        return TokenOutput(
+            token_ids=tokens, log_probs=[-0.5] * len(tokens), stop_reason="completed", extra_fields=versions
+        )
 
 
 class Workers:
@@ -84,7 +86,9 @@ class Workers:
         )
         ids = data["input_ids"]
         like = partial(torch.nested.nested_tensor, layout=torch.jagged)
-        fields = {name: like([torch.full([len(row)], -0.5) for row in ids.unbind()]) for name in ("log_probs", "entropy")}
+        fields = {
+            name: like([torch.full([len(row)], -0.5) for row in ids.unbind()]) for name in ("log_probs", "entropy")
+        }
         return transfer_queue.kv_batch_put(
             keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(batch.keys))
         )

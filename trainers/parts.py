@@ -23,6 +23,7 @@ from dps_pyro.trainers.policy import autocast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
     from dps_pyro.trainers.processors import Reader
 
 __all__ = ["acquisition_named", "make_acquisition", "make_engine", "make_model", "make_sampler", "make_task"]

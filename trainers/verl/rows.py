@@ -10,12 +10,12 @@ from typing import Any
 __all__ = ["Rows", "features"]
 
 CARRIED = ("data_source", "reward_model", "extra_info")
-"""The columns of the dataset that verl 0.5 to 0.7 keep beside a rollout, to judge it; the others go with the request."""
+"""The columns of the dataset that verl 0.5 to 0.7 keep beside a rollout, to judge it."""
 
 
 class Rows:
-    """A stable name for each row: the dataset's `extra_info.index` where that tells its rows apart, else data source and
-    index, else a digest of everything that verl carries along; the row's number where two rows are alike in all that.
+    """A stable name for each row: its `extra_info.index` where that tells the rows apart, else data source and index,
+    else a digest of everything that verl carries along; the row's number where two rows are alike in all that.
 
     Args:
         dataset: verl's `RLHFDataset`, or any sequence of mappings with its columns.
@@ -27,6 +27,7 @@ class Rows:
 
     def __init__(self, dataset: Any) -> None:
         columns = list(_table(dataset, CARRIED))
+        self._known = {key for row in columns for key in row["extra_info"] or {}}
         self.alike: tuple[int, int] | None = None
         for self._name in (_index, _source_and_index, _digest):
             names = [self._name(row) for row in columns]
@@ -38,11 +39,10 @@ class Rows:
             self.ids = [str(row) for row in range(len(columns))]
         self._row = {name: row for row, name in enumerate(self.ids)}
 
-    def row_of(self, columns: Mapping[str, Any]) -> int:
-        """The row that a rollout is of, by the dataset's columns that came with it.
-
+    def require_distinct(self) -> None:
+        """
         Raises:
-            ValueError: the dataset has no such row, or has rows that cannot be told apart.
+            ValueError: two rows cannot be told apart by what verl carries along.
         """
         if self.alike is not None:
             one, other = self.alike
@@ -50,7 +50,17 @@ class Rows:
                 f"data.train_files: expected rows that differ in {', '.join(CARRIED)}, as verl carries nothing else "
                 f"along with a rollout, but rows {one} and {other} are alike; give each its own extra_info.index"
             )
-        name = self._name({column: columns.get(column) for column in CARRIED})
+
+    def row_of(self, columns: Mapping[str, Any]) -> int:
+        """The row that a rollout is of, by the dataset's columns that came with it.
+
+        Raises:
+            ValueError: the dataset has no such row.
+        """
+        carried = {column: columns.get(column) for column in CARRIED}
+        # Reward managers write into extra_info.
+        carried["extra_info"] = {k: v for k, v in (carried["extra_info"] or {}).items() if k in self._known}
+        name = self._name(carried)
         if name not in self._row:
             raise ValueError(f"batch: expected rollouts of the dataset's prompts, got one of {name!r}")
         return self._row[name]

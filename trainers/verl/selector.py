@@ -1,4 +1,4 @@
-"""The sampler between verl's dataloader and its rewards: rows handed out, dispatched under a uid, observed as groups."""
+"""The sampler between verl's dataloader and rewards: rows handed out, dispatched under a uid, observed as groups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Selector"]
 
 
 class Selector:
-    """Hands out rows batch by batch, remembers which rollouts are of which row, and tells the sampler what came of them.
+    """Hands out rows batch by batch, remembers which rollouts are of which, and tells the sampler what came of them.
 
     Args:
         sampler: of the dataset's prompts.
@@ -76,6 +76,18 @@ class Selector:
             raise ValueError(f"uids: expected one for each of {len(self._handed)} rows handed out, got {len(uids)}")
         for uid in uids:
             self._in_flight[str(uid)] = self._handed.popleft()
+
+    def dispatch_as(self, rows: Mapping[str, int]) -> None:
+        """The rows handed out were rolled out under these uids, in whatever order: a loop that tells afterwards."""
+        place = {row: at for at, row in enumerate(self._handed)}
+        self._in_flight |= dict(sorted(rows.items(), key=lambda item: place.get(item[1], len(place))))
+        self._handed.clear()
+
+    def abandon(self) -> None:
+        """Forget the rows handed out or in flight; one training step passes without news of them."""
+        self._handed.clear()
+        self._in_flight.clear()
+        self.observe({}, self.origin + self.sampler.tracker.step)
 
     # -------------------------------------------------------------------------------------------- after the rollouts
 
@@ -143,17 +155,26 @@ class Selector:
         self._planned, self._handed = deque(state["planned"]), deque(state["handed"])
         self._in_flight = {str(uid): int(row) for uid, row in state["in_flight"].items()}
 
-    def save(self, folder: Path) -> None:
-        """Write the state, whole or not at all, and the log of all groups as `history.parquet`, for `dps-pyro fit`."""
+    def save(self, folder: Path, note: Mapping[str, Any] | None = None) -> None:
+        """Write the state, whole or not at all, and the log of all groups as `history.parquet`, for `dps-pyro fit`.
+
+        Args:
+            folder: a folder of its own.
+            note: plain values to keep with it.
+        """
         with atomic_path(folder) as aside:
             aside.mkdir()
-            save_state(aside, self.state_dict())
+            save_state(aside, {**self.state_dict(), "note": dict(note or {})})
             self.sampler.history.to_parquet(aside / "history.parquet")
 
-    def load(self, folder: Path) -> None:
-        """Go on from a folder that `save` wrote.
+    def load(self, folder: Path, note: Mapping[str, Any] | None = None) -> bool:
+        """Go on from a folder that `save` wrote; False, and nothing done, where its note says otherwise than `note`.
 
         Raises:
             ValueError: it is damaged, or another sampler's.
         """
-        self.load_state_dict(load_state(folder))
+        state = load_state(folder)
+        if any(state.get("note", {}).get(name) != value for name, value in (note or {}).items()):
+            return False
+        self.load_state_dict(state)
+        return True

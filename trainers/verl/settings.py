@@ -64,10 +64,10 @@ class Settings:
             ValueError: there is no such setting, or its value is of another type or out of range.
         """
         given = data.get("dps_pyro") or {}
-        if not isinstance(given, Mapping):
+        if isinstance(given, Mapping) and not isinstance(given, dict):
             from omegaconf import OmegaConf
 
-            given = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
+            given = OmegaConf.to_container(given, resolve=True)  # type: ignore[arg-type]  # a node of it
         if not isinstance(given, Mapping):
             raise ValueError(f"data.dps_pyro: expected settings, as name: value, got {given!r}")
         hints = get_type_hints(cls)

@@ -1,14 +1,14 @@
 """verl 0.9: trainers registered beside verl's own, which choose their prompts and learn from what comes of them.
 
-Each is verl's trainer of the same name with four of its methods extended: the train dataloader's sampler
-(`_init_dataloader`, `_next_train_batch`, `_fetch_one_gen_batch`), the rewards of a step (`step`), groups that the replay
-buffer throws away (`_build_replay_buffer`), and checkpoints. Everything else, and all that runs on a GPU, is verl's.
+Each is verl's trainer of the same name with a few of its methods extended: the train dataloader's sampler
+(`_init_dataloader`, `_next_train_batch`, `_fetch_one_gen_batch`), the rewards of a step (`step`), groups that the
+replay buffer throws away (`_build_replay_buffer`), and checkpoints. Everything else, all that runs on a GPU included, is
+verl's.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,7 @@ class PredictedTrainer:
     def step(self: Any, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         """verl's step, then the sampler's: it observes the step's groups, and those thrown away meanwhile."""
         batch = super().step(metrics, timing_raw)
-        real = [
-            (key, tag) for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)
-        ]
+        real = [(key, tag) for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         trained = _trajectories([key for key, _ in real], [tag for _, tag in real], batch.partition_id)
         evicted = {one.uid for one in self._evicted}
         groups = count([*trained, *self._evicted], self._rule)
@@ -169,7 +167,7 @@ class PredictedTrainer:
         trainer = self.config.trainer
         if trainer.resume_mode == "resume_path":
             return Path(trainer.resume_from_path).absolute()
-        return Path(find_latest_ckpt_path(os.path.abspath(trainer.default_local_dir)))
+        return Path(find_latest_ckpt_path(str(Path(trainer.default_local_dir).absolute())))
 
 
 def _trajectories(keys: Sequence[str], tags: Sequence[dict[str, Any]], partition: str) -> list[Trajectory]:
