@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 POLICY = ROOT / "dps_pyro/policies/countdown"
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 BATCH = 8
+Whole = tuple[Any, list[dict[str, float]], Path]  # a trainer, what it logged, its checkpoints
 
 
 def write_dataset(path: Path, indexed: bool = True) -> Path:
@@ -104,6 +105,7 @@ def compose(home: Path, *more: str) -> Any:
 
 def train(home: Path, mode: str, *more: str) -> tuple[Any, list[dict[str, float]]]:
     """Train as verl's task runner does; the trainer, and what it logged a step."""
+    import ray
     import transfer_queue
     import verl_seam
     from verl.trainer.ppo.v1 import AgentLoopManagerTQ
@@ -124,15 +126,16 @@ def train(home: Path, mode: str, *more: str) -> tuple[Any, list[dict[str, float]
             logged.append(dict(metrics))
 
         trainer._compute_metrics = keep
-        trainer.fit(
-            AgentLoopManagerTQ.create(
-                config=config,
-                llm_client=trainer.get_llm_client(),
-                teacher_client=None,
-                reward_loop_worker_handles=trainer.get_reward_handles(),
-            )
+        manager = AgentLoopManagerTQ.create(
+            config=config,
+            llm_client=trainer.get_llm_client(),
+            teacher_client=None,
+            reward_loop_worker_handles=trainer.get_reward_handles(),
         )
+        trainer.fit(manager)
     finally:
+        for actor in [*trainer.reward_loop_manager.reward_loop_workers, trainer.server, *manager.agent_loop_workers]:
+            ray.kill(actor)  # as when the process ends: the next run wants their names
         transfer_queue.close()
     return trainer, logged
 
@@ -145,13 +148,28 @@ def groups(trainer: Any) -> list[tuple[int, ...]]:
     ]
 
 
-def test_selects_what_the_bare_verbs_select_for_the_same_rewards(home: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(home: Path) -> Whole:
+    """Six steps without interruption, a checkpoint every other step."""
+    out = home / "whole"
+    keep = ("trainer.total_training_steps=6", "trainer.save_freq=2", f"trainer.default_local_dir={out}")
+    return *train(home, "dps_pyro_sync", *keep), out
+
+
+def killed_after(step: int, whole: Path, folder: Path) -> Path:
+    """What a run leaves behind that was killed after a step: its checkpoints so far."""
+    for kept in range(2, step + 1, 2):
+        shutil.copytree(whole / f"global_step_{kept}", folder / f"global_step_{kept}")
+    (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
+    return folder
+
+
+def test_selects_what_the_bare_verbs_select_for_the_same_rewards(
+    whole: Whole,
+) -> None:
     from verl_seam import N, solved_by
 
-    trainer, logged = train(
-        home, "dps_pyro_sync", "trainer.total_training_steps=6", "trainer.save_freq=-1",
-        f"trainer.default_local_dir={tmp_path}",
-    )  # fmt: skip
+    trainer, logged, _ = whole
     texts = [prompt.text.strip() for prompt in Countdown(train_size=64, test_size=8).prompts("train")]
     bare = PromptSampler(SolvingProgress(), [str(row) for row in range(64)], trials=N, seed=5)
     told = []
@@ -168,30 +186,25 @@ def test_selects_what_the_bare_verbs_select_for_the_same_rewards(home: Path, tmp
     assert logged[-1]["dps_pyro/rollouts"] == 6 * BATCH * N
 
 
-def test_a_resumed_run_selects_what_the_uninterrupted_run_selects(home: Path, tmp_path: Path) -> None:
-    keep = ("trainer.save_freq=2", f"trainer.default_local_dir={tmp_path}/run")
-    whole, _ = train(
-        home, "dps_pyro_sync", "trainer.total_training_steps=5", "trainer.save_freq=-1",
-        f"trainer.default_local_dir={tmp_path}/whole",
-    )  # fmt: skip
-    train(home, "dps_pyro_sync", "trainer.total_training_steps=2", *keep)
-    kept = tmp_path / "run/global_step_2"
+def test_a_resumed_run_selects_what_the_uninterrupted_run_selects(home: Path, whole: Whole, tmp_path: Path) -> None:
+    trainer, _, out = whole
+    folder = killed_after(4, out, tmp_path / "run")
+    kept = folder / "global_step_4"
     assert {"actor", "data.pt", "dps_pyro"} <= {path.name for path in kept.iterdir()}
-    assert not list((kept / "dps_pyro").glob("*.p*t")) or {path.suffix for path in (kept / "dps_pyro").iterdir()} == {
-        ".json", ".safetensors", ".parquet",
-    }  # fmt: skip
-    assert len(RolloutHistory.from_parquet(kept / "dps_pyro/history.parquet")) == 2 * BATCH
-    resumed, logged = train(home, "dps_pyro_sync", "trainer.total_training_steps=5", *keep)
-    assert len(logged) == 3 and resumed.global_steps == 6
-    assert groups(resumed) == groups(whole)
-    assert torch.equal(resumed.selector.sampler.belief, whole.selector.sampler.belief)
+    assert {path.suffix for path in (kept / "dps_pyro").iterdir()} == {".json", ".safetensors", ".parquet"}
+    assert len(RolloutHistory.from_parquet(kept / "dps_pyro/history.parquet")) == 4 * BATCH
+    keep = ("trainer.total_training_steps=6", "trainer.save_freq=2", f"trainer.default_local_dir={folder}")
+    resumed, logged = train(home, "dps_pyro_sync", *keep)
+    assert len(logged) == 2
+    assert groups(resumed) == groups(trainer)
+    assert torch.equal(resumed.selector.sampler.belief, trainer.selector.sampler.belief)
 
 
-def test_goes_on_from_a_checkpoint_of_verls_own_trainer(home: Path, tmp_path: Path) -> None:
-    keep = ("trainer.save_freq=1", f"trainer.default_local_dir={tmp_path}")
-    train(home, "dps_pyro_sync", "trainer.total_training_steps=2", *keep)
-    shutil.rmtree(tmp_path / "global_step_2/dps_pyro")
-    trainer, _ = train(home, "dps_pyro_sync", "trainer.total_training_steps=4", *keep)
+def test_goes_on_from_a_checkpoint_of_verls_own_trainer(home: Path, whole: Whole, tmp_path: Path) -> None:
+    folder = killed_after(2, whole[2], tmp_path / "run")
+    shutil.rmtree(folder / "global_step_2/dps_pyro")
+    keep = ("trainer.total_training_steps=4", "trainer.save_freq=-1", f"trainer.default_local_dir={folder}")
+    trainer, _ = train(home, "dps_pyro_sync", *keep)
     assert trainer.selector.origin == 2
     assert {step for step, *_ in groups(trainer)} == {0, 1}
 

@@ -66,9 +66,12 @@ def test_every_key_is_taken_from_the_command_line_as_hydra_gives_it() -> None:
 
 
 def test_verl_finds_the_trainers_by_its_environment_variable(tmp_path: Path) -> None:
+    code = (
+        "import verl; from verl.trainer.ppo.v1 import get_trainer_cls as get; "
+        "print(*(get(f'dps_pyro_{mode}').mode for mode in ('sync', 'colocate_async', 'separate_async')))"
+    )
     found = subprocess.run(
-        [sys.executable, "-c", "import verl; from verl.trainer.ppo.v1 import get_trainer_cls as get; "
-         "print(*(get(f'dps_pyro_{mode}').mode for mode in ('sync', 'colocate_async', 'separate_async')))"],
+        [sys.executable, "-c", code],
         env={**os.environ, "VERL_USE_EXTERNAL_MODULES": "dps_pyro.trainers.verl.trainer"}, cwd=tmp_path,
         capture_output=True, text=True, check=False,
     )  # fmt: skip

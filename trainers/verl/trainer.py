@@ -2,8 +2,7 @@
 
 Each is verl's trainer of the same name with a few of its methods extended: the train dataloader's sampler
 (`_init_dataloader`, `_next_train_batch`, `_fetch_one_gen_batch`), the rewards of a step (`step`), groups that the
-replay buffer throws away (`_build_replay_buffer`), and checkpoints. Everything else, all that runs on a GPU included, is
-verl's.
+replay buffer throws away (`_build_replay_buffer`), and checkpoints. Everything else is verl's.
 """
 
 from __future__ import annotations
