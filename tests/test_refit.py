@@ -11,7 +11,7 @@ import torch
 from tiny import MINE
 
 from dps_pyro import Progress, PromptSampler, Refit, RolloutHistory, Step, Tracker
-from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
+from dps_pyro.models import Hierarchical, PaperDPS, SolvingProgress
 from dps_pyro.models.by_name import make
 from dps_pyro.refit import Refitter
 from dps_pyro.storage import load_state, save_state
@@ -90,10 +90,8 @@ def test_a_resumed_sampler_goes_on_as_the_uninterrupted_one(background: bool, at
     assert torch.equal(second.belief, straight.belief)
 
 
-@pytest.mark.parametrize("name", ["Hierarchical", "Covariate"])
-def test_models_that_pool_by_groups_and_features_resume_exactly_too(name: str, tmp_path: Path) -> None:
-    kinds = ["a" if row % 3 else "b" for row in range(NUM_PROMPTS)]
-    model: Any = Hierarchical(kinds) if name == "Hierarchical" else Covariate({"kind": kinds})
+def test_a_model_that_pools_by_groups_resumes_exactly_too(tmp_path: Path) -> None:
+    model = Hierarchical(["a" if row % 3 else "b" for row in range(NUM_PROMPTS)])
     log, settings = truth(), {"refit": Refit(first=6, steps=3), "refit_every": 2}
     straight = make_sampler(model, **settings)
     expected = play(straight, log, 0, 8)
