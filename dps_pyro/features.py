@@ -88,7 +88,8 @@ def design_of(reference: Features | Tensor | Design | Mapping[str, Any]) -> Desi
     try:
         centre, factor = (torch.tensor(reference[name], dtype=torch.float64) for name in ("centre", "factor"))
         names = tuple(str(name) for name in reference["names"])
-        strings = {name: None if known is None else tuple(known) for name, known in reference["strings"].items()}
+        told: Any = reference["strings"]
+        strings = {name: None if known is None else tuple(known) for name, known in told.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"reference: expected names, strings, centre and factor of a design, got {error}") from error
     if not len(names) == len(centre) == len(factor):

@@ -181,7 +181,8 @@ class Hierarchical(Dynamics[Parameters]):
 
     def ease_belief(self, belief: Tensor) -> Tensor:
         """[..., Q], the chance of each of `nodes`, from a belief [..., K Q] over (level, ease)."""
-        return belief.unflatten(-1, (-1, len(self.weights))).sum(-2)
+        ease: Tensor = belief.unflatten(-1, (-1, len(self.weights))).sum(-2)
+        return ease
 
 
 def _side_by_side(matrices: Tensor) -> Tensor:

@@ -63,8 +63,10 @@ class Ahead:
     def load_state_dict(self, state: dict[str, Any], device: Any) -> None:
         """Go on from a saved state; nothing where nothing was drawn ahead."""
         if state:
-            tensors = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in state["drawn"].items()}
-            self._turn = Turn(int(state["version"]), state["rows"], state["chance"], Rollouts(**tensors))
+            kept: dict[str, Any] = {
+                name: x.to(device) if isinstance(x, Tensor) else x for name, x in state["drawn"].items()
+            }
+            self._turn = Turn(int(state["version"]), state["rows"], state["chance"], Rollouts(**kept))
 
     def __enter__(self) -> Ahead:
         return self

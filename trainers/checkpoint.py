@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from dps_pyro.storage import load_state, save_state
 from dps_pyro.trainers.lora import save_trained
 from dps_pyro.trainers.policy import quiet
+from dps_pyro.trainers.processors import Reader
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -50,7 +51,7 @@ def write_checkpoint(
     state: dict[str, Any],
     policy: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
 ) -> None:
     """Fill a new folder; make it whole with `atomic_path`."""
     folder.mkdir()

@@ -104,8 +104,10 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
             with clock("observe"):
                 rows = rows[: len(groups.rewards)]  # dynamic sampling may have had enough before the last of them
                 solved, taken = groups.rewards.sum(-1), trained_on(groups, config)
-                known = {"trained": taken, "progress": ledger.accuracy, "useful": groups.useful}
-                sampler.observe(rows, solved, config.group_size, version, **known)
+                sampler.observe(
+                    rows, solved, config.group_size, version,
+                    trained=taken, progress=ledger.accuracy, useful=groups.useful,
+                )  # fmt: skip
             if full_log is not None:
                 rest = full_log.others(rows)
                 seed = seed_for(config.seed, "full_log", ledger.step)

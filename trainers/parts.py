@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import ProcessorMixin
 
 from dps_pyro.acquisition import ACQUISITIONS, Acquisition, soft
 from dps_pyro.dynamics import Dynamics
@@ -40,6 +41,8 @@ def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader)
         from dps_pyro.rollouts.transformers import TransformersEngine
 
         return TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch, frozen=config.async_rollouts)
+    if isinstance(tokenizer, ProcessorMixin):
+        raise ValueError("engine: expected 'transformers' for a vision-language model, got 'vllm'")
     own = "bfloat16" if isinstance(autocast(config), torch.autocast) else "auto"
     from dps_pyro.rollouts.vllm import VllmEngine
 
@@ -101,7 +104,7 @@ def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
     Raises:
         ValueError: there is no such task, its arguments are wrong, or it has too few prompts for the configuration.
     """
-    words = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
+    words: Any = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
     wordless = words is not None and words.unk_token_id in words("Using")["input_ids"]
     style = "compact" if wordless or config.policy in EMBEDDED else "instruct"
     task = by_name.make(config.task, config.task_args, optional={"style": style})

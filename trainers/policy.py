@@ -54,7 +54,7 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
         with quiet():
             dtype = getattr(torch, config.weights)
             kind = AutoModelForImageTextToText if sees(source) else AutoModelForCausalLM
-            policy = kind.from_pretrained(source, dtype=dtype, **attention)
+            policy: PreTrainedModel = kind.from_pretrained(source, dtype=dtype, **attention)
             reader = load_reader(source)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
@@ -68,7 +68,7 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
             f"model: expected {known}, or the folder or hub id of a causal or vision-language model, got {source!r}:"
             f" {reason}"
         ) from error
-    policy = policy.to(device)
+    policy.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
     if config.lora_rank > 0:
         from dps_pyro.trainers.lora import adapted
 
@@ -219,7 +219,7 @@ def query(
     if prompt_format == "chat" and template is None:
         raise ValueError("prompt_format: expected a processor with a chat template for 'chat', got one without")
     if prompt_format == "raw" or template is None:
-        shown = reader.image_token.join(pieces)
+        shown = str(reader.image_token).join(pieces)  # type: ignore[attr-defined]  # of a processor of images
         return Query(shown if system is None else f"{system}\n\n{shown}", prompt.images)
     parts: list[dict[str, str]] = []
     for place, piece in enumerate(pieces):

@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import ProcessorMixin as Processor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 __all__ = ["Reader", "load_reader", "sees"]
 

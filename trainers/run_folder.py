@@ -15,11 +15,12 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from dps_pyro.history import RolloutHistory
 from dps_pyro.storage import atomic_path
 from dps_pyro.trainers.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from dps_pyro.trainers.processors import Reader
 
 __all__ = ["RunFolder", "strict_json"]
 
@@ -164,7 +165,7 @@ class RunFolder:
         state: dict[str, Any],
         policy: PreTrainedModel,
         optimizer: torch.optim.Optimizer,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Reader,
         *,
         keep: int,
     ) -> Path:

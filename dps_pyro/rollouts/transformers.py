@@ -64,7 +64,8 @@ class TransformersEngine:
         self.frozen = frozen
         self.model = copy.deepcopy(model).requires_grad_(False) if frozen else model
         self.processor = tokenizer if isinstance(tokenizer, ProcessorMixin) else None
-        self.tokenizer: PreTrainedTokenizerBase = getattr(tokenizer, "tokenizer", tokenizer)
+        reader: Any = tokenizer
+        self.tokenizer: PreTrainedTokenizerBase = getattr(reader, "tokenizer", reader)
         self.batch_size = batch_size
         self._eos = eos_ids(model, self.tokenizer)
         self._barred = barred_tokens(model)

@@ -201,7 +201,7 @@ class BlocksWorld:
         for _ in range(10_000):
             blocks = rng.choice(self.blocks)
             prompt = self.prompt(random_state(rng, blocks), random_state(rng, blocks))
-            if self.moves[0] <= prompt.features["moves"] <= self.moves[1]:  # type: ignore[operator]  # a number
+            if self.moves[0] <= prompt.features["moves"] <= self.moves[1]:
                 return prompt
         raise ValueError(f"found no problem of {self.blocks} blocks and {self.moves} moves")
 

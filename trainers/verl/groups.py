@@ -27,7 +27,7 @@ class Trajectory(NamedTuple):
 
     uid: str  # of the group: one prompt, dispatched once
     session: int  # which of the group's rollouts
-    index: int  # which of the rollout's outputs
+    index: int  # type: ignore[assignment]  # hides tuple.index; which of the rollout's outputs
     reward: float  # the sum of its token-level scores
     extra: Mapping[str, Any]  # what the reward function returned beside the score
     version: int | None = None  # the number of updates of the policy that finished it; None where unknown

@@ -104,7 +104,8 @@ class Selector:
         by_step: dict[int, dict[int, tuple[int, int, bool]]] = {}
         # In the order of dispatch: that of the groups in the batch is balanced for the GPUs, and differs between runs.
         for uid in [uid for uid in self._in_flight if uid in groups]:
-            row, (solved, trials, own) = self._in_flight.pop(uid), groups[uid]
+            row = self._in_flight.pop(uid)
+            solved, trials, own = groups[uid]
             at = max(min(version if own is None else own, version) - self.origin, 0)
             rows = by_step.setdefault(at, {})
             before = rows.get(row, (0, 0, False))  # the same prompt twice in one step: one larger group
@@ -113,8 +114,8 @@ class Selector:
         if now >= self.sampler.tracker.step and now not in by_step:
             self.sampler.observe(torch.zeros(0, dtype=torch.long), [], torch.zeros(0, dtype=torch.long), step=now)
         for step in sorted(by_step):
-            solved, trials, trained = zip(*by_step[step].values(), strict=True)
-            self.sampler.observe(list(by_step[step]), list(solved), list(trials), step=step, trained=list(trained))
+            right, sizes, taken = zip(*by_step[step].values(), strict=True)
+            self.sampler.observe(list(by_step[step]), list(right), list(sizes), step=step, trained=list(taken))
         told = [group for uid, group in groups.items() if uid not in unknown]
         useful = sum(0 < group.solved < group.trials for group in told)
         self._last = {"groups": float(len(told)), "useful": useful / max(len(told), 1), "unknown": float(len(unknown))}

@@ -67,7 +67,7 @@ class Settings:
         if isinstance(given, Mapping) and not isinstance(given, dict):
             from omegaconf import OmegaConf
 
-            given = OmegaConf.to_container(given, resolve=True)  # type: ignore[arg-type]  # a node of it
+            given = OmegaConf.to_container(given, resolve=True)
         if not isinstance(given, Mapping):
             raise ValueError(f"data.dps_pyro: expected settings, as name: value, got {given!r}")
         hints = get_type_hints(cls)

@@ -5,6 +5,9 @@ Each is verl's trainer of the same name with a few of its methods extended: the 
 replay buffer throws away (`_build_replay_buffer`), and checkpoints. Everything else is verl's.
 """
 
+# What the mixin calls with super() is verl's, which the type checker does not see.
+# mypy: disable-error-code="misc"
+
 from __future__ import annotations
 
 import logging
@@ -188,21 +191,21 @@ def _trajectories(keys: Sequence[str], tags: Sequence[dict[str, Any]], partition
 
 
 @register_trainer("dps_pyro_sync")
-class PredictedSync(PredictedTrainer, PPOTrainerSync):  # type: ignore[misc]  # verl is untyped
+class PredictedSync(PredictedTrainer, PPOTrainerSync):
     """verl's synchronous trainer on predicted prompts."""
 
     mode = "sync"
 
 
 @register_trainer("dps_pyro_colocate_async")
-class PredictedColocateAsync(PredictedTrainer, PPOTrainerColocateAsync):  # type: ignore[misc]
+class PredictedColocateAsync(PredictedTrainer, PPOTrainerColocateAsync):
     """verl's asynchronous trainer with trainer and rollouts on the same GPUs, on predicted prompts."""
 
     mode = "colocate_async"
 
 
 @register_trainer("dps_pyro_separate_async")
-class PredictedSeparateAsync(PredictedTrainer, PPOTrainerSeparateAsync):  # type: ignore[misc]
+class PredictedSeparateAsync(PredictedTrainer, PPOTrainerSeparateAsync):
     """verl's asynchronous trainer with rollouts on GPUs of their own, on predicted prompts."""
 
     mode = "separate_async"
