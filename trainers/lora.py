@@ -12,7 +12,9 @@ from dps_pyro.trainers.bookkeeping import seed_for
 from dps_pyro.trainers.config import TrainConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from dps_pyro.trainers.processors import Reader
 
 __all__ = ["adapted", "save_merged", "save_trained"]
 
@@ -50,14 +52,14 @@ def adapted(model: PreTrainedModel, config: TrainConfig, saved: Path | None = No
             ) from error
 
 
-def save_trained(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_trained(policy: PreTrainedModel, tokenizer: Reader, folder: Path) -> None:
     """What a resumed run needs: the whole policy, or the adapters alone; and the tokenizer."""
     options: dict[str, Any] = {} if base_model(policy) is policy else {"save_embedding_layers": False}
     policy.save_pretrained(folder, **options)
     tokenizer.save_pretrained(folder)
 
 
-def save_merged(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_merged(policy: PreTrainedModel, tokenizer: Reader, folder: Path) -> None:
     """An ordinary transformers folder, adapters merged into the weights."""
     base = base_model(policy)
     base.save_pretrained(folder, state_dict=None if base is policy else merged_weights(policy))
