@@ -23,6 +23,7 @@ COMMANDS = (
     ],
     ["benchmarks.sbc", "--out", "benchmarks/results/sbc.json"],
     ["benchmarks.trl", "--out", "benchmarks/results/trl.json"],
+    ["benchmarks.geometry", "--out", "benchmarks/results/geometry.json"],
     ["benchmarks.evidence"],
 )
 

@@ -41,7 +41,7 @@ from dps_pyro.tasks.diagrams import KINDS, LEVELS, random_problem
 from dps_pyro.tasks.geometry import Geometry, side_of
 
 OUT = Path(__file__).resolve().parent.parent / "dps_pyro" / "policies" / "geometry"
-SEED, STEPS, BATCH, PART, LEARNING_RATE, MAX_NEW_TOKENS = 0, 600, 128, 64, 2e-3, 24
+SEED, STEPS, BATCH, PART, LEARNING_RATE, MAX_NEW_TOKENS = 0, 500, 128, 64, 2e-3, 24
 SLIPS = 0.15
 """The share of demonstrations with a wrong result."""
 SCALE = 3
@@ -238,7 +238,7 @@ def main(argv: list[str] | None = None) -> None:
     for step, loss in enumerate(train(model, examples(processor, arguments.seed), arguments.steps), 1):
         if step % 50 == 0 or step == arguments.steps:
             print(f"step {step}: loss {loss:.3f}", flush=True)
-    save(model, processor, arguments.out)
+            save(model, processor, arguments.out)  # what is there when the run is cut short
     results = measure(model, processor, arguments.samples)
     print(json.dumps(results, indent=2))
     (arguments.out / "README.md").write_text(card(model, results, arguments), encoding="utf-8")

@@ -41,7 +41,8 @@ class TrainConfig:
     """The policy: an embedded one by its task's name, or any transformers causal LM, a path or a hub id.
     If left out, the task's embedded policy."""
     task: str = "countdown"
-    """The task: "countdown", "math", "blocks", or a class or function of yours that makes one, path/to/file.py:Mine."""
+    """The task: "countdown", "math", "blocks", "geometry", or a class or function of yours that makes one,
+    path/to/file.py:Mine."""
     task_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the task's constructor, in the YAML file: for instance {train_size: 4096}."""
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
@@ -109,7 +110,7 @@ class TrainConfig:
     loss: Literal["grpo", "dr_grpo", "dapo", "rloo"] = "grpo"
     """The loss and its advantages."""
     learning_rate: float | None = None
-    """AdamW's; if left out 1e-4 for the embedded policy, 1e-6 otherwise."""
+    """AdamW's; if left out 1e-4 for an embedded policy (geometry: 3e-5), 1e-6 otherwise."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes from there over the steps: it stays, or falls to zero after the last one."""
     warmup_steps: int = 0
