@@ -14,6 +14,7 @@ from dps_pyro.acquisition import Forecast
 from dps_pyro.cli import main
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.config_file import load_config, save_config
+from dps_pyro.trainers.embedded import EMBEDDED
 from dps_pyro.trainers.parts import make_acquisition, make_task
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +109,8 @@ def test_a_wrong_file_is_told_in_one_line(
         (["--dynamics", "no.py:Guess"], "dynamics: expected a Python file before the colon, got 'no.py'"),
         (
             ["--model", "./nowhere"],
-            "model: expected countdown, math, blocks, or a causal LM's folder or hub id, got './nowhere'",
+            f"model: expected {', '.join(EMBEDDED)}, or the folder or hub id of a causal or vision-language model, got"
+            " './nowhere'",
         ),
         (["--device", "gpu"], "device: expected auto, cpu or a GPU such as cuda, got 'gpu'"),
         (["--prior", "nowhere"], "nowhere/state.json: expected a whole saved state"),
