@@ -109,8 +109,7 @@ def test_a_wrong_file_is_told_in_one_line(
         (["--dynamics", "no.py:Guess"], "dynamics: expected a Python file before the colon, got 'no.py'"),
         (
             ["--model", "./nowhere"],
-            f"model: expected {', '.join(EMBEDDED)}, or the folder or hub id of a causal or vision-language model, got"
-            " './nowhere'",
+            f"model: expected {', '.join(EMBEDDED)}, or the folder or hub id of a causal or vision-language model",
         ),
         (["--device", "gpu"], "device: expected auto, cpu or a GPU such as cuda, got 'gpu'"),
         (["--prior", "nowhere"], "nowhere/state.json: expected a whole saved state"),

@@ -79,11 +79,12 @@ class Ledger:
         self._elsewhere = 0.0
         self._last: dict[str, float] = {}
 
-    def book(self, rewards: Tensor, pool: float) -> None:
-        """Book one step's groups: `rewards` [G, n], `pool` the predicted useful share over all prompts."""
+    def book(self, rewards: Tensor, pool: float, skipped: int = 0) -> None:
+        """Book one step's groups: `rewards` [G, n], `pool` the predicted useful share over all prompts, `skipped` the
+        rollouts whose groups could not be judged: they were paid for, too."""
         useful = informative_groups(rewards, self.tolerance)
         self.step += 1
-        self.rollouts += rewards.numel()
+        self.rollouts += rewards.numel() + skipped
         self._elsewhere += int(useful.sum()) * self.group_size / max(pool, 1e-3)
         self._last = {"reward": float(rewards.mean()), "useful": float(useful.double().mean())}
 

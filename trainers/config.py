@@ -20,8 +20,9 @@ _AT_LEAST = {
     **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "dynamic_sampling", "epochs"), 1),
     **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
     **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness", "refit_every"), 0),
-    **dict.fromkeys(("warmup_steps", "lora_rank"), 0),
-    **dict.fromkeys(("threads", "micro_batch_tokens", "tensor_parallel", "max_model_len"), 1),
+    **dict.fromkeys(("warmup_steps", "lora_rank", "log_completions"), 0),
+    **dict.fromkeys(("threads", "micro_batch_tokens", "max_prompt_tokens", "overlong_buffer"), 1),
+    **dict.fromkeys(("tensor_parallel", "max_model_len"), 1),
     "group_size": 2,  # an advantage needs company
 }
 
@@ -47,6 +48,18 @@ class TrainConfig:
     """Arguments of the task's constructor, in the YAML file: for instance {train_size: 4096}."""
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
     """"chat": prompts in the tokenizer's chat template; "raw": as they are; "auto": in the template if there is one."""
+    data: str | None = None
+    """In place of a task: records, one a problem, of a file (.jsonl, .json, .parquet), a folder or a data set's hub id;
+    task_args names their fields, for instance {prompt: question, test_share: 0.05}."""
+    reward: str | None = None
+    """What judges completions of --data: path/to/file.py:function, called as function(completion, record), which
+    returns a number in 0..1, or that and a reason."""
+    reward_timeout: float = 10.0
+    """Seconds that one call of --reward may take."""
+    system: str | None = None
+    """System prompt, in place of the task's."""
+    max_prompt_tokens: int | None = None
+    """Longer prompts are left out; if left out, those that leave no room for a completion in the model's context."""
     steps: int = 100
     """Training steps: one batch of rollouts each."""
 
@@ -131,6 +144,11 @@ class TrainConfig:
     tis_cap: float = 2.0
     """Where the engine is not the policy itself, tokens are weighted by the ratio of the policy's probability to the
     engine's, up to this (truncated importance sampling); 0: up to any number."""
+    overlong: Literal["keep", "mask", "punish"] = "keep"
+    """Completions cut off at max_new_tokens: "keep" them as they are, "mask" them out of the update, or "punish" length
+    in the reward over the last overlong_buffer tokens before it (both DAPO's)."""
+    overlong_buffer: int | None = None
+    """Tokens over which the punishment grows from 0 to 1; a fifth of max_new_tokens if left out."""
     kl: float = 0.0
     """Weight of the KL to the initial policy."""
     max_grad_norm: float = 1.0
@@ -147,7 +165,13 @@ class TrainConfig:
     eval_every: int = 25
     """Steps between evaluations on the held-out prompts; 0: only before and after."""
     eval_samples: int = 4
-    """Completions a held-out prompt."""
+    """Completions a held-out prompt: for accuracy (avg@n) and pass@k."""
+    keep_best: bool = True
+    """Keep the policy with the best evaluation in best/, an ordinary transformers folder."""
+    log_completions: int = 10
+    """Steps between those whose completions are written to completions/, for reading; 0: none are."""
+    wandb: str | None = None
+    """Weights & Biases project to show the run in, beside TensorBoard."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
@@ -187,9 +211,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}: expected {least} or more, got {value}")
-        for name in ("temperature", "max_grad_norm", "lora_alpha", "gpu_memory_utilization", "kv_cache_gib"):
+        above = "temperature", "max_grad_norm", "lora_alpha", "reward_timeout", "gpu_memory_utilization", "kv_cache_gib"
+        for name in above:
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
+        self._check_data()
         if not self.lora_targets:
             raise ValueError("lora_targets: expected names of modules, or all-linear, got none")
         if self.tis_cap != 0 and self.tis_cap < 1:
@@ -208,6 +234,10 @@ class TrainConfig:
                 f"acquisition: expected one of {names}, or path/to/file.py:function, got {self.acquisition!r}"
             )
 
+    def _check_data(self) -> None:
+        if (self.data is None) != (self.reward is None):
+            raise ValueError("data, reward: expected both or none: records, and the function that judges completions")
+
     @property
     def policy(self) -> str:
         """The policy: `model`, or where that is left out the task's embedded one.
@@ -215,6 +245,8 @@ class TrainConfig:
         Raises:
             ValueError: there is none.
         """
+        if self.model is None and self.data is not None:
+            raise ValueError("model: expected a causal LM's folder or hub id for --data, got none")
         if self.model is None and self.task not in EMBEDDED:
             raise ValueError(f"model: expected a causal LM's folder or hub id for the task {self.task}, got none")
         return self.task if self.model is None else self.model
@@ -229,6 +261,19 @@ class TrainConfig:
         """How completions are drawn."""
         tokens = defaults_of(self.policy).max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
         return Sampling(tokens, self.temperature)
+
+    @property
+    def buffer(self) -> int:
+        """Tokens over which the punishment of length grows.
+
+        Raises:
+            ValueError: it is longer than a completion.
+        """
+        limit = self.sampling.max_new_tokens
+        buffer = max(limit // 5, 1) if self.overlong_buffer is None else self.overlong_buffer
+        if buffer > limit:
+            raise ValueError(f"overlong_buffer: expected at most max_new_tokens, {limit}, got {buffer}")
+        return buffer
 
     @property
     def step_size(self) -> float:

@@ -13,7 +13,8 @@ from dps_pyro.trainers.config import TrainConfig
 __all__ = ["check_resumed", "load_config", "save_config"]
 
 _KEPT = (
-    "model", "lora_rank", "lora_targets", "task", "task_args", "dynamics", "dynamics_args", "groups", "prior",
+    "model", "lora_rank", "lora_targets", "task", "task_args", "data", "max_prompt_tokens", "dynamics", "dynamics_args",
+    "groups", "prior",
 )  # fmt: skip
 """What a resumed run cannot change: its checkpoint is of these."""
 

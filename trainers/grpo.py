@@ -17,17 +17,20 @@ from rich.console import Console
 from dps_pyro.live import LiveView
 from dps_pyro.rollouts import Sleeps
 from dps_pyro.trainers.ahead import Ahead, Turn
+from dps_pyro.trainers.boards import require_wandb
 from dps_pyro.trainers.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares, seed_for
+from dps_pyro.trainers.completions import log_completions
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.config_file import check_resumed, load_config, save_config
 from dps_pyro.trainers.full_log import Chosen, FullLog
 from dps_pyro.trainers.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
 from dps_pyro.trainers.policy import load_policy, load_reference
+from dps_pyro.trainers.prompts import fitting, prompt_limit
 from dps_pyro.trainers.rolled import draw, evaluate, rewarded, roll_out
 from dps_pyro.trainers.run_folder import RunFolder
 from dps_pyro.trainers.summary import complete, finish
-from dps_pyro.trainers.update import trained_on, update
+from dps_pyro.trainers.update import advantages_of, trained_on, update
 
 __all__ = ["train"]
 
@@ -59,13 +62,16 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
 
     # The parts: a policy, an engine that samples from it, a task, and a sampler that tracks the task's prompts.
     with folder.starting(save_config(config)):
+        if config.wandb is not None:
+            require_wandb()
         policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
         reference = load_reference(config, policy)
         optimizer, rate = make_optimizer(policy, config), learning_rate(config)
         engine, ahead = make_engine(config, policy, tokenizer), Ahead()
         task = make_task(config, tokenizer)
-        prompts = task.prompts("train")
-        sampler = make_sampler(config, task)
+        limit = prompt_limit(config, policy)
+        prompts, tests = (fitting(task, split, tokenizer, config, limit, console.print) for split in ("train", "test"))
+        sampler = make_sampler(config, task, prompts)
         full_log = FullLog(folder.path, sampler.history) if config.full_log else None
         ledger, dry_spell, drift = Ledger(config.group_size, sampler.tolerance), DrySpell(), Drift()
         if checkpoint is not None:
@@ -76,14 +82,17 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
             checkpoint.restore_rng()
             if full_log is not None:
                 full_log.resume(ledger.step)
-        folder.begin(save_config(config), ledger.step, sampler.history)
+        folder.begin(save_config(config), ledger.step, sampler.history, wandb=config.wandb)
 
     with folder, ahead, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
 
         def held_out() -> None:
-            result = evaluate(engine, tokenizer, task, config)
+            result = evaluate(engine, tokenizer, task, config, tests)
             ledger.accuracy = result["accuracy"] or 0.0
-            view.evaluated(folder.log({"kind": "eval", "step": ledger.step, "rollouts": ledger.rollouts} | result))
+            entry = {"kind": "eval", "step": ledger.step, "rollouts": ledger.rollouts} | result
+            if config.keep_best:
+                folder.keep_best(entry, policy, tokenizer)
+            view.evaluated(folder.log(entry))
 
         def choose() -> Turn:
             """The next prompts, for the policy as it is."""
@@ -102,7 +111,8 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
             at = ledger.step, clock, sampler.tolerance, drawn
             groups = roll_out(engine, tokenizer, task, candidates, config, *at)
             with clock("observe"):
-                rows = rows[: len(groups.rewards)]  # dynamic sampling may have had enough before the last of them
+                # Dynamic sampling may have had enough before the last of them; some may not have been judged.
+                rows = groups.of(rows)
                 solved, taken = groups.rewards.sum(-1), trained_on(groups, config)
                 sampler.observe(
                     rows, solved, config.group_size, version,
@@ -113,7 +123,10 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 seed = seed_for(config.seed, "full_log", ledger.step)
                 others = [prompts[row] for row in rest.tolist()]
                 extra = rewarded(engine, tokenizer, task, others, config, seed, clock, sampler.tolerance)
-                full_log.append(Chosen(rows, groups, taken, chance[rows]), rest, extra, ledger)
+                full_log.append(Chosen(rows, groups, taken, chance[rows]), extra.of(rest), extra, ledger)
+            if config.log_completions and ledger.step % config.log_completions == 0:
+                weighed = advantages_of(groups, config) * taken[:, None]
+                log_completions(folder.path, ledger.step, [prompts[row] for row in rows.tolist()], groups, weighed)
 
             if config.async_rollouts and ledger.step + 1 < config.steps:
                 with clock("select"):
@@ -133,7 +146,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
             with clock("sync"):
                 engine.sync(policy)
 
-            ledger.book(groups.rewards, pool=float(chance.mean()))
+            ledger.book(groups.rewards, pool=float(chance.mean()), skipped=groups.skipped)
             known = sampler.metrics()
             entry = {
                 "kind": "train",
@@ -147,12 +160,17 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 "log_evidence": known["log_evidence"],
                 "length": float(groups.rollouts.completion_mask.sum(1).double().mean()),
                 "truncated": groups.rollouts.finish.count("length") / len(groups.rollouts.finish),
+                "skipped": groups.skipped,
                 **reason_shares(groups.reasons),
                 "learning_rate": now,
                 **learned,
                 **clock.seconds,
             }
             view.update(folder.log(entry))
+            if groups.trouble is not None:
+                view.say(
+                    f"{groups.skipped} completions were left out of step {ledger.step}: {groups.trouble}", "yellow"
+                )
             for watch in (dry_spell, drift):
                 if (warning := watch.warning(entry)) is not None:
                     view.say(warning, "yellow")
@@ -168,6 +186,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 state = {"ledger": ledger.state_dict(), "sampler": sampler.state_dict(), "ahead": ahead.state_dict()}
                 folder.save_checkpoint(ledger.step, state, policy, optimizer, tokenizer, keep=config.keep_checkpoints)
 
+        folder.save_policy("policy", policy, tokenizer)
         summary = finish(folder, config, sampler.dynamics, sampler.history, view.say)
         view.close(summary)
     return summary

@@ -13,11 +13,12 @@ from dps_pyro.filter import Predictor
 from dps_pyro.fit import Posterior
 from dps_pyro.history import Features
 from dps_pyro.models.by_name import make
-from dps_pyro.plugins import load
+from dps_pyro.plugins import call, load
 from dps_pyro.refit import Refit
 from dps_pyro.rollouts import RolloutEngine
 from dps_pyro.sampler import PromptSampler
-from dps_pyro.tasks import Task, by_name, feature_columns
+from dps_pyro.tasks import PromptSet, Task, by_name, feature_columns
+from dps_pyro.tasks.records import Records
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.embedded import EMBEDDED
 from dps_pyro.trainers.policy import autocast
@@ -107,7 +108,11 @@ def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
     words: Any = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
     wordless = words is not None and words.unk_token_id in words("Using")["input_ids"]
     style = "compact" if wordless or config.policy in EMBEDDED else "instruct"
-    task = by_name.make(config.task, config.task_args, optional={"style": style})
+    if config.data is not None:
+        own = {"source": config.data, "reward": config.reward, "timeout": config.reward_timeout}
+        task: Task = call("task_args", Records, own | config.task_args)
+    else:
+        task = by_name.make(config.task, config.task_args, optional={"style": style})
     if config.batch_size > (there := len(task.prompts("train"))):
         raise ValueError(f"batch_size: expected at most {there}, the number of prompts, got {config.batch_size}")
     if len(task.prompts("test")) == 0:
@@ -115,9 +120,11 @@ def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
     return task
 
 
-def make_sampler(config: TrainConfig, task: Task) -> PromptSampler:
-    """The configured sampler of the task's prompts."""
-    prompts = task.prompts("train")
+def make_sampler(config: TrainConfig, task: Task, prompts: PromptSet | None = None) -> PromptSampler:
+    """The configured sampler of the task's prompts, or of those of them that fit."""
+    prompts = task.prompts("train") if prompts is None else prompts
+    if config.batch_size > len(prompts):
+        raise ValueError(f"batch_size: expected at most {len(prompts)}, the prompts that fit, got {config.batch_size}")
     features = feature_columns(prompts)
     prior = None if config.prior is None else Posterior.load(config.prior)
     return PromptSampler(

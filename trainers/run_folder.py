@@ -19,7 +19,11 @@ from transformers import PreTrainedModel
 
 from dps_pyro.history import RolloutHistory
 from dps_pyro.storage import atomic_path
+from dps_pyro.trainers.boards import Boards
 from dps_pyro.trainers.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from dps_pyro.trainers.completions import forget_completions
+from dps_pyro.trainers.lora import save_merged
+from dps_pyro.trainers.policy import quiet
 from dps_pyro.trainers.processors import Reader
 
 __all__ = ["RunFolder", "strict_json"]
@@ -54,7 +58,7 @@ class RunFolder:
         if not resume and not self.blank:
             raise ValueError(f"out: expected a new folder, but {path} holds a run; --resume goes on with it")
         self.path = path
-        self._board: Any = None
+        self._boards: Boards | None = None
 
     @contextmanager
     def starting(self, config: str) -> Iterator[None]:
@@ -66,7 +70,7 @@ class RunFolder:
         try:
             yield
         except Exception:
-            if self.blank and self._board is None:
+            if self.blank and self._boards is None:
                 (self.path / "config.yaml").unlink()
                 with suppress(OSError):  # something else is in it
                     for folder in made:
@@ -76,12 +80,12 @@ class RunFolder:
             stop.add_note(self._how_to_go_on())
             raise
 
-    def begin(self, config: str, step: int, history: RolloutHistory | None = None) -> None:
+    def begin(self, config: str, step: int, history: RolloutHistory | None = None, *, wandb: str | None = None) -> None:
         """Write the configuration; forget what an interrupted run left half-written or logged after `step`, the number
-        of steps its checkpoint has done (0: start anew), and will log again. `history` is the checkpoint's."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        ended = (self.path / name for name in ("summary.json", "report.html", "posterior"))  # of fewer steps
+        of steps its checkpoint has done (0: start anew), and will log again. `history` is the checkpoint's; `wandb` the
+        project to show the run in."""
+        of_fewer_steps = "summary.json", "report.html", "posterior", "policy"
+        ended = (self.path / name for name in (*of_fewer_steps, *(() if step else ("best",))))
         for left in (
             *self.path.glob(".*.tmp"),
             *self.path.glob(".*.old"),
@@ -97,11 +101,8 @@ class RunFolder:
         else:
             (self.path / "history.parquet").unlink(missing_ok=True)
         self.write_text("config.yaml", config)
-        again = (self.path / "tensorboard").exists()
-        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step if again else None)
-        for line in kept:
-            if line["step"] == step:  # purged with the steps to be done again, but will not be
-                self._draw(line)
+        forget_completions(self.path, step)
+        self._boards = Boards(self.path, step, kept, wandb, {"config": config})
 
     def __enter__(self) -> RunFolder:
         return self
@@ -109,9 +110,9 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._board is None:
+        if self._boards is None:
             return
-        self._board.close()
+        self._boards.close(failed=error is not None)
         if error is not None:
             error.add_note(self._how_to_go_on())
 
@@ -132,7 +133,8 @@ class RunFolder:
         """Append one line to metrics.jsonl, and its numbers to TensorBoard; returns the entry."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(strict_json(entry) + "\n")
-        self._draw(entry)
+        if self._boards is not None:
+            self._boards.draw(entry)
         return entry
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -149,13 +151,6 @@ class RunFolder:
         path = self.path / "summary.json"
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"steps": 0}
         return summary if summary["steps"] >= steps else None
-
-    def _draw(self, entry: dict[str, Any]) -> None:
-        for name, value in entry.items():
-            if isinstance(value, int | float) and name != "step":
-                tag = name if "/" in name else f"{entry['kind']}/{name}"
-                self._board.add_scalar(tag, value, entry["step"])
-        self._board.flush()
 
     # ----------------------------------------------------------------------------------------------- checkpoints
 
@@ -181,6 +176,29 @@ class RunFolder:
             going = self._checkpoint(old)  # renamed first: half a checkpoint never has a checkpoint's name
             shutil.rmtree(going.rename(going.with_name(f".{going.name}.tmp")))
         return path
+
+    def keep_best(self, result: dict[str, Any], policy: PreTrainedModel, tokenizer: Reader) -> bool:
+        """Write the policy to `best/`, an ordinary transformers folder, if its evaluation is better than that of the
+        one there. What was best lies in the folder itself (`evaluation.json`), so that the two cannot disagree."""
+        file = self.path / "best" / "evaluation.json"
+        if file.exists() and json.loads(file.read_text(encoding="utf-8"))["accuracy"] >= result["accuracy"]:
+            return False
+        self.save_policy("best", policy, tokenizer, result)
+        return True
+
+    def save_policy(
+        self,
+        name: str,
+        policy: PreTrainedModel,
+        tokenizer: Reader,
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        """Write an ordinary transformers folder, adapters merged, and the policy's evaluation beside it."""
+        with atomic_path(self.path / name) as aside, quiet():
+            aside.mkdir()
+            save_merged(policy, tokenizer, aside)
+            if result is not None:
+                (aside / "evaluation.json").write_text(strict_json(result, indent=1) + "\n", encoding="utf-8")
 
     def checkpoints(self) -> list[int]:
         """The steps of the checkpoints there are, in order."""

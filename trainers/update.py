@@ -22,10 +22,11 @@ from dps_pyro.rollouts import Rollouts
 from dps_pyro.trainers.batches import micro_batches, tight
 from dps_pyro.trainers.bookkeeping import Means
 from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.trainers.overlong import length_penalty, truncated
 from dps_pyro.trainers.policy import autocast, recomputing
 from dps_pyro.trainers.rolled import Groups
 
-__all__ = ["Reference", "trained_on", "update"]
+__all__ = ["Reference", "advantages_of", "trained_on", "update"]
 
 Reference: TypeAlias = Callable[[], AbstractContextManager[nn.Module]]
 """The initial policy, as a context to compute in."""
@@ -37,8 +38,27 @@ _SHARES = tuple(name for name in PolicyLoss._fields if name != "loss")
 
 def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
     """bool [G], the groups that the update learns from: those with a signal, of them a batch."""
-    useful = groups.useful
+    useful = groups.useful & _kept(groups, config).any(1)
     return useful & (useful.cumsum(0) <= config.batch_size)
+
+
+def advantages_of(groups: Groups, config: TrainConfig) -> Tensor:
+    """float [G, n], what the update weighs each completion by; with `overlong` "punish", after the punishment for
+    length (which the tracker is not told: its business is what the policy can solve)."""
+    rewards = groups.rewards
+    if config.overlong == "punish":
+        lengths = groups.rollouts.completion_mask.sum(1).cpu().view_as(rewards)
+        rewards = rewards + length_penalty(lengths, config.sampling.max_new_tokens, config.buffer)
+    return advantages(rewards, config.loss)
+
+
+def _kept(groups: Groups, config: TrainConfig) -> Tensor:
+    """bool [G, n], the completions that the update may learn from: those with a token, and with `overlong` "mask" those
+    of them that ended."""
+    kept = groups.rollouts.completion_mask.any(1).cpu()
+    if config.overlong == "mask":
+        kept = kept & ~truncated(groups.rollouts)
+    return kept.view_as(groups.rewards)
 
 
 def update(
@@ -53,7 +73,8 @@ def update(
 
     Groups without signal are dropped before the forward pass: they cost nothing and dilute nothing. Of the useful ones
     a batch is used, as in DAPO, where dynamic sampling found more. The policy stays in evaluation mode: with dropout,
-    it would not be the one that was sampled from.
+    it would not be the one that was sampled from. With `overlong` "mask", completions that were cut off are dropped in
+    the same way, though they count in their group's baseline.
 
     Returns:
         loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps, and where the
@@ -62,9 +83,9 @@ def update(
     Raises:
         FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
     """
-    useful = trained_on(groups, config)
-    rollouts = groups.rollouts.select(useful.repeat_interleave(config.group_size))
-    values = advantages(groups.rewards, config.loss)[useful].flatten().to(rollouts.logprobs.device)
+    learned_from = trained_on(groups, config)[:, None] & _kept(groups, config)
+    rollouts = groups.rollouts.select(learned_from.flatten())
+    values = advantages_of(groups, config)[learned_from].to(rollouts.logprobs.device)
     generator = torch.Generator().manual_seed(seed)
     means = Means("loss", "grad_norm", *(name for name in _SHARES if config.corrected or name not in _OF_ENGINE))
     # What an engine of its own drew is weighted to the policy's before the update. In a single step that is the policy

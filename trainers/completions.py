@@ -1,0 +1,54 @@
+"""Completions for reading: `pandas.read_parquet("runs/mine/completions")` is one table of all that were logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from dps_pyro.storage import atomic_path
+from dps_pyro.tasks import Prompt
+from dps_pyro.trainers.rolled import Groups
+
+__all__ = ["forget_completions", "log_completions"]
+
+
+def log_completions(folder: Path, step: int, prompts: Sequence[Prompt], groups: Groups, values: Tensor) -> Path:
+    """Write a step's completions to `completions/step-<step>.parquet`, one a row.
+
+    Args:
+        folder: the run's.
+        step: the training step, from 0 on.
+        prompts: G, those of the groups.
+        groups: the G groups.
+        values: float [G, n], their advantages; 0 where the update left the group out.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    owners = [prompt for prompt in prompts for _ in range(groups.rewards.shape[1])]
+    table = pa.table(
+        {
+            "step": pa.array([step] * len(owners), pa.int64()),
+            "prompt_id": [prompt.id for prompt in owners],
+            "prompt": [prompt.text for prompt in owners],
+            "completion": groups.rollouts.texts,
+            "reward": groups.rewards.flatten().tolist(),
+            "reason": groups.reasons,
+            "advantage": values.flatten().tolist(),
+            "tokens": pa.array(groups.rollouts.completion_mask.sum(1).tolist(), pa.int64()),
+            "finish": groups.rollouts.finish,
+        }
+    )
+    path = folder / "completions" / f"step-{step:06d}.parquet"
+    with atomic_path(path) as aside:
+        parquet.write_table(table, aside)
+    return path
+
+
+def forget_completions(folder: Path, step: int) -> None:
+    """Remove those of step `step` and after, which will be made again, and what a killed write left."""
+    for file in (folder / "completions").glob("*"):
+        if file.name.startswith(".") or int(file.stem.partition("-")[2]) >= step:
+            file.unlink()
