@@ -66,7 +66,7 @@ def test_help_explains_every_setting(command: str, file: str, name: str, capsys:
     documented = settings(file, name)
     assert len(documented) >= 2
     for setting, meaning in documented.items():
-        if setting in ("task_args", "dynamics_args"):  # of the file, as the help says
+        if setting in ("task_args", "dynamics_args", "vllm_args"):  # of the file, as the help says
             assert f"{setting}" in text
         else:
             assert meaning in text, setting
