@@ -24,7 +24,8 @@ def run(arguments: list[str]) -> int:
     description = f"""{TrainConfig.__doc__}
 
 Settings come from --config FILE (YAML, one `name: value` a line, names with underscores), where given, and from the
-options below, which come first. task_args, dynamics_args and vllm_args are for the file: `task_args: {{train_size: 4096}}`."""
+options below, which come first. task_args, dynamics_args and vllm_args are for the file:
+`task_args: {{train_size: 4096}}`."""
     config = tyro.cli(TrainConfig, prog="dps-pyro train", args=rest, default=start, description=description)
 
     from dps_pyro.trainers.grpo import train
