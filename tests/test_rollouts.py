@@ -1,5 +1,7 @@
 """The in-process engine with a real, tiny Llama and a word-level tokenizer."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +13,7 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dps_pyro.policy_gradient import completion_logprobs, count, policy_loss
-from dps_pyro.rollouts import Query, Rollouts, Sampling, concatenate
+from dps_pyro.rollouts import Query, Rollouts, Sampling, closing, concatenate
 from dps_pyro.rollouts.transformers import TransformersEngine
 
 SPECIAL = ["<pad>", "<s>", "</s>"]
@@ -338,3 +340,20 @@ def test_what_the_images_became_stays_with_its_rows(engine):
     assert both.vision == ({}, {}, *seen.vision)
     assert both.select(torch.tensor([3, 0])).vision == (seen.vision[1], {})
     assert concatenate([text, text]).vision is None
+
+
+def test_an_engine_is_closed_however_its_block_ends() -> None:
+    class Closable:
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    engine: Any = Closable()
+    with closing(engine) as same:
+        assert same is engine and engine.closed == 0
+    with pytest.raises(KeyError), closing(engine):
+        raise KeyError
+    assert engine.closed == 2
+    with closing(cast("Any", object())):  # nothing to close
+        pass

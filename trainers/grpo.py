@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from dps_pyro.live import LiveView
-from dps_pyro.rollouts import Sleeps
+from dps_pyro.rollouts import Sleeps, closing
 from dps_pyro.trainers.ahead import Ahead, Turn
 from dps_pyro.trainers.boards import require_wandb
 from dps_pyro.trainers.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares, seed_for
@@ -84,7 +84,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 full_log.resume(ledger.step)
         folder.begin(save_config(config), ledger.step, sampler.history, wandb=config.wandb)
 
-    with folder, ahead, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
+    with folder, closing(engine), ahead, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
 
         def held_out() -> None:
             result = evaluate(engine, tokenizer, task, config, tests)

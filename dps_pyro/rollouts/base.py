@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -145,6 +146,17 @@ class Sleeps(Protocol):
     def sleep(self) -> None:
         """Give it back."""
         ...
+
+
+@contextmanager
+def closing(engine: RolloutEngine) -> Iterator[RolloutEngine]:
+    """Close the engine at the end of the block, however it ends, where it has something to close: processes, folders."""
+    try:
+        yield engine
+    finally:
+        close = getattr(engine, "close", None)
+        if close is not None:
+            close()
 
 
 def concatenate(batches: Sequence[Rollouts]) -> Rollouts:
