@@ -150,7 +150,7 @@ class Sleeps(Protocol):
 
 @contextmanager
 def closing(engine: RolloutEngine) -> Iterator[RolloutEngine]:
-    """Close the engine at the end of the block, however that ends, where there is something to close: processes, say."""
+    """Close the engine at the end of the block, however that ends, where it has something to close: processes, say."""
     try:
         yield engine
     finally:
