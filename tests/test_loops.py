@@ -8,11 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny import tiny
 from torch.utils.data import DataLoader
 from trl_runs import PROMPTS, predictive
 
-from dps_pyro import PromptSampler
+from dps_pyro import PromptSampler, RolloutHistory
 from dps_pyro.models import SolvingProgress
+from dps_pyro.trainers.grpo import train
+from dps_pyro.trainers.parts import make_sampler, make_task
+from dps_pyro.trainers.policy import load_policy
 from dps_pyro.trainers.prime_rl import PredictiveTaskSampler
 
 STEPS, BATCH, GROUP = 4, 3, 4
@@ -84,3 +88,20 @@ def test_every_loop_selects_the_same(loop: str, tmp_path: Path) -> None:
     ):
         assert mine.nan_to_num().tolist() == theirs.nan_to_num().tolist(), column
     assert other.select(BATCH).tolist() == expected.select(BATCH).tolist()
+
+
+def test_this_packages_trainer_selects_what_the_bare_verbs_would(tmp_path: Path) -> None:
+    config = tiny(tmp_path / "run", steps=4, seed=5)
+    train(config)
+    log = RolloutHistory.from_parquet(tmp_path / "run" / "history.parquet")
+    events, progress = log.events, log.progress().tolist()
+
+    task = make_task(config, load_policy(config)[1])
+    sampler = make_sampler(config, task)
+    assert sampler.ids == log.ids
+    for step in range(4):
+        now = events.step == step
+        chosen = sampler.select(config.batch_size)
+        rows, solved_now, trained = events.prompt[now], events.solved[now], events.trained[now]
+        assert sorted(chosen.tolist()) == sorted(rows.tolist())
+        sampler.observe(rows, solved_now, events.trials[now], trained=trained, progress=progress[step])
