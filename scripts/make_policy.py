@@ -64,8 +64,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = [*SPECIAL, *SYMBOLS, *map(str, range(LARGEST + 1))]
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9]+|[^0-9\s]"), behavior="removed", invert=True)
+    return wrapped(tokenizer)
+
+
+def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer of `SPECIAL` and words as transformers has it, which begins prompts with `<bos>`."""
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", vocabulary.index("<bos>"))]
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", tokenizer.token_to_id("<bos>"))]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

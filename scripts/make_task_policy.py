@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dps_pyro.tasks import BlocksWorld, Math, PromptSet, Task
 from dps_pyro.tasks.arithmetic import random_problem
 from dps_pyro.tasks.blocks import TABLE, plan
-from scripts.make_policy import BATCH, LEARNING_RATE, SPECIAL, Row, make_model, save, solved, summarise, train
+from scripts.make_policy import BATCH, LEARNING_RATE, SPECIAL, Row, make_model, save, solved, summarise, train, wrapped
 
 POLICIES = Path(__file__).resolve().parent.parent / "dps_pyro" / "policies"
 
@@ -95,19 +95,7 @@ def make_tokenizer(symbols: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\s]"), behavior="removed", invert=True)
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", vocabulary.index("<bos>"))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        padding_side="left",
-        model_max_length=64,
-        clean_up_tokenization_spaces=False,
-    )
+    return wrapped(tokenizer)
 
 
 def examples(tokenizer: PreTrainedTokenizerFast, spec: Spec, task: Task, seed: int) -> Iterator[tuple[list[int], int]]:

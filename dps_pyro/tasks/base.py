@@ -80,6 +80,17 @@ class PromptSet(Sequence[Prompt]):
         return f"PromptSet({len(self)} prompts: {few}{', ...' if len(self) > 3 else ''})"
 
 
+def split_of(splits: Mapping[str, PromptSet], split: str) -> PromptSet:
+    """A task's prompts of `split`.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    if split not in splits:
+        raise ValueError(f"expected split {' or '.join(map(repr, splits))}, got {split!r}")
+    return splits[split]
+
+
 def feature_columns(prompts: Sequence[Prompt]) -> dict[str, list[float] | list[str]]:
     """The features that all of the prompts have, as columns: name -> one number or one string a prompt."""
     names = [name for name in prompts[0].features if all(name in prompt.features for prompt in prompts)]

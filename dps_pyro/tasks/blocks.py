@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Any, Literal
 
-from dps_pyro.tasks.base import Prompt, PromptSet, Reward
+from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
 
 __all__ = ["TABLE", "BlocksWorld", "Move", "State", "move", "plan", "random_state"]
 
@@ -148,9 +148,7 @@ class BlocksWorld:
         Raises:
             ValueError: there is no such split.
         """
-        if split not in self._splits:
-            raise ValueError(f"expected split 'train' or 'test', got {split!r}")
-        return self._splits[split]
+        return split_of(self._splits, split)
 
     def prompt(self, start: State, goal: State) -> Prompt:
         """The prompt of a problem of your own.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dps_pyro.tasks.base import Prompt, PromptSet, Reward
+from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
 from dps_pyro.tasks.data import read_records
 from dps_pyro.tasks.expression import ExpressionError, evaluate
 
@@ -258,9 +258,7 @@ class Countdown:
         Raises:
             ValueError: There is no such split.
         """
-        if split not in self._splits:
-            raise ValueError(f"expected split 'train' or 'test', got {split!r}")
-        return self._splits[split]
+        return split_of(self._splits, split)
 
     def prompt(self, numbers: Sequence[int], target: int) -> Prompt:
         """The prompt of a problem of your own, solvable or not.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from dps_pyro.tasks.base import Prompt, PromptSet, Reward
+from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
 from dps_pyro.tasks.bitmap import draw
 from dps_pyro.tasks.data import read_records
 from dps_pyro.tasks.diagrams import KINDS, LEVELS, Problem, random_problem
@@ -141,9 +141,7 @@ class Geometry:
         Raises:
             ValueError: There is no such split.
         """
-        if split not in self._splits:
-            raise ValueError(f"expected split 'train' or 'test', got {split!r}")
-        return self._splits[split]
+        return split_of(self._splits, split)
 
     def solution(self, prompt: Prompt) -> str:
         """The working of a rendered problem of either split; for tests and supervised warm starts.

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from dps_pyro.tasks.answers import last_box
 from dps_pyro.tasks.arithmetic import LEVELS, random_problem
-from dps_pyro.tasks.base import Prompt, PromptSet, Reward
+from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
 from dps_pyro.tasks.data import read_records
 from dps_pyro.tasks.grader import Grader, shared_grader
 
@@ -189,9 +189,7 @@ class Math:
         Raises:
             ValueError: there is no such split.
         """
-        if split not in self._splits:
-            raise ValueError(f"expected split 'train' or 'test', got {split!r}")
-        return self._splits[split]
+        return split_of(self._splits, split)
 
     def reward(self, prompt: Prompt, completion: str) -> Reward:
         """1.0 where the completion's final answer equals the prompt's, else 0.0; why, as `Grader` says."""
