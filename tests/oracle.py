@@ -5,7 +5,6 @@ Arrays are numpy float64; matrices are row-stochastic, `transition[i, j] = p(nex
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -31,20 +30,16 @@ def brute_force(initial: Any, transitions: Any, likelihoods: Any) -> tuple[float
     """log p(y_1:T), and p(z_t | y_<t) for t = 1..T+1 as [T+1, K], by adding up all paths.
 
     initial [K]; transitions [T, K, K], the move after each step; likelihoods [T, K], p(y_t | z_t), ones where missing.
+    Every path has its own weight, in an array with an axis a step: nothing is summed on the way.
     """
     initial, transitions, likelihoods = (np.asarray(x, float) for x in (initial, transitions, likelihoods))
-    T, K = likelihoods.shape
-    beliefs = np.zeros((T + 1, K))
-    evidence = 0.0
-    for length in range(1, T + 2):
-        for path in itertools.product(range(K), repeat=length):
-            weight = initial[path[0]]
-            for t in range(length - 1):
-                weight *= likelihoods[t, path[t]] * transitions[t, path[t], path[t + 1]]
-            beliefs[length - 1, path[-1]] += weight
-        evidence = beliefs[length - 1].sum()
-        beliefs[length - 1] /= evidence
-    return math.log(evidence), beliefs
+    paths = initial
+    beliefs = [initial / initial.sum()]
+    for likelihood, transition in zip(likelihoods, transitions, strict=True):
+        paths = (paths * likelihood)[..., None] * transition  # [z_1, ..., z_t] -> [z_1, ..., z_t+1]
+        ending = paths.reshape(-1, len(initial)).sum(0)
+        beliefs.append(ending / ending.sum())
+    return math.log(paths.sum()), np.array(beliefs)
 
 
 # ----------------------------------------------------------------------------------------------------- unrolled Pyro

@@ -10,37 +10,13 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal, init_to_sample
 from torch import Tensor
+from variants import EACH, OTHERS, variants
 
-from benchmarks.gallery import FITTED, arguments, make
+from benchmarks.gallery import FITTED, make
 from dps_pyro import RolloutHistory, Step, models
 from dps_pyro.dynamics import Progress
 from dps_pyro.models import PaperDPS
 from dps_pyro.testing import check_dynamics
-
-OTHERS: dict[str, list[dict[str, Any]]] = {
-    "Covariate": [{"levels": 3}],
-    "DenseReward": [{"family": "beta"}, {"states": 4}],
-    "Hierarchical": [{"levels": 3, "nodes": None}, {"levels": 4, "nodes": 2}],
-    "Ladder": [{"levels": 3}],
-    "LogitWalk": [{"rungs": 4, "limit": 2.0}],
-    "PromptTypes": [{"types": ("learns", "never"), "speeds": (0.02,)}],
-}
-"""Arguments to try besides the default ones and columns of the prompts."""
-
-
-def variants(name: str, num_prompts: int) -> dict[str, dict[str, Any]]:
-    """Arguments of the model's constructor, under a label."""
-    needed, every = arguments(name, num_prompts, only_needed=True), arguments(name, num_prompts)
-    found = {"default": needed, "columns": every}
-    if "groups" in every:
-        found["numbered"] = {**every, "groups": [row % 3 for row in range(num_prompts)]}
-    if "features" in every:
-        found["numbers"] = {**every, "features": {"length": [float(row % 4) for row in range(num_prompts)]}}
-    distinct = {label: given for label, given in found.items() if label == "default" or given != needed}
-    return distinct | {str(other): {**needed, **other} for other in OTHERS.get(name, [])}
-
-
-EACH = [(name, label) for name in FITTED for label in variants(name, 7)]
 
 
 def test_the_gallery_is_all_there() -> None:

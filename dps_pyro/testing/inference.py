@@ -128,7 +128,7 @@ def check_mini_batches(case: Case) -> None:
     except Exception as error:
         came = f"{type(error).__name__}: {error}"
         raise case.error("prior", "to run on a mini-batch of 2 prompts", came, mend) from error
-    if differ(torch.tensor(mean), torch.tensor(full), 1e-3):
+    if differ(torch.tensor(mean), torch.tensor(full)):
         raise case.error("prior", f"mini-batches whose log density is {full:g} on average", f"{mean:g}", mend)
 
 
@@ -144,22 +144,22 @@ def check_filter(case: Case) -> None:
     steps = Step(*(field[..., :length] for field in case.steps if field is not None))
     law = Progress(case.model, case.parameters(values), steps)
     evidence, beliefs = _brute_force(case, values, solved[:, :length])
-    if differ(law.log_evidence(solved[:, :length]), evidence, 1e-3) or differ(
-        law.log_prob(solved[:, :length]), evidence.sum(0), 1e-3
+    if differ(law.log_evidence(solved[:, :length]), evidence) or differ(
+        law.log_prob(solved[:, :length]), evidence.sum(0)
     ):
         raise _disagree(case, "the likelihood of the sum over all paths")
     for dtype in (torch.float32, torch.float64) if is_fitted(case.model) else ():
         tracker = Tracker(case.model, case.num_prompts, values=values, dtype=dtype)
         for t in range(length):
-            if tracker.belief.dtype != dtype or differ(tracker.belief, beliefs[t], 1e-3):
+            if tracker.belief.dtype != dtype or differ(tracker.belief, beliefs[t], dtype):
                 raise _disagree(case, f"the tracker's beliefs in {dtype} before step {t}")
             trials, trained, progress = case.step(t)
             assert trained is not None and progress is not None
             everyone = torch.arange(case.num_prompts)
             terms = tracker.observe(everyone, solved[:, t], trials, trained=trained, progress=float(progress))
-            if differ(terms, evidence[t], 1e-3):
+            if differ(terms, evidence[t], dtype):
                 raise _disagree(case, f"the tracker's log evidence in {dtype} at step {t}")
-        if differ(tracker.belief, beliefs[length], 1e-3):
+        if differ(tracker.belief, beliefs[length], dtype):
             raise _disagree(case, f"the tracker's beliefs in {dtype} after step {length - 1}")
 
 
@@ -172,7 +172,9 @@ def _brute_force(case: Case, values: dict[str, Tensor], solved: Tensor) -> tuple
     """log p(y_t | y_<t) [T, N] and p(z_t | y_<t) [T + 1, N, K], prompt by prompt, by adding up all paths."""
     num_prompts, T = solved.shape
     K = case.num_states
-    evidence, beliefs = torch.zeros(T, num_prompts, dtype=torch.float64), torch.zeros(T + 1, num_prompts, K)
+    evidence, beliefs = (
+        torch.zeros(*shape, dtype=torch.float64) for shape in ((T, num_prompts), (T + 1, num_prompts, K))
+    )
     for i in range(num_prompts):
         row = torch.tensor([i])
         theta = case.parameters(values, row)
@@ -201,7 +203,7 @@ def check_enumeration(case: Case) -> None:
         at: Any = poutine.block(poutine.condition(method, data=values), hide=list(values))
         made: Any = elbo(max_plate_nesting=1)
         losses.append(made.loss(at, _no_guide, history))
-    if differ(torch.tensor(losses[0]), torch.tensor(losses[1]), 1e-3):
+    if differ(torch.tensor(losses[0]), torch.tensor(losses[1])):
         came = f"{-losses[0]:g} and {-losses[1]:g}"
         raise case.error("model", "the log-likelihood of Pyro's enumeration", came, SAMPLES)
 
