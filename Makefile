@@ -6,7 +6,7 @@ DEMO_COMMAND   = .venv/bin/dps-pyro demo
 POLICIES_COMMAND = .venv/bin/python scripts/make_policy.py && \
   .venv/bin/python -m scripts.make_task_policy --task math && \
   .venv/bin/python -m scripts.make_task_policy --task blocks && \
-  .venv/bin/python scripts/make_geometry_policy.py
+  .venv/bin/python -m scripts.make_geometry_policy
 BENCH_COMMAND  = .venv/bin/python -m benchmarks
 
 # PYTHON: the interpreter .venv is made with (3.11 or newer). Empty: python3.11, else python3, else a newer one.

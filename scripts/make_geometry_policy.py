@@ -1,7 +1,7 @@
 """Train the embedded geometry policy from nothing: a stock Idefics3 of half a million parameters.
 
-    python scripts/make_geometry_policy.py                          # regenerates dps_pyro/policies/geometry
-    python scripts/make_geometry_policy.py --steps 20 --out /tmp/p  # a quick try
+    python -m scripts.make_geometry_policy                          # regenerates dps_pyro/policies/geometry
+    python -m scripts.make_geometry_policy --steps 20 --out /tmp/p  # a quick try
 
 It is warm-started by supervised learning on rendered problems, none of which shows the numbers of a test problem, some
 with a wrong answer on purpose, and stopped early, so that reinforcement learning has something left to teach.
@@ -39,6 +39,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from dps_pyro.tasks.bitmap import CELL, SIZE, draw
 from dps_pyro.tasks.diagrams import KINDS, LEVELS, random_problem
 from dps_pyro.tasks.geometry import Geometry, side_of
+from scripts.make_policy import save
 
 OUT = Path(__file__).resolve().parent.parent / "dps_pyro" / "policies" / "geometry"
 SEED, STEPS, BATCH, PART, LEARNING_RATE, MAX_NEW_TOKENS = 0, 500, 128, 64, 2e-3, 24
@@ -199,7 +200,7 @@ A stock `Idefics3ForConditionalGeneration` of {size:,} parameters (float32): a v
 - Training: supervised, {arguments.steps} steps of {BATCH} examples, AdamW at {LEARNING_RATE}, seed {arguments.seed}.
   Stopped early on purpose: reinforcement learning is to have something left to teach.
 - Made on {datetime.datetime.now(datetime.UTC).date().isoformat()} with torch {torch.__version__} by
-  `python scripts/make_geometry_policy.py --seed {arguments.seed} --steps {arguments.steps}`.
+  `python -m scripts.make_geometry_policy --seed {arguments.seed} --steps {arguments.steps}`.
 
 On the test prompts of the default `Geometry()`, {arguments.samples} samples a prompt at temperature 1: accuracy
 {results["seen"]:.3f}, and {results["blank"]:.3f} with every picture blanked, so that it reads the picture. Of the
@@ -209,17 +210,6 @@ prompts, {results["seen useful"]:.1%} were solved by some of the samples and not
 |---|---|
 {table}
 """
-
-
-def save(model: Any, processor: Any, out: Path) -> None:
-    """Write the checkpoint, as `scripts/make_policy.py` does."""
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
-    path = out / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for file in out.iterdir():
-        file.chmod(0o644)
 
 
 def main(argv: list[str] | None = None) -> None:

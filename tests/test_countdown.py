@@ -370,6 +370,13 @@ def test_published_records(tmp_path: Any) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     found = by_name.make("countdown", {"preset": "from_files", "train": str(tmp_path / "a.jsonl"), "style": "compact"})
     assert found.prompts("train")[0].text == "44 19 35 = 98 :"
+    many = [{"nums": [1, number], "target": number + 1} for number in range(2, 22)]
+    split = Countdown.from_records(many, train_size=8, test_size=4)  # as the paper's code: the first 8, the next 4
+    assert [p.answer[1] for p in both(split)] == list(range(3, 15))
+    rest = Countdown.from_records(many, test_size=4)
+    assert [p.answer[1] for p in rest.prompts("test")] == [19, 20, 21, 22] and len(rest.prompts("train")) == 16
+    other = Countdown.from_records(many, many[2:4], train_size=8, test_size=4)  # tested problems are not trained on
+    assert [p.answer[1] for p in other.prompts("train")] == [3, 4, 7, 8, 9, 10, 11, 12]
     with pytest.raises(ValueError, match="expected nums and target in record 0, got target"):
         Countdown.from_records([{"target": 3}])
 

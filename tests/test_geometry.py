@@ -10,13 +10,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from vlms import CLASSES, picture, save_checkpoint
 
 from dps_pyro.rollouts.transformers import TransformersEngine
-from dps_pyro.tasks import Geometry, Task
+from dps_pyro.tasks import Geometry, Task, by_name
 from dps_pyro.tasks.bitmap import SIZE, draw
 from dps_pyro.tasks.diagrams import KINDS, LEVELS, random_problem
 from dps_pyro.tasks.geometry import side_of
@@ -154,6 +156,70 @@ def test_records_with_pictures_in_files_bytes_and_memory(tmp_path: Path) -> None
         Geometry.from_records([{**listed[0], "images": [{"bytes": b"no"}]}], [])
     with pytest.raises(ValueError, match="got answer"):
         Geometry.from_records([{**listed[0], "answer": None}], [])
+
+
+def published(folder: Path) -> list[dict[str, Any]]:
+    """The records of `records` with their images as Parquet has them: bytes, and the name they had."""
+    listed = [json.loads(line) for line in records(folder).read_text().splitlines()]
+    return [
+        {"images": [{"bytes": (folder / record["images"][0]).read_bytes(), "path": None}], "problem": record["problem"],
+         "answer": record["answer"]}
+        for record in listed
+    ]  # fmt: skip
+
+
+def shown(task: Geometry, split: str) -> list[tuple[str, str, bytes]]:
+    """What the prompts of a split ask, what they want, and their picture."""
+    return [(p.text.split("\n")[0], p.answer, p.images[0].tobytes()) for p in task.prompts(split)]
+
+
+def test_parquet_as_published_in_one_file_and_in_a_folder_of_splits(tmp_path: Path) -> None:
+    rows = published(tmp_path)
+    wanted = [(row["problem"], row["answer"], picture(place, 50, 40).tobytes()) for place, row in enumerate(rows)]
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows[:1]), tmp_path / "hub/data/train-00000-of-00002.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows[1:2]), tmp_path / "hub/data/train-00001-of-00002.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows[2:]), tmp_path / "hub/data/test-00000-of-00001.parquet")
+    task = Geometry.geometry3k(tmp_path / "hub")
+    assert shown(task, "train") == wanted[:2] and shown(task, "test") == wanted[2:]
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "all.parquet")
+    one = Geometry.geometry3k(tmp_path / "all.parquet", test_share=0.34)
+    assert sorted(shown(one, "train") + shown(one, "test")) == sorted(wanted) and len(one.prompts("test")) == 1
+    assert one.prompts("test").ids == Geometry.geometry3k(tmp_path / "all.parquet", test_share=0.34).prompts("test").ids
+    named = by_name.make("geometry", {"preset": "geometry3k", "source": str(tmp_path / "hub")})
+    assert named.prompts("train").ids == task.prompts("train").ids
+
+
+def test_parquet_as_datasets_writes_and_reads_it(tmp_path: Path) -> None:
+    """The hub's own columns: a list of images, which `datasets` decodes to PIL images."""
+    datasets = pytest.importorskip("datasets")
+    rows = [{**row, "images": [picture(place, 50, 40)]} for place, row in enumerate(published(tmp_path))]
+    kinds = {"images": datasets.Sequence(datasets.Image()), "problem": datasets.Value("string")}
+    made = datasets.Dataset.from_list(rows, features=datasets.Features(kinds | {"answer": datasets.Value("string")}))
+    (tmp_path / "hub").mkdir()
+    made.to_parquet(tmp_path / "hub" / "train.parquet")
+    made.select([2]).to_parquet(tmp_path / "hub" / "test.parquet")
+    files, decoded = Geometry.geometry3k(tmp_path / "hub"), Geometry.from_records(list(made), list(made.select([2])))
+    for split in ("train", "test"):
+        assert shown(files, split) == shown(decoded, split)
+        assert files.prompts(split).ids == decoded.prompts(split).ids
+    assert (len(files.prompts("train")), len(files.prompts("test"))) == (2, 1)
+
+
+def test_a_folder_of_json_lines_with_pictures_beside_them(tmp_path: Path) -> None:
+    lines = records(tmp_path).read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(lines[:2]))
+    (tmp_path / "test.jsonl").write_text(lines[2])
+    task = Geometry.geometry3k(tmp_path)
+    assert [p.answer for p in task.prompts("train")] == ["5\\sqrt{3}", "22"]
+    assert task.prompts("test")[0].images[0].tobytes() == picture(2, 50, 40).tobytes()
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(ValueError, match="expected an image, its bytes or a path below"):
+        Geometry.geometry3k(tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"expected test\.jsonl"):
+        Geometry.geometry3k(tmp_path)
 
 
 def end_to_end(source: Path, kind: str, folder: Path) -> int:

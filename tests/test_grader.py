@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from dps_pyro.tasks import read_records
 from dps_pyro.tasks.base import Reward
 from dps_pyro.tasks.grader import Grader, shared_grader
 
+MATH = Path(os.environ.get("MATH_DATA", Path(__file__).parents[2] / "shared" / "data" / "math"))
 REASONS = {
     "correct", "wrong value", "empty", "no answer", "unclosed answer", "unfinished thinking", "too long",
     *(f"differs as text, {why}" for why in ("not parsed", "gold not parsed", "timed out", "out of memory", "failed")),
@@ -57,6 +59,17 @@ def gone(pid: int, seconds: float) -> bool:
 
 
 # What it accepts and rejects
+
+
+@pytest.mark.skipif(not (MATH / "train.jsonl").is_file(), reason="no MATH here (a folder, MATH_DATA)")
+@pytest.mark.parametrize(("file", "count"), [("train.jsonl", 7400), ("math500.jsonl", 500)])
+def test_every_gold_answer_of_math_is_right_in_a_box(grader: Grader, file: str, count: int) -> None:
+    records = read_records(MATH / file)
+    golds = [gold for record in records if (gold := str(record["answer"]))]  # MATH train has two without an answer
+    assert count <= len(golds) >= len(records) - 2
+    boxed = [f"So the answer is $\\boxed{{{gold}}}$." for gold in golds]
+    graded = grader.grade_all(golds, boxed)
+    assert [gold for gold, reward in zip(golds, graded, strict=True) if reward != (1.0, "correct")] == []
 
 SAME = [
     ("2", r"\boxed{\sqrt{4}}"),

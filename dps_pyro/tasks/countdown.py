@@ -172,7 +172,8 @@ class Countdown:
     ) -> Countdown:
         """Countdown-3to4 as the DPS paper trains and tests on it: three or four numbers up to 99, targets up to 100.
 
-        These are generated problems of the same kind and number; `from_files` reads the published ones.
+        These are generated problems of the same kind and number; `from_files` reads the published ones. The paper's
+        code asks with ``style="tinyzero"``, and gives a tenth of the reward to any other closed answer; this does not.
         """
         return cls(
             operands=(3, 4), numbers=(1, 99), targets=(10, 100), train_size=train_size, test_size=test_size, seed=seed,
@@ -203,7 +204,8 @@ class Countdown:
 
         Args:
             train: the records.
-            test: the held-out records; if left out, the last `test_size` distinct problems of `train`.
+            test: the held-out records; if left out, the `test_size` distinct problems that follow on the first
+                `train_size` of `train`, or the last ones where `train_size` is left out (at most half of them).
             train_size: at most so many training prompts, the first ones; all if left out.
             test_size: at most so many test prompts.
             style: as of the constructor.
@@ -214,9 +216,13 @@ class Countdown:
             ValueError: a record has no `nums` or no `target`.
         """
         made = cls(train_size=0, test_size=0, style=style)
-        known = made._read(train)
-        held_out = list(known)[-min(test_size, len(known) // 2) :] if test is None and len(known) > 1 else []
-        tested = {name: known[name] for name in held_out} if test is None else made._read(test)
+        enough = None if train_size is None or test is not None else train_size + test_size
+        known = made._read(train, enough)
+        # So the paper's code splits the published problems, of which the first few thousand are used.
+        start = len(known) - min(test_size, len(known) // 2)
+        start = start if train_size is None else min(train_size, start)
+        following = {name: known[name] for name in list(known)[start : start + test_size]}
+        tested = following if test is None else made._read(test)
         rest = [prompt for name, prompt in known.items() if name not in tested]
         made._splits = {
             "train": PromptSet(rest[:train_size]),
@@ -234,7 +240,10 @@ class Countdown:
         test_size: int = 512,
         style: Style = "instruct",
     ) -> Countdown:
-        """As `from_records`, from files, folders or data sets (see `read_records`); the paper's if left out.
+        """As `from_records`, from files, folders or data sets (see `read_records`).
+
+        If left out, problems are the DPS paper's Countdown-3to4, the first 2,000 and the next 512; with
+        ``test="Jiayi-Pan/Countdown-Tasks-4"`` the test problems are its Countdown-4, the first 512.
 
         Raises:
             ValueError: a source cannot be read, or its records are no problems.
@@ -242,14 +251,16 @@ class Countdown:
         held_out = None if test is None else read_records(test)
         return cls.from_records(read_records(train), held_out, train_size=train_size, test_size=test_size, style=style)
 
-    def _read(self, records: Iterable[Mapping[str, Any]]) -> dict[str, Prompt]:
-        """Prompts by their ids, each problem once."""
+    def _read(self, records: Iterable[Mapping[str, Any]], enough: int | None = None) -> dict[str, Prompt]:
+        """Prompts by their ids, each problem once, of `enough` problems at most."""
         prompts: dict[str, Prompt] = {}
         for place, record in enumerate(records):
             if "nums" not in record or "target" not in record:
                 raise ValueError(f"expected nums and target in record {place}, got {', '.join(record) or 'nothing'}")
             prompt = self.prompt(list(record["nums"]), record["target"])
             prompts.setdefault(prompt.id, prompt)
+            if len(prompts) == enough:
+                break
         return prompts
 
     def prompts(self, split: str) -> PromptSet:
