@@ -71,6 +71,7 @@ def test_every_gold_answer_of_math_is_right_in_a_box(grader: Grader, file: str, 
     graded = grader.grade_all(golds, boxed)
     assert [gold for gold, reward in zip(golds, graded, strict=True) if reward != (1.0, "correct")] == []
 
+
 SAME = [
     ("2", r"\boxed{\sqrt{4}}"),
     (r"\frac{14}{3}", r"\boxed{14/3}"),
