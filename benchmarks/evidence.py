@@ -1,4 +1,4 @@
-"""Write the tables and pictures of docs/evidence.md from the result files beside this script.
+"""Write the tables and pictures of docs/evidence.md, and the tables of docs/diagnose.md, from the result files.
 
     python -m benchmarks.evidence
 
@@ -16,16 +16,19 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
+PAGES = (PAGE, PAGE.with_name("diagnose.md"))
 PICTURE = PAGE.parent / "images" / "selectors.png"
 
 
 def main() -> None:
-    """Rewrite the page's tables, and draw its picture."""
-    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrite the pages' tables, and draw the pictures."""
+    for page in PAGES:
+        page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")
     draw(_read("selectors"), PICTURE)
     draw_demo(_read("demo"), PICTURE.with_name("demo.png"))
     draw_replay(_read("replay"), PICTURE.with_name("replay.png"))
-    print(f"{PAGE}\n" + "\n".join(str(PICTURE.with_name(f"{name}.png")) for name in ("selectors", "demo", "replay")))
+    pictures = [PICTURE.with_name(f"{name}.png") for name in ("selectors", "demo", "replay")]
+    print("\n".join(map(str, [*PAGES, *pictures])))
 
 
 def render(page: str) -> str:
@@ -35,6 +38,8 @@ def render(page: str) -> str:
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "replay-own": lambda: replay(_read("replay"), "own"),
+        "recovery": lambda: recovery(_read("recovery")),
+        "sbc": lambda: calibration(_read("sbc")),
     }
     for name, table in tables.items():
         block = f"<!-- table: {name} -->\n{table()}\n<!-- end -->"
@@ -113,6 +118,58 @@ def replay(result: dict[str, Any], protocol: str) -> str:
         f"{result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
+
+
+def recovery(result: dict[str, Any]) -> str:
+    """Coverage of both guides' intervals ± its standard error, and the points' errors beside those of the prior."""
+    rows = {(row["model"], row["guide"]): row for row in result["rows"]}
+    columns = ("model", "parameters", "`normal`", "`low_rank`", "error / prior's", "seconds, `low_rank` / `normal`")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name in dict.fromkeys(model for model, _ in rows):
+        normal, low_rank = rows[name, "normal"], rows[name, "low_rank"]
+        cells = [_named(normal), str(normal["global"]["scalars"])]
+        cells += [f"{row['global']['coverage']:.2f} ± {row['global']['coverage_se']:.2f}" for row in (normal, low_rank)]
+        errors = [f"{row['global']['error'] / row['global']['prior_error']:.2f}" for row in (normal, low_rank)]
+        cells += [", ".join(errors), f"{low_rank['seconds'] / normal['seconds']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    settings = result["configuration"]
+    note = (
+        f"{settings['histories']} histories of {settings['prompts']} prompts and {settings['steps']} steps, "
+        f"{settings['observed']:.0%} of the groups rolled out; {settings['svi_steps']} SVI steps; seed "
+        f"{result['seed']}. Coverage ± its standard error over histories; errors of `normal`, `low_rank`. "
+        f"{result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def calibration(result: dict[str, Any]) -> str:
+    """The smallest p-value of a model's rank histograms beside what Bonferroni asks of it, and how it was sampled."""
+    columns = ("model", "scalars", "smallest p", "at least", "ranks", "effective draws", "divergences", "minutes")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in (result["models"][name] for name in sorted(result["models"])):
+        scalars = row["scalars"].values()
+        effective = min(scalar["effective_draws"][0] for scalar in scalars)
+        verdict = "uniform" if row["uniform"] else "**not uniform**"
+        cells = (
+            _named(row), len(scalars), f"{row['smallest_p']:.4f}", f"{row['level'] / len(scalars):.4f}", verdict,
+            f"{effective:.0f} of {row['draws']}", row["divergences"], f"{row['seconds'] / 60:.0f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    sizes = {(row["simulations"], row["prompts"], row["steps"], row["thin"]) for row in result["models"].values()}
+    shown = [
+        f"{simulations} simulations of {prompts} prompts and {steps} steps, a draw every {thin} iterations"
+        for simulations, prompts, steps, thin in sorted(sizes)
+    ]
+    tempered = {row["model"]: len(row["powers"]) for row in result["models"].values() if "powers" in row}
+    copies = "".join(f"; {copies} tempered copies of each chain of {name}" for name, copies in tempered.items())
+    machines = {f"{row['machine']}; {row['date']}" for row in result["models"].values()}
+    return "\n".join([*lines, "", f"{'; '.join(shown)}{copies}. {'. '.join(sorted(machines))}."])
+
+
+def _named(row: dict[str, Any]) -> str:
+    """A model with the arguments that it was made small with."""
+    given = ", ".join(f"{name}={value}" for name, value in row.get("arguments", {}).items())
+    return f"{row['model']}({given})" if given else str(row["model"])
 
 
 SHOWN = {

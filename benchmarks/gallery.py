@@ -8,7 +8,7 @@ from typing import Any
 from dps_pyro import Dynamics, models
 from dps_pyro.tracker import is_fitted
 
-__all__ = ["FITTED", "arguments", "columns", "make"]
+__all__ = ["FITTED", "SMALL", "arguments", "columns", "make"]
 
 
 def columns(num_prompts: int) -> dict[str, Any]:
@@ -40,3 +40,6 @@ FITTED = [
     if issubclass(getattr(models, name), Dynamics) and is_fitted(make(name, arguments(name, 1, only_needed=True)))
 ]
 """The models that are fitted to logs, by name."""
+
+SMALL: dict[str, dict[str, Any]] = {"Covariate": {"levels": 3}, "Hierarchical": {"levels": 3}}
+"""Arguments that make the costliest models small enough for hundreds of histories at once."""

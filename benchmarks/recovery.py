@@ -25,15 +25,13 @@ import pyro
 import torch
 from torch import Tensor
 
-from benchmarks.gallery import FITTED, arguments, make
+from benchmarks.gallery import FITTED, SMALL, arguments, make
 from benchmarks.side_by_side import guides
 from dps_pyro.hmc import Posteriors
 from dps_pyro.sbc import design, simulated
 from dps_pyro.svi import own_sites
 
 GUIDES = ("normal", "low_rank")
-SMALL: dict[str, dict[str, Any]] = {"Covariate": {"levels": 3}, "Hierarchical": {"levels": 3}}
-"""Arguments that make the costliest models small enough for fifty histories at once."""
 WITHIN = (0.05, 0.95)
 """The quantiles between which the truth ought to be, in nine simulations of ten."""
 

@@ -37,6 +37,7 @@ class Chains(NamedTuple):
     log_likelihood: Tensor  # [L, S], log p(y | theta) of the draws
     accepted: Tensor  # [S], the mean chance of acceptance after the warm-up
     divergences: Tensor  # long [S], after the warm-up
+    exchanged: Tensor  # [R - 1, S], how often neighbours of R tempered copies changed places, of the times they tried
 
 
 class Posteriors:
@@ -143,7 +144,9 @@ def hmc(
             advance("")
     stacked = {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
     accepted = chains.accepted[:size] / (draws * thin)
-    return Chains(stacked, torch.stack(seen), accepted, chains.divergences[:size])
+    return Chains(
+        stacked, torch.stack(seen), accepted, chains.divergences[:size], chains.exchanged / chains.tried.clamp_min(1)
+    )
 
 
 class _Spread:
@@ -178,6 +181,7 @@ class _Sampler:
         each = len(self.position) // len(powers)
         self.power = torch.tensor(powers, dtype=self.position.dtype).repeat_interleave(each)
         self._copies, self._parity = len(powers), 0
+        self.exchanged, self.tried = self.position.new_zeros(len(powers) - 1, each), torch.zeros(len(powers) - 1, 1)
         self.energy, self.slope, self.seen = self._potential(self.position)
         self.scale = torch.ones_like(self.position)  # standard deviations: the inverse mass is their square
         self.accepted = torch.zeros(len(self.position), dtype=self.position.dtype)
@@ -203,22 +207,26 @@ class _Sampler:
         self.slope = torch.where(accept.unsqueeze(-1), slope, self.slope)
         self.energy, self.seen = torch.where(accept, energy, self.energy), torch.where(accept, seen, self.seen)
         if self._copies > 1:
-            self._swap()
+            self._swap(adapt)
         if adapt:
             self._adapt(chance)
         else:
             self.accepted += chance
             self.divergences += error < -DIVERGENT
 
-    def _swap(self) -> None:
+    def _swap(self, adapt: bool) -> None:
         """Exchange the places of neighbouring copies, every other pair of them in turn."""
         place = torch.arange(len(self.position)).view(self._copies, -1)
         self._parity = 1 - self._parity
-        for one, other in zip(place[self._parity :: 2], place[self._parity + 1 :: 2], strict=False):
+        for pair in range(self._parity, self._copies - 1, 2):
+            one, other = place[pair], place[pair + 1]
             gain = (self.power[one] - self.power[other]) * (self.seen[other] - self.seen[one])
             accept = torch.rand(len(one), generator=self.generator, dtype=gain.dtype) < gain.clamp(max=0.0).exp()
             moved = torch.cat([one[accept], other[accept]])
             self.position[moved] = self.position[torch.cat([other[accept], one[accept]])]
+            if not adapt:
+                self.exchanged[pair] += accept
+                self.tried[pair] += 1
         self.energy, self.slope, self.seen = self._potential(self.position)
 
     def learn_mass(self) -> None:

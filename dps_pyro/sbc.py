@@ -34,7 +34,7 @@ from dps_pyro.history import RolloutHistory
 from dps_pyro.hmc import Posteriors, hmc
 from dps_pyro.smoothing import law, observed
 
-__all__ = ["Ranks", "design", "filled", "sbc", "simulated"]
+__all__ = ["Ranks", "design", "filled", "joined", "sbc", "simulated"]
 
 LEVEL = 0.01
 """A calibration passes where the smallest p-value times their number (Bonferroni) is at least this."""
@@ -96,10 +96,49 @@ class Ranks:
         verdict = {"uniform": self.uniform(bins), "smallest_p": round(min(chances.values()), 4), "level": LEVEL}
         return {**self.about, "bins": bins, **verdict, "scalars": rows}
 
+    def plain(self) -> dict[str, Any]:
+        """Everything as plain values for JSON, which `from_plain` reads."""
+        lists = {name: getattr(self, name) for name in ("ranks", "effective")}
+        listed = {name: {scalar: value.tolist() for scalar, value in found.items()} for name, found in lists.items()}
+        return {**listed, "draws": self.draws, "about": self.about}
+
+    @staticmethod
+    def from_plain(value: Mapping[str, Any]) -> Ranks:
+        """What `plain` wrote."""
+        ranks, effective = (
+            {scalar: torch.tensor(one) for scalar, one in value[name].items()} for name in ("ranks", "effective")
+        )
+        return Ranks(ranks, int(value["draws"]), effective, dict(value["about"]))
+
     def _fit(self, bins: int) -> int:
         if (self.draws + 1) % checks.count("bins", bins, 2):
             raise ValueError(f"bins: expected a divisor of draws + 1 = {self.draws + 1}, got {bins}")
         return bins
+
+
+def joined(parts: Sequence[Ranks]) -> Ranks:
+    """Calibrations of one model on one schedule, with different seeds, as one; what is said of it is the first's, but
+    for the counts, which are added up, and the rates of acceptance and exchange, which are averaged.
+
+    Raises:
+        ValueError: there are none, or they are not of the same scalars and the same number of draws.
+    """
+    if not parts or len({(part.draws, tuple(part.ranks)) for part in parts}) > 1:
+        raise ValueError(f"parts: expected calibrations of the same scalars and draws, got {len(parts)} others")
+    first = parts[0]
+    ranks, effective = (
+        {scalar: torch.cat([getattr(part, name)[scalar] for part in parts]) for scalar in first.ranks}
+        for name in ("ranks", "effective")
+    )
+    about = dict(first.about)
+    for name in about.keys() & {"simulations", "divergences", "seconds"}:
+        about[name] = round(sum(part.about[name] for part in parts), 1)
+    if "accepted" in about:
+        about["accepted"] = round(sum(part.about["accepted"] for part in parts) / len(parts), 3)
+    if "exchanged" in about:
+        shares = zip(*(part.about["exchanged"] for part in parts), strict=True)
+        about["exchanged"] = [round(sum(share) / len(parts), 2) for share in shares]
+    return Ranks(ranks, first.draws, effective, about)
 
 
 def design(num_prompts: int, num_steps: int, trials: int = 8, *, visited: float = 0.5, seed: int = 0) -> RolloutHistory:
@@ -194,7 +233,9 @@ def sbc(
             chains = hmc(posteriors, **lengths, powers=powers, seed=seed, progress=progress)
             samples, seen = chains.draws, chains.log_likelihood
             found = {"divergences": int(chains.divergences.sum()), "accepted": round(float(chains.accepted.mean()), 3)}
-            found |= {"powers": list(powers)} if len(powers) > 1 else {}
+            if len(powers) > 1:
+                exchanged = [round(share, 2) for share in chains.exchanged.mean(1).tolist()]
+                found |= {"powers": list(powers), "exchanged": exchanged}
         elif method in ("nuts", "svi"):
             settings: dict[str, Any] = {"method": method, "steps": warmup, "progress": False}
             every = thin if method == "nuts" else 1

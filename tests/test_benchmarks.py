@@ -12,10 +12,11 @@ from dps_pyro import PromptSampler
 from dps_pyro.models import SolvingProgress
 
 
-def test_the_evidence_page_shows_its_result_files() -> None:
-    page = evidence.PAGE.read_text(encoding="utf-8")
-    assert page.count("<!-- table: ") == 4
-    assert evidence.render(page) == page, "python -m benchmarks.evidence writes it again"
+def test_the_pages_of_evidence_show_their_result_files() -> None:
+    for path, tables in zip(evidence.PAGES, (4, 2), strict=True):
+        page = path.read_text(encoding="utf-8")
+        assert page.count("<!-- table: ") == tables
+        assert evidence.render(page) == page, "python -m benchmarks.evidence writes it again"
     assert evidence.PICTURE.is_file()
 
 

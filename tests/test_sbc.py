@@ -12,12 +12,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.mcmc.util import initialize_model
 from tiny import call, words
 
+from benchmarks.sbc import MODELS
 from dps_pyro.hmc import Posteriors, hmc
 from dps_pyro.models import SolvingProgress
 from dps_pyro.models.hierarchical import Hierarchical
-from dps_pyro.sbc import Ranks, design, filled, sbc
+from dps_pyro.sbc import Ranks, design, filled, joined, sbc, simulated
+from dps_pyro.smoothing import law
 
 SMALL: dict[str, Any] = {"draws": 19, "thin": 1, "warmup": 40, "progress": False}
 
@@ -55,6 +58,65 @@ def test_hmc_samples_conjugate_posteriors_side_by_side() -> None:
         chains.draws["place"], 1.0
     ).log_prob(seen)
     torch.testing.assert_close(chains.log_likelihood, likelihood.squeeze(-1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_densities_are_those_of_pyros_own_sampler_on_the_unrolled_model(name: str) -> None:
+    """What NUTS would climb where every state is a site of its own: prior, likelihood and Jacobians together."""
+    torch.set_default_dtype(torch.float64)
+    schedule = design(3, 3)
+    dynamics = MODELS[name](schedule.features)
+
+    def both() -> None:
+        with pyro.plate("simulations", 2, dim=-2):
+            dynamics.model(schedule)
+
+    torch.manual_seed(3)
+    with torch.no_grad():
+        truth, outcomes = simulated(both)
+        start, _ = simulated(both)
+    posteriors = Posteriors(both, {"outcomes": outcomes}, truth)
+    position = posteriors.unconstrained(start).clamp(-20, 20)  # where rounding does not tell
+    density, seen = posteriors.log_density(position)
+    values = posteriors.values(position)
+    for at in (0, 1):
+        log = filled(schedule, outcomes[at])
+        _, potential, transforms, _ = initialize_model(dynamics.enumerated_model, model_args=(log,))
+        free = {}
+        for site, value in values.items():
+            own = value[at, 0] if value.shape[1] == 1 else value[at]
+            free[site] = transforms[site](own)
+        assert float(potential(free)) == pytest.approx(-float(density[at]), rel=1e-6)
+        assert float(law(dynamics, log, {site: value[at, 0] for site, value in values.items()}).log_prob(
+            outcomes[at]).sum()) == pytest.approx(float(seen[at]), rel=1e-9)  # fmt: skip
+
+
+def test_tempered_copies_find_modes_that_a_chain_alone_does_not() -> None:
+    """The square of a place is seen: two modes as good as each other, and hardly anything between them."""
+    torch.set_default_dtype(torch.float64)
+
+    def model(copies: int = 1) -> None:
+        with pyro.plate("simulations", 8 * copies, dim=-2):
+            place = pyro.sample("place", dist.Normal(torch.zeros(1), 3.0))
+            pyro.sample("seen", dist.Normal(place.square(), 0.5))
+
+    def upper(powers: tuple[float, ...]) -> torch.Tensor:
+        size = 8 * len(powers)
+        start = {"place": torch.linspace(-2.5, 2.5, 8).repeat(len(powers)).view(-1, 1)}
+        posteriors = Posteriors(lambda: model(len(powers)), {"seen": torch.full((size, 1), 4.0)}, start)
+        chains = hmc(posteriors, warmup=100, draws=200, thin=2, powers=powers, seed=0, progress=False)
+        assert chains.draws["place"].shape == (200, 8, 1) and chains.log_likelihood.shape == (200, 8)
+        assert chains.exchanged.shape == (len(powers) - 1, 8)
+        torch.testing.assert_close(
+            chains.log_likelihood, dist.Normal(chains.draws["place"].square(), 0.5).log_prob(torch.tensor(4.0))[..., 0]
+        )
+        return (chains.draws["place"] > 0).double().mean((0, 2))
+
+    alone, helped = upper((1.0,)), upper((1.0, 0.3, 0.1, 0.03))
+    assert bool(((alone < 0.02) | (alone > 0.98)).all())  # each stays on the side where it began
+    assert bool(((helped > 0.3) & (helped < 0.7)).all())
+    with pytest.raises(ValueError, match="powers: expected 1 and then as many copies as there are others"):
+        hmc(Posteriors(model, {"seen": torch.ones(8, 1)}, {"place": torch.zeros(8, 1)}), powers=(0.5, 0.1))
 
 
 def test_hmc_is_the_seeds() -> None:
@@ -143,6 +205,22 @@ def test_all_methods_rank_the_same_simulations() -> None:
         assert float(apart) < 5
     with pytest.raises(ValueError, match="method: expected 'hmc', 'nuts' or 'svi', got 'gibbs'"):
         sbc(SolvingProgress(), schedule, method="gibbs", simulations=2, progress=False)  # type: ignore[arg-type]
+
+
+def test_batches_are_kept_and_joined() -> None:
+    torch.set_default_dtype(torch.float64)
+    parts = [sbc(SolvingProgress(), design(3, 3), simulations=4, powers=(1.0, 0.3), seed=s, **SMALL) for s in (0, 1)]
+    again = [Ranks.from_plain(json.loads(json.dumps(part.plain()))) for part in parts]
+    whole = joined(again)
+    assert (
+        whole.about["simulations"] == 8 and whole.about["powers"] == [1.0, 0.3] and len(whole.about["exchanged"]) == 1
+    )
+    for scalar, ranks in whole.ranks.items():
+        assert torch.equal(ranks, torch.cat([part.ranks[scalar] for part in parts]))
+        torch.testing.assert_close(whole.effective[scalar], torch.cat([part.effective[scalar] for part in parts]))
+    assert whole.summary(10)["simulations"] == 8
+    with pytest.raises(ValueError, match="parts: expected calibrations of the same scalars and draws"):
+        joined([parts[0], ranks_of(torch.zeros(5).long())])
 
 
 @pytest.mark.slow
