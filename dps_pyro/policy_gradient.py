@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from dps_pyro.model_inputs import barred_tokens, forward_parameters, model_inputs
+from dps_pyro.shared_prompts import shared_logits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -353,8 +354,9 @@ def completion_logprobs(
     temperature: float = 1.0,
     *,
     vision: Sequence[Mapping[str, Tensor]] | None = None,
+    share_prompts: bool = False,
 ) -> Tensor:
-    """Log-probability of every completion token under a causal language model, in one forward pass.
+    """Log-probability of every completion token under a causal language model.
 
     Position ids count unmasked tokens, so that padding on either side changes nothing. Logits are computed for the
     completion only where the model's forward takes `logits_to_keep`. Tokens that stand for images are barred, as they
@@ -366,18 +368,24 @@ def completion_logprobs(
         completion_ids, completion_mask: long and bool [B, C], right-padded.
         temperature: > 0, as in `token_logprobs`.
         vision: what the images of each of the B prompts became (`Rollouts.vision`); None where there are none.
+        share_prompts: compute what rows with the same prompt share once (`shared_prompts`); for models that can, and
+            prompts without images.
 
     Returns:
         float32 [B, C]; 0 where `completion_mask` is False.
     """
-    ids = torch.cat([prompt_ids, completion_ids], 1)
-    mask = torch.cat([prompt_mask, completion_mask], 1).long()
-    length = completion_ids.shape[1]
-    options = {"logits_to_keep": length + 1, "use_cache": False}
-    known = forward_parameters(model)
-    inputs = model_inputs(model, ids, mask, vision) | {name: value for name, value in options.items() if name in known}
-    logits = model(input_ids=ids, attention_mask=mask, **inputs).logits
-    # The logits at a position predict the next one: drop the last, keep the `length` before it.
-    logits = logits[:, -length - 1 : -1]
+    if share_prompts and vision is None:
+        logits = shared_logits(model, prompt_ids, prompt_mask, completion_ids, completion_mask)
+    else:
+        ids = torch.cat([prompt_ids, completion_ids], 1)
+        mask = torch.cat([prompt_mask, completion_mask], 1).long()
+        length = completion_ids.shape[1]
+        options = {"logits_to_keep": length + 1, "use_cache": False}
+        known = forward_parameters(model)
+        inputs = model_inputs(model, ids, mask, vision)
+        inputs |= {name: value for name, value in options.items() if name in known}
+        logits = model(input_ids=ids, attention_mask=mask, **inputs).logits
+        # The logits at a position predict the next one: drop the last, keep the `length` before it.
+        logits = logits[:, -length - 1 : -1]
     logprobs = token_logprobs(logits, completion_ids, temperature, barred_tokens(model))
     return logprobs.masked_fill(~completion_mask.bool(), 0.0)

@@ -77,7 +77,8 @@ def groups() -> Groups:
 def test_accumulated_gradients_are_those_of_the_whole_batch(
     groups: Groups, settings: dict[str, Any], loss: str
 ) -> None:
-    """In double precision, so that rounding hides nothing."""
+    """In double precision, so that rounding hides little: only the norms compute in single precision. The whole batch
+    computes each prompt once, single rows and gradient checkpointing again for every row."""
     found = []
     for one in ({"micro_batch": 1000}, settings):
         config = tiny(Path(), batch_size=8, loss=loss, max_grad_norm=1e9, **one)
@@ -89,5 +90,5 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(
     (whole, expected), (parts, gradients) = found
     assert parts == pytest.approx(whole, rel=1e-6)
     for one, other in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
     assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3

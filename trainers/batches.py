@@ -6,29 +6,52 @@ import torch
 from torch import Tensor
 
 from dps_pyro.rollouts import Rollouts
+from dps_pyro.shared_prompts import prompt_owners
 from dps_pyro.trainers.config import TrainConfig
 
 __all__ = ["micro_batches", "tight"]
 
 
-def micro_batches(rollouts: Rollouts, rows: Tensor, config: TrainConfig) -> list[Tensor]:
+def micro_batches(rollouts: Rollouts, rows: Tensor, config: TrainConfig, *, shared: bool = False) -> list[Tensor]:
     """Split the rows of a mini-batch into those of its forward passes.
 
-    Rows of about the same length go together, so that little padding is computed. A micro-batch has at most
-    `micro_batch` rows and at most `micro_batch_tokens` tokens, padding included; a single row that is longer is a
+    Rows of about the same length go together, so that little padding is computed. Where the prompt of a group is
+    computed once for all of its rows in a micro-batch (`shared`), keeping groups together may save more than that: of
+    the two orders the one with fewer tokens to compute is taken. A micro-batch has at most `micro_batch` rows and at
+    most `micro_batch_tokens` tokens, padding and every row's prompt included; a single row that is longer is a
     micro-batch of its own.
 
     Args:
         rollouts: of a whole step.
         rows: long [R], the mini-batch.
         config: the two bounds.
+        shared: whether a prompt is computed once a micro-batch.
 
     Returns:
         Long tensors on the CPU, which hold every row once.
     """
     prompts = rollouts.prompt_mask.sum(1).cpu()[rows]
     completions = rollouts.completion_mask.sum(1).cpu()[rows]
-    order = (prompts + completions).argsort(stable=True)
+    by_length = _split((prompts + completions).argsort(stable=True), prompts, completions, config)
+    if not shared:
+        return [rows[torch.tensor(part)] for part in by_length]
+    owners = prompt_owners(rollouts.prompt_ids.cpu()[rows], rollouts.prompt_mask.cpu()[rows])[1]
+    longest = completions.new_zeros(len(rows)).scatter_reduce(0, owners, completions, "amax")
+    totals = prompts + longest[owners]
+    by_group = _split(torch.tensor(_order(totals, owners)), prompts, completions, config)
+    plans = [[torch.tensor(part) for part in plan] for plan in (by_length, by_group)]
+    least = min(plans, key=lambda plan: sum(_tokens(part, prompts, completions, owners) for part in plan))
+    return [rows[part] for part in least]
+
+
+def _order(totals: Tensor, owners: Tensor) -> list[int]:
+    """Places by the length of their groups, the rows of a group adjacent."""
+    keys = list(zip(totals.tolist(), owners.tolist(), strict=True))
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def _split(order: Tensor, prompts: Tensor, completions: Tensor, config: TrainConfig) -> list[list[int]]:
+    """Places in this order, cut where a micro-batch is full."""
     parts: list[list[int]] = []
     widest = 0, 0
     for place in order.tolist():
@@ -41,7 +64,13 @@ def micro_batches(rollouts: Rollouts, rows: Tensor, config: TrainConfig) -> list
         else:
             parts.append([place])
             widest = int(prompts[place]), int(completions[place])
-    return [rows[torch.tensor(part)] for part in parts]
+    return parts
+
+
+def _tokens(part: Tensor, prompts: Tensor, completions: Tensor, owners: Tensor) -> int:
+    """What a micro-batch computes, padding included, with each of its prompts once."""
+    distinct = len(owners[part].unique())
+    return distinct * int(prompts[part].max()) + len(part) * int(completions[part].max())
 
 
 def tight(rollouts: Rollouts) -> Rollouts:

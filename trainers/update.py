@@ -19,6 +19,7 @@ from dps_pyro.policy_gradient import (
     policy_loss,
 )
 from dps_pyro.rollouts import Rollouts
+from dps_pyro.shared_prompts import shares_prompts
 from dps_pyro.trainers.batches import micro_batches, tight
 from dps_pyro.trainers.bookkeeping import Means
 from dps_pyro.trainers.config import TrainConfig
@@ -88,10 +89,11 @@ def update(
     values = advantages_of(groups, config)[learned_from].to(rollouts.logprobs.device)
     generator = torch.Generator().manual_seed(seed)
     means = Means("loss", "grad_norm", *(name for name in _SHARES if config.corrected or name not in _OF_ENGINE))
+    shared = rollouts.vision is None and shares_prompts(policy)
     # What an engine of its own drew is weighted to the policy's before the update. In a single step that is the policy
     # as the gradient finds it; in several it is computed once, before the first.
     several = config.epochs * config.mini_batches > 1
-    before = _logprobs(policy, rollouts, config) if config.corrected and several and len(values) else None
+    before = _logprobs(policy, rollouts, config, shared) if config.corrected and several and len(values) else None
     for _ in range(config.epochs):
         order = torch.randperm(len(values), generator=generator)
         for mini in order.tensor_split(min(config.mini_batches, max(len(order), 1))):
@@ -99,9 +101,10 @@ def update(
                 continue
             counts = count(rollouts.completion_mask[mini])
             optimizer.zero_grad(set_to_none=True)
-            for micro in micro_batches(rollouts, mini, config):
+            for micro in micro_batches(rollouts, mini, config, shared=shared):
                 old = None if before is None else before[micro]
-                means.add(_backward(policy, reference, rollouts.select(micro), old, values[micro], counts, config))
+                part = rollouts.select(micro)
+                means.add(_backward(policy, reference, part, old, values[micro], counts, config, shared))
             norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"gradient norm: expected a finite number, got {float(norm)}")
@@ -119,11 +122,12 @@ def _backward(
     values: Tensor,
     counts: Counts,
     config: TrainConfig,
+    shared: bool,
 ) -> dict[str, Tensor]:
     """One micro-batch's share of the gradient."""
     rollouts = tight(rollouts)
     sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
-    options: dict[str, Any] = {"temperature": config.temperature, "vision": rollouts.vision}
+    options: dict[str, Any] = {"temperature": config.temperature, "vision": rollouts.vision, "share_prompts": shared}
     with autocast(config), recomputing(policy):
         logprobs = completion_logprobs(policy, *sequences, **options)
         known = None
@@ -153,13 +157,14 @@ def _backward(
 
 
 @torch.no_grad()
-def _logprobs(policy: nn.Module, rollouts: Rollouts, config: TrainConfig) -> Tensor:
+def _logprobs(policy: nn.Module, rollouts: Rollouts, config: TrainConfig, shared: bool) -> Tensor:
     """[R, C], the completions' log-probabilities under the policy as it is."""
     known = torch.zeros_like(rollouts.logprobs)
-    for micro in micro_batches(rollouts, torch.arange(len(known)), config):
+    for micro in micro_batches(rollouts, torch.arange(len(known)), config, shared=shared):
         part = tight(rollouts.select(micro))
         sequences = part.prompt_ids, part.prompt_mask, part.completion_ids, part.completion_mask
+        options: dict[str, Any] = {"temperature": config.temperature, "vision": part.vision, "share_prompts": shared}
         with autocast(config):
-            drawn = completion_logprobs(policy, *sequences, temperature=config.temperature, vision=rollouts.vision)
+            drawn = completion_logprobs(policy, *sequences, **options)
         known[micro.to(known.device), : drawn.shape[1]] = drawn
     return known
