@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import metrics, tiny
+from tiny import killed, metrics, tiny
 
+from dps_pyro.rollouts import EngineError, scratch
+from dps_pyro.rollouts.vllm import VllmEngine
 from dps_pyro.trainers.config_file import save_config
 from dps_pyro.trainers.grpo import train
 
@@ -24,6 +28,8 @@ pytestmark = [
 ]
 
 VLLM: dict[str, Any] = {"engine": "vllm", "kv_cache_gib": 0.1, "vllm_args": {"max_num_seqs": 32}, "batch_size": 8}
+APART: dict[str, Any] = {**VLLM, "vllm_args": {"max_num_seqs": 32, "distributed_executor_backend": "mp"}}
+"""vLLM's worker in a process of its own."""
 
 
 @pytest.mark.parametrize("ahead", [False, True])
@@ -62,8 +68,7 @@ def children(of: int) -> list[int]:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A long run, vLLM's worker in a process of its own, in its fourth step or so."""
-    settings = {**VLLM, "vllm_args": {"max_num_seqs": 32, "distributed_executor_backend": "mp"}}
-    config = tiny(tmp_path / "run", steps=10_000, checkpoint_every=2, eval_every=0, **settings)
+    config = tiny(tmp_path / "run", steps=10_000, checkpoint_every=2, eval_every=0, **APART)
     (tmp_path / "run.yaml").write_text(save_config(config), encoding="utf-8")
     command = [sys.executable, "-m", "dps_pyro.cli", "train", "--config", str(tmp_path / "run.yaml")]
     with subprocess.Popen(
@@ -115,3 +120,44 @@ def test_a_killed_run_leaves_no_process(run: subprocess.Popen[str], kind: signal
     os.kill(run.pid, kind)
     run.communicate(timeout=60)
     until(lambda: not children(run.pid), 60)
+
+
+def left_behind() -> set[Path]:
+    """Folders of engines, in memory and on disk."""
+    return {
+        found
+        for parent in (scratch.memory(), Path(tempfile.gettempdir()))
+        for found in (parent or Path()).glob("dps-pyro-*")
+    }
+
+
+@pytest.mark.slow
+def test_what_a_run_killed_in_a_sync_leaves_is_removed_when_it_goes_on(tmp_path: Path) -> None:
+    before = {folder for folder in left_behind() if scratch.is_stale(folder)}
+    # The worker has taken the new weights; the files that they came in are about to be removed.
+    killed(tiny(tmp_path / "run", steps=3, checkpoint_every=1, **APART), "shutil.rmtree", "dps-pyro-weights-", count=3)
+    left = {folder for folder in left_behind() - before if scratch.is_stale(folder)}
+    assert {folder.name.split("-")[2] for folder in left} >= {"weights", "vllm"}
+    assert any(list(folder.glob("*.safetensors")) for folder in left)
+    train(tiny(tmp_path / "run", steps=3, checkpoint_every=1, resume=True, **VLLM))
+    assert not left & left_behind()
+    assert [line["step"] for line in metrics(tmp_path / "run") if line["kind"] == "train"] == [0, 1, 2]
+
+
+def test_an_error_after_the_engine_has_started_closes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    close = VllmEngine.close
+    monkeypatch.setattr(VllmEngine, "close", lambda self: closed.append(self) or close(self))
+    with pytest.raises(ValueError, match="batch_size: expected at most 4"):
+        train(tiny(tmp_path / "run", **{**VLLM, "task_args": {"train_size": 4, "test_size": 8}}))
+    (engine,) = closed
+    with pytest.raises(EngineError, match="it was closed"):
+        engine.sync(None)
+
+
+def test_an_engine_that_does_not_start_leaves_no_process(tmp_path: Path) -> None:
+    """Its worker has started when there turns out to be no room for keys and values."""
+    with pytest.raises(EngineError, match=r"vLLM did not start: .*memory"):
+        train(tiny(tmp_path / "run", **{**APART, "kv_cache_gib": 1e-6}))
+    assert multiprocessing.active_children() == []
+    assert [folder for folder in left_behind() if f"-{os.getpid()}-" in folder.name and "-vllm-" in folder.name] == []

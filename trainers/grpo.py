@@ -8,6 +8,7 @@ selection, where a third of the prompts are useful, would have paid 256 rollouts
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -61,13 +62,14 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         console.print(f"{folder.path}: there is {found} at the first step", soft_wrap=True)
 
     # The parts: a policy, an engine that samples from it, a task, and a sampler that tracks the task's prompts.
-    with folder.starting(save_config(config)):
+    with folder.starting(save_config(config)), ExitStack() as opened:
         if config.wandb is not None:
             require_wandb()
         policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
         reference = load_reference(config, policy)
         optimizer, rate = make_optimizer(policy, config), learning_rate(config)
-        engine, ahead = make_engine(config, policy, tokenizer), Ahead()
+        engine = opened.enter_context(closing(make_engine(config, policy, tokenizer)))
+        ahead = Ahead()
         task = make_task(config, tokenizer)
         limit = prompt_limit(config, policy)
         prompts, tests = (fitting(task, split, tokenizer, config, limit, console.print) for split in ("train", "test"))
@@ -83,8 +85,9 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
             if full_log is not None:
                 full_log.resume(ledger.step)
         folder.begin(save_config(config), ledger.step, sampler.history, wandb=config.wandb)
+        opened = opened.pop_all()  # until here an error closes the engine, from here the end of the loop does
 
-    with folder, closing(engine), ahead, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
+    with folder, opened, ahead, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
 
         def held_out() -> None:
             result = evaluate(engine, tokenizer, task, config, tests)

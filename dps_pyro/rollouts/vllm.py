@@ -7,15 +7,16 @@ parallelism) read them from a folder.
 
 from __future__ import annotations
 
+import atexit
 import copy
+import multiprocessing
 import os
 import random
 import shutil
-import sys
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,13 @@ import torch
 from torch import nn
 
 from dps_pyro.rollouts.base import EngineError, Query, Rollouts, Sampling, queries
+from dps_pyro.rollouts.scratch import memory, remove_stale, scratch_folder
 from dps_pyro.rollouts.tokens import Completion, encode, eos_ids, pack, pad_id
 from dps_pyro.rollouts.weights import base_model, checkpoint_weights, save_weights
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["VllmEngine", "request_seeds"]
@@ -84,16 +88,18 @@ class VllmEngine:
         cuda = self._device.type == "cuda"
         self._broken: BaseException | None = None
         self._asleep = False
-        self._folder = Path(tempfile.mkdtemp(prefix="dps-pyro-vllm-"))
+        self._llm: Any = None
+        remove_stale()  # of engines whose processes were killed
+        self._folder = scratch_folder("vllm")
         own = str(model.dtype).removeprefix("torch.")
-        memory = kv_cache_gib if cuda or kv_cache_gib is not None else 1.0
+        gib = kv_cache_gib if cuda or kv_cache_gib is not None else 1.0
         chosen: dict[str, Any] = {
             "model": str(self._folder / "model"),
             "skip_tokenizer_init": True,  # tokens in, tokens out
             "load_format": "dummy",  # the first `sync` brings the weights
             "dtype": own if dtype == "auto" else dtype,
             "max_model_len": max_model_len,
-            "kv_cache_memory_bytes": None if memory is None else int(memory * 2**30),
+            "kv_cache_memory_bytes": None if gib is None else int(gib * 2**30),
             "gpu_memory_utilization": gpu_memory_utilization,
             "tensor_parallel_size": tensor_parallel,
             "enable_prefix_caching": True,
@@ -113,7 +119,7 @@ class VllmEngine:
             self._alone = parallel.distributed_executor_backend == "uni"
             self.sync(policy)
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self.close()
             raise
 
     def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
@@ -166,9 +172,12 @@ class VllmEngine:
             if self._alone:
                 self._llm.collective_rpc("take_weights", kwargs={"weights": checkpoint_weights(policy)})
             else:
-                with tempfile.TemporaryDirectory(dir=_memory(), prefix="dps-pyro-weights-") as folder:
-                    save_weights(policy, Path(folder), self._llm.model_config.dtype)
-                    self._llm.collective_rpc("take_weights", kwargs={"folder": folder})
+                folder = scratch_folder("weights", memory())  # they pass through memory
+                try:
+                    save_weights(policy, folder, self._llm.model_config.dtype)
+                    self._llm.collective_rpc("take_weights", kwargs={"folder": str(folder)})
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
             # Keys and values of the old weights would be taken for the new ones'.
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("the prefix cache could not be reset: requests are still running")
@@ -255,6 +264,7 @@ def _start(arguments: dict[str, Any]) -> Any:
     function that does nothing in the place of `torch.set_num_threads`."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    others = set(multiprocessing.active_children())
     set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
     with _generators_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of vLLM's own making
@@ -265,13 +275,50 @@ def _start(arguments: dict[str, Any]) -> Any:
                 raise
             raise ValueError(_MISSING) from error
         try:
-            llm = LLM(**arguments)
+            with _sockets_kept():
+                llm = LLM(**arguments)
         except Exception as error:
+            _end(set(multiprocessing.active_children()) - others)  # vLLM's workers outlive some of its errors
             raise EngineError(f"vLLM did not start: {_first_line(error)}") from error
         finally:
             torch.set_num_threads = set_num_threads
             torch.set_num_threads(threads)
     return llm
+
+
+@contextmanager
+def _sockets_kept() -> Iterator[None]:
+    """vLLM's sockets in a folder that goes with this process, where vLLM would leave them in the system's."""
+    name = "VLLM_RPC_BASE_PATH"
+    folder = _sockets()
+    # The path of a socket, the folder's and 37 characters more, may have 107.
+    if name in os.environ or len(os.fsencode(folder)) > 70:
+        yield
+        return
+    os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+@cache
+def _sockets() -> Path:
+    """One for all engines of this process: vLLM asks for it once."""
+    folder = scratch_folder("sockets")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _end(processes: Collection[BaseProcess], patience: float = 5) -> None:
+    """Terminate processes, and kill those that take longer than `patience` seconds."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(patience)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 @contextmanager
@@ -284,12 +331,6 @@ def _generators_kept() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _memory() -> str | None:
-    """A folder in memory, where there is one: the weights pass through it."""
-    shared = Path("/dev/shm")  # noqa: S108 - a new folder of our own in it
-    return str(shared) if sys.platform == "linux" and os.access(shared, os.W_OK) else None
 
 
 def _first_line(error: BaseException) -> str:
