@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,20 @@ def test_the_seeds_of_requests_are_far_apart() -> None:
     assert min(b - a for a, b in itertools.pairwise(seeds)) > 10_000
     assert seeds[0] >= 0
     assert seeds[-1] + 10_000 < 2**63
+
+
+def test_any_thread_may_draw(fresh: VllmEngine) -> None:
+    """A new thread begins with OpenMP's own number of threads, and takes torch's in the midst of a forward pass: vLLM's
+    attention on a CPU counts them twice, and stops where the two numbers differ."""
+    expected = fresh.generate(PROMPTS, 8, Sampling(12), seed=5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with ThreadPoolExecutor(1) as other:
+            drawn = other.submit(fresh.generate, PROMPTS, 8, Sampling(12), seed=5).result()
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(drawn.logprobs[:, 0], expected.logprobs[:, 0], atol=1e-4, rtol=0)
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals

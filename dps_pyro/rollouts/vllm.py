@@ -228,6 +228,9 @@ class VllmEngine:
     @contextmanager
     def _watched(self, doing: str) -> Iterator[None]:
         """Whatever goes wrong inside leaves requests or half the weights behind: the engine is then broken."""
+        # A new thread has OpenMP's own number of threads until torch sets its: in the midst of a forward pass, where
+        # vLLM's attention on a CPU stops at the change.
+        torch.set_num_threads(torch.get_num_threads())
         try:
             yield
         except BaseException as error:
