@@ -132,6 +132,10 @@ class _Run:
         if isinstance(self.guide, AutoGuide):
             with self._own_store(), torch.no_grad():
                 self.guide(history)  # makes its parameters, for all prompts
+                # Where a site is real-valued, a parameter that starts at the prior's mean *is* the tensor that the
+                # model gave to the prior, or that an earlier posterior has: each step would move that, too.
+                for parameter in self.guide.parameters():
+                    parameter.data = parameter.data.clone()
                 if start is not None:
                     _spread(self.guide, start)
 
@@ -272,8 +276,7 @@ def _placed(start: Posterior, otherwise: Callable[[Any], Tensor]) -> Callable[[A
 
     def init(site: Any) -> Tensor:
         value = start.point.get(site["name"])
-        # A copy: of a site on the whole real line the guide's parameter would be this very tensor, moved by each step.
-        return value.clone() if value is not None and value.shape == site["fn"].shape() else otherwise(site)
+        return value if value is not None and value.shape == site["fn"].shape() else otherwise(site)
 
     return init
 

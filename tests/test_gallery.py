@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import oracle
 import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal, init_to_sample
+from pyro.infer.autoguide import AutoNormal, init_to_mean, init_to_sample
 from torch import Tensor
 from variants import EACH, OTHERS, variants
 
-from benchmarks.gallery import FITTED, make
-from dps_pyro import RolloutHistory, Step, models
+from benchmarks.gallery import FITTED, arguments, make
+from dps_pyro import RolloutHistory, Step, fit, models
 from dps_pyro.dynamics import Progress
 from dps_pyro.models import PaperDPS
 from dps_pyro.testing import check_dynamics
@@ -39,6 +41,30 @@ def test_every_fitted_model_keeps_it_in_double_precision(name: str) -> None:
 @pytest.mark.parametrize("arguments", [{}, {"prior_alpha": 3.0, "initial": [0.5, 0.3, 0.2]}], ids=str)
 def test_the_papers_tracker_keeps_it_as_the_pyro_model_that_it_also_is(arguments: dict[str, Any]) -> None:
     check_dynamics(PaperDPS(**arguments), trials=(2, 5))  # one rollout cannot be mixed
+
+
+def own_guide(model: Any) -> AutoNormal:
+    return AutoNormal(model, init_loc_fn=init_to_mean)
+
+
+@pytest.mark.parametrize(
+    "guide", ["normal", "low_rank", "delta", own_guide], ids=["normal", "low_rank", "delta", "own"]
+)
+@pytest.mark.parametrize("name", FITTED)
+def test_a_fit_leaves_the_model_as_it_was(name: str, guide: Any) -> None:
+    """What a prior's mean is told to be must not follow the guide that starts at it: nor does a second fit differ."""
+    model = make(name, arguments(name, 5))
+    before = copy.deepcopy(vars(model))
+    solved, trials = oracle.random_groups(5, 3)
+    history = RolloutHistory.from_dense(solved, trials)
+    one, two = (fit(model, history, guide=guide, steps=5, draws=2, progress=False) for _ in range(2))
+    for attribute, value in before.items():
+        now = vars(model)[attribute]
+        assert not isinstance(value, Tensor) or torch.equal(value, now), attribute
+    assert torch.equal(one.losses, two.losses)
+    kept = {site: value.clone() for site, value in one.point.items()}
+    fit(model, history, guide=guide, steps=5, draws=2, start=one, progress=False)
+    assert all(torch.equal(value, one.point[site]) for site, value in kept.items())
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from tiny import MINE
 
 from dps_pyro import Progress, PromptSampler, Refit, RolloutHistory, Step, Tracker
-from dps_pyro.models import Hierarchical, PaperDPS, SolvingProgress
+from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
 from dps_pyro.models.by_name import make
 from dps_pyro.refit import Refitter
 from dps_pyro.storage import load_state, save_state
@@ -90,8 +90,12 @@ def test_a_resumed_sampler_goes_on_as_the_uninterrupted_one(background: bool, at
     assert torch.equal(second.belief, straight.belief)
 
 
-def test_a_model_that_pools_by_groups_resumes_exactly_too(tmp_path: Path) -> None:
-    model = Hierarchical(["a" if row % 3 else "b" for row in range(NUM_PROMPTS)])
+KINDS = ["a" if row % 3 else "b" for row in range(NUM_PROMPTS)]
+
+
+@pytest.mark.parametrize("model", [Hierarchical(KINDS), Covariate({"kind": KINDS})], ids=lambda of: type(of).__name__)
+def test_models_that_pool_by_groups_and_features_resume_exactly_too(model: Any, tmp_path: Path) -> None:
+    """The same instance serves all three samplers: none leaves a trace in it."""
     log, settings = truth(), {"refit": Refit(first=6, steps=3), "refit_every": 2}
     straight = make_sampler(model, **settings)
     expected = play(straight, log, 0, 8)
