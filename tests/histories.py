@@ -68,21 +68,3 @@ def draws_with_a_sample_dimension_filter_like_each_alone(model: Dynamics[Any], n
 
 SEEDS = [pytest.param(range(3), id="3 seeds"), pytest.param(range(3, 20), id="17 more", marks=pytest.mark.slow)]
 """Seeds of fits that are to agree: no fit may permute states, groups or types."""
-
-
-def _table(rows: list[list[tuple[int, int]]]) -> tuple[Tensor, Tensor]:
-    both = torch.tensor(rows)
-    return both[..., 0].double(), both[..., 1]
-
-
-DEGENERATE: dict[str, tuple[Tensor, Tensor]] = {
-    "a prompt seen once, another never": _table([[(3, 8), (0, 0), (0, 0)], [(0, 0), (0, 0), (0, 0)]]),
-    "always all wrong": _table([[(0, 8)] * 5, [(0, 8)] * 5]),
-    "always all right": _table([[(8, 8)] * 5, [(8, 8)] * 5]),
-    "all right or all wrong, never mixed": _table([[(0, 8), (0, 8), (8, 8), (8, 8)], [(0, 8)] * 4, [(8, 8)] * 4]),
-    "a step in which nothing was seen": _table([[(1, 8), (0, 0), (5, 8)], [(0, 8), (0, 0), (2, 8)]]),
-    "a single prompt": _table([[(0, 8), (2, 8), (7, 8)]]),
-    "one group of one rollout": _table([[(1, 1)]]),
-    "trials that change from step to step": _table([[(1, 2), (40, 64), (1, 1)], [(0, 1), (3, 512), (0, 0)]]),
-}
-"""Name -> solved and trials [N, T]."""

@@ -283,31 +283,6 @@ def test_an_embedding_will_do() -> None:
     assert float(found[3]) > 4 * float(torch.cat([found[:3], found[4:]]).abs().max())
 
 
-DEGENERATE = {
-    "a prompt seen once, others never": ([[3.0, 0, 0], [0, 0, 0], [0, 0, 0]], [[8, 0, 0], [0, 0, 0], [0, 0, 0]]),
-    "all wrong": ([[0.0] * 4] * 3, [[8] * 4] * 3),
-    "all right": ([[8.0] * 4] * 3, [[8] * 4] * 3),
-    "wrong or right, a step of none": ([[0.0, 0, 8], [8, 0, 8], [0, 0, 0]], [[8, 0, 8]] * 3),
-    "a single prompt": ([[1.0, 2, 3]], [[4, 4, 4]]),
-    "trials change": ([[1.0, 16, 0], [2, 3, 1], [0, 5, 64]], [[1, 16, 2], [2, 3, 4], [0, 5, 64]]),
-    "one step": ([[1.0], [0], [8]], [[8], [8], [8]]),
-}
-
-
-@pytest.mark.parametrize("case", DEGENERATE)
-def test_degenerate_histories_fit(case: str) -> None:
-    solved, trials = DEGENERATE[case]
-    history = RolloutHistory.from_dense(torch.tensor(solved), torch.tensor(trials))
-    table = {"x": [0.0, 1.0, float("nan")][: len(solved)], "label": ["a", "b", "a"][: len(solved)]}
-    model = Covariate(table, levels=3)
-    posterior = fit(model, history, steps=40, draws=20, progress=False)
-    assert all(bool(value.isfinite().all()) for value in posterior.draws.values())
-    sampler = PromptSampler(model, len(solved), posterior=posterior)
-    sampler.observe([0], [2], 8)
-    torch.testing.assert_close(sampler.belief.sum(-1), torch.ones(len(solved)))
-    assert bool(((sampler.informative(8) >= 0) & (sampler.informative(8) <= 1)).all())
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"rate_gaps": [1.0, 1.0]}, {"initial": [1.0, 0.0, 1.0]}, {"leave": 1.0}, {"leave": 0.0}, {"levels": 2},

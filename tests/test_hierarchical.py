@@ -269,19 +269,6 @@ def test_what_was_learned_of_groups_holds_for_other_prompts_of_theirs(
     assert torch.equal(PromptSampler(alone, 1, posterior=kept).belief[0], hard)
 
 
-@pytest.mark.parametrize("name", histories.DEGENERATE)
-def test_histories_that_say_too_little_fit_all_the_same(name: str) -> None:
-    solved, trials = histories.DEGENERATE[name]
-    model = three([0, 1, 0])
-    options = {"steps": 30, "draws": 10, "progress": False, "batch_size": 1}
-    posterior = fit(model, RolloutHistory.from_dense(solved, trials), **options)  # type: ignore[arg-type]
-    assert all(bool(value.isfinite().all()) for value in posterior.draws.values())
-    sampler = PromptSampler(model, len(solved), posterior=posterior)
-    sampler.observe([0], [3], 8)
-    assert bool(sampler.belief.isfinite().all())
-    torch.testing.assert_close(sampler.belief.sum(-1), torch.ones(len(solved)))
-
-
 # ------------------------------------------------------------------------------------------- saying what is wrong
 
 

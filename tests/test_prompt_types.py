@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dps_pyro import PromptSampler, RolloutHistory, Step, fit
+from dps_pyro import PromptSampler, Step, fit
 from dps_pyro.models import PromptTypes
 
 TRUTH = {
@@ -126,18 +126,6 @@ def test_a_fit_finds_the_types_from_any_seed(seeds: range) -> None:
             ("fall", 0.02),
         ):
             torch.testing.assert_close(point[name], TRUTH[name], atol=tolerance, rtol=0)
-
-
-@pytest.mark.parametrize("name", histories.DEGENERATE)
-def test_histories_that_say_too_little_fit_all_the_same(name: str) -> None:
-    solved, trials = histories.DEGENERATE[name]
-    model = PromptTypes()
-    posterior = fit(model, RolloutHistory.from_dense(solved, trials), steps=30, draws=10, progress=False)
-    assert all(bool(value.isfinite().all()) for value in posterior.draws.values())
-    sampler = PromptSampler(model, 3, posterior=posterior)
-    sampler.observe([0], [3], 8)
-    assert bool(sampler.belief.isfinite().all())
-    torch.testing.assert_close(sampler.belief.sum(-1), torch.ones(3))
 
 
 @pytest.mark.parametrize(

@@ -212,30 +212,6 @@ def test_a_fit_finds_effects_where_there_are_some_and_none_where_there_are_none(
     torch.testing.assert_close(*moves, atol=0.06, rtol=0)
 
 
-DEGENERATE = {
-    "a prompt seen once, others never": ([[3.0, 0, 0], [0, 0, 0], [0, 0, 0]], [[8, 0, 0], [0, 0, 0], [0, 0, 0]]),
-    "all wrong": ([[0.0] * 4] * 3, [[8] * 4] * 3),
-    "all right": ([[8.0] * 4] * 3, [[8] * 4] * 3),
-    "wrong or right, a step of none": ([[0.0, 0, 8], [8, 0, 8], [0, 0, 0]], [[8, 0, 8]] * 3),
-    "a single prompt": ([[1.0, 2, 3]], [[4, 4, 4]]),
-    "trials change": ([[1.0, 16, 0], [2, 3, 1], [0, 5, 64]], [[1, 16, 2], [2, 3, 4], [0, 5, 64]]),
-    "one step": ([[1.0], [0], [8]], [[8], [8], [8]]),
-}
-
-
-@pytest.mark.parametrize("case", DEGENERATE)
-def test_degenerate_histories_fit(case: str) -> None:
-    solved, trials = (torch.tensor(part) for part in DEGENERATE[case])
-    never = torch.zeros_like(trials, dtype=torch.bool)
-    history = history_of(solved, trials, never, [0.2, 0.4, 0.6, 0.8])
-    posterior = fit(Trained(), history, steps=40, draws=20, progress=False)
-    assert all(bool(value.isfinite().all()) for value in posterior.draws.values())
-    sampler = PromptSampler(Trained(), len(solved), posterior=posterior)
-    sampler.observe([0], [2], 8, progress=0.9)
-    torch.testing.assert_close(sampler.belief.sum(-1), torch.ones(len(solved)))
-    assert bool(((sampler.informative(8) >= 0) & (sampler.informative(8) <= 1)).all())
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"rate_gaps": [1.0, 1.0]}, {"initial": [1.0, 0.0, 1.0]}, {"leave": 1.0}, {"leave": 0.0}, {"base": -1.0},
