@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from trl_runs import PROMPTS, Solving, config, dataset, ours, policy, predictive, sampler, selections
 
+from benchmarks import trl as benchmark
 from dps_pyro import PromptSampler
 from dps_pyro.acquisition import Forecast
 from dps_pyro.logs import prompt_id, read_log
@@ -231,6 +232,18 @@ def test_two_processes_share_one_selection_and_resume_it(tmp_path: Path) -> None
 
 
 # ------------------------------------------------------------------------------------------------ what is solved
+
+
+@pytest.mark.slow  # two runs of twelve steps
+def test_more_of_what_is_rolled_out_is_useful_than_with_trls_own_sampler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours()
+    out = tmp_path / "trl.json"
+    monkeypatch.setattr(sys, "argv", f"trl --steps 12 --seeds 7 --runs {tmp_path / 'runs'} --out {out}".split())
+    benchmark.main()
+    theirs, mine = (json.loads(out.read_text())["arms"][arm]["useful_late"]["mean"] for arm in benchmark.ARMS)
+    assert mine > theirs + 0.1
 
 
 def brief(completions: list[str], **_: Any) -> list[float]:
