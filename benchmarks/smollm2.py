@@ -47,7 +47,7 @@ def main() -> None:
     """Run what is missing, then write the result and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="the folder of scripts/get_smollm2.py")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--runs", type=Path, default=Path("runs/smollm2"), help="where single runs are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/smollm2.json"))
@@ -90,7 +90,7 @@ def _run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     options.runs.mkdir(parents=True, exist_ok=True)
     settings = SETTINGS | ARMS[arm] | {
         "out": str(folder), "task": f"{ROOT / 'examples' / 'addition.py'}:Addition", "model": str(options.model),
-        "seed": seed, "steps": options.steps, "eval_every": 4, "checkpoint_every": 4, "keep_checkpoints": 1,
+        "seed": seed, "steps": options.steps, "eval_every": 0, "checkpoint_every": 4, "keep_checkpoints": 1,
         "keep_best": False, "report": False, "threads": 1,
     }  # fmt: skip
     file = options.runs / f"{slug}.yaml"

@@ -55,7 +55,8 @@ class TrainConfig:
     """What judges completions of --data: path/to/file.py:function, called as function(completion, record), which
     returns a number in 0..1, or that and a reason."""
     reward_timeout: float = 10.0
-    """Seconds that one call of --reward may take."""
+    """Seconds that one call of --reward, or of `reward` of a task of yours, may take; `rewards`, of a batch, ten times
+    that."""
     system: str | None = None
     """System prompt, in place of the task's."""
     max_prompt_tokens: int | None = None

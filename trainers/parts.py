@@ -19,6 +19,7 @@ from dps_pyro.rollouts import RolloutEngine
 from dps_pyro.sampler import PromptSampler
 from dps_pyro.tasks import PromptSet, Task, by_name, feature_columns
 from dps_pyro.tasks.records import Records
+from dps_pyro.tasks.task_process import TaskProcess
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.embedded import EMBEDDED
 from dps_pyro.trainers.policy import autocast
@@ -112,7 +113,10 @@ def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
         own = {"source": config.data, "reward": config.reward, "timeout": config.reward_timeout}
         task: Task = call("task_args", Records, own | config.task_args)
     else:
-        task = by_name.make(config.task, config.task_args, optional={"style": style})
+        optional = {"style": style}
+        task = by_name.make(config.task, config.task_args, optional)
+        if ":" in config.task:  # a user's own: nothing is known of how long its rewards take
+            task = TaskProcess(task, config.task, config.task_args, optional, config.reward_timeout)
     if config.batch_size > (there := len(task.prompts("train"))):
         raise ValueError(f"batch_size: expected at most {there}, the number of prompts, got {config.batch_size}")
     if len(task.prompts("test")) == 0:

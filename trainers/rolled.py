@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -180,14 +181,16 @@ def pass_at(k: int, solved: Tensor, samples: int) -> Tensor:
 
 def earnings(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
     """The reward of each completion. Where the task's reward raised or ran out of time it is NaN, and the reason says
-    so: a zero would teach the policy that it was wrong."""
+    so: a zero would teach the policy that it was wrong. Where a task that judges a batch at once fails at it, they are
+    judged one by one, so that only those that it fails at are lost."""
     if getattr(task, "rewards", None) is not None:
-        return judge(task, prompts, completions)
+        with suppress(Exception):  # a user's own, of any kind; if it is the completions, each will say so
+            return judge(task, prompts, completions)
     earned = []
     for prompt, completion in zip(prompts, completions, strict=True):
         try:
             earned.append(task.reward(prompt, completion))
-        except Exception as error:  # noqa: BLE001 - a user's own, of any kind; it is counted, and stops the run if all do
+        except Exception as error:  # noqa: BLE001 - as above; it is counted, and stops the run if all do
             told = str(error) if isinstance(error, RewardError) else f"reward raised {type(error).__name__}: {error}"
             earned.append(Reward(math.nan, " ".join(told.split())))
     return earned
