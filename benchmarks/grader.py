@@ -1,6 +1,7 @@
 """The grader on the gold answers of MATH: each against itself, and against another problem's.
 
-    python -m benchmarks.grader path/to/math         # a folder with train.jsonl and math500.jsonl
+    python -m benchmarks.grader path/to/math               # a folder with train.jsonl and math500.jsonl
+    python -m benchmarks.grader path/to/math --only time   # the timing alone, where nothing else runs
 
 Each gold answer, written in a box, must be accepted against itself, and the gold of another problem (a random
 permutation) must be rejected, unless the two are equal after all: those are listed. Written to results/grader.json,
@@ -79,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="with train.jsonl and math500.jsonl")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--alone", type=int, default=3000, help="distinct answers put to math-verify without shortcuts")
+    parser.add_argument("--only", choices=("time", "check"), help="keep the other part of the result as it is")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args(argv)
     grader = Grader(workers=2, seconds=5.0)
@@ -88,21 +90,26 @@ def main(argv: list[str] | None = None) -> None:
         name: [str(record["answer"]) for record in read_records(arguments.folder / f"{file}.jsonl")]
         for name, file in names.items()
     }
-    timed = step(grader, golds["MATH train"], arguments.seed)
-    result = {
+    result: dict[str, Any] = {}
+    if arguments.only is not None:
+        result = json.loads(arguments.out.read_text(encoding="utf-8"))
+    result |= {
         "command": "python -m benchmarks.grader path/to/math",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": "two cores, shared with other work",
         "math-verify": version("math-verify"),
-        "seconds_for_256_completions": timed,
-        "sets": {name: check(grader, found, arguments.seed, arguments.alone) for name, found in golds.items()},
     }
+    if arguments.only != "check":
+        result["seconds_for_256_completions"] = step(grader, golds["MATH train"], arguments.seed)
+    if arguments.only != "time":
+        result["sets"] = {name: check(grader, found, arguments.seed, arguments.alone) for name, found in golds.items()}
     grader.close()
     with atomic_path(arguments.out) as aside:
         aside.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, found in result["sets"].items():
         print(f"{name}: {found['accepted_against_itself']:.0f} of {found['answers']} accepted against themselves,")
         print(f"  {len(found['accidental_equals'])} accidental equals, {found['reasons_with_another']}")
+    timed = result["seconds_for_256_completions"]
     print(f"256 completions: {timed['first']:.2f} s, again {timed['again']:.3f} s")
 
 
