@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from tiny import metrics, tiny
 from transformers import AutoModelForImageTextToText, Idefics3ForConditionalGeneration
 
@@ -76,11 +78,19 @@ def test_it_reads_the_picture(policy: tuple[Any, Any]) -> None:
 
 
 def test_trains_out_of_the_box_with_a_report(tmp_path: Path) -> None:
-    train(tiny(tmp_path / "run", task="geometry", report=True, batch_size=8, steps=2))
+    train(tiny(tmp_path / "run", task="geometry", report=True, batch_size=8, steps=2, log_completions=1))
     lines = metrics(tmp_path / "run")
     assert any(line.get("grad_norm") for line in lines)
     assert lines[0]["accuracy"] > 0
-    assert (tmp_path / "run/report.html").stat().st_size > 10_000
+    html = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert len(html) > 10_000 and html.count('<img src="data:image/png;base64,') == 6  # of six prompts of the last step
+    table = parquet.read_table(tmp_path / "run/completions").to_pydict()
+    shown = {prompt: images[0] for prompt, images in zip(table["prompt_id"], table["images"], strict=True) if images}
+    own = {prompt.id: prompt.images[0] for prompt in Geometry().prompts("train")}
+    assert set(shown) == set(table["prompt_id"]) and len(shown) >= 8
+    for name, image in shown.items():
+        with Image.open(io.BytesIO(image)) as opened:
+            assert opened.tobytes() == own[name].tobytes()  # these are small, and shown as they are
     saved = AutoModelForImageTextToText.from_pretrained(
         tmp_path / "run/checkpoints/step-000002/policy", local_files_only=True
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,7 +13,13 @@ from dps_pyro.storage import atomic_path
 from dps_pyro.tasks import Prompt
 from dps_pyro.trainers.rolled import Groups
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 __all__ = ["forget_completions", "log_completions"]
+
+THUMBNAIL = 160
+"""The longest side of a logged picture, in pixels: enough to see what was asked."""
 
 
 def log_completions(folder: Path, step: int, prompts: Sequence[Prompt], groups: Groups, values: Tensor) -> Path:
@@ -23,28 +31,43 @@ def log_completions(folder: Path, step: int, prompts: Sequence[Prompt], groups: 
         prompts: G, those of the groups.
         groups: the G groups.
         values: float [G, n], their advantages; 0 where the update left the group out.
+
+    Where prompts have pictures there is a column `images`: small PNGs, beside the first completion of each prompt.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    owners = [prompt for prompt in prompts for _ in range(groups.rewards.shape[1])]
-    table = pa.table(
-        {
-            "step": pa.array([step] * len(owners), pa.int64()),
-            "prompt_id": [prompt.id for prompt in owners],
-            "prompt": [prompt.text for prompt in owners],
-            "completion": groups.rollouts.texts,
-            "reward": groups.rewards.flatten().tolist(),
-            "reason": groups.reasons,
-            "advantage": values.flatten().tolist(),
-            "tokens": pa.array(groups.rollouts.completion_mask.sum(1).tolist(), pa.int64()),
-            "finish": groups.rollouts.finish,
-        }
-    )
+    size = groups.rewards.shape[1]
+    owners = [prompt for prompt in prompts for _ in range(size)]
+    columns = {
+        "step": pa.array([step] * len(owners), pa.int64()),
+        "prompt_id": [prompt.id for prompt in owners],
+        "prompt": [prompt.text for prompt in owners],
+        "completion": groups.rollouts.texts,
+        "reward": groups.rewards.flatten().tolist(),
+        "reason": groups.reasons,
+        "advantage": values.flatten().tolist(),
+        "tokens": pa.array(groups.rollouts.completion_mask.sum(1).tolist(), pa.int64()),
+        "finish": groups.rollouts.finish,
+    }
+    if any(prompt.images for prompt in prompts):
+        small = [[thumbnail(image) for image in prompt.images] for prompt in prompts]
+        shown = [pictures if place == 0 else [] for pictures in small for place in range(size)]
+        columns["images"] = pa.array(shown, pa.list_(pa.binary()))
+    table = pa.table(columns)
     path = folder / "completions" / f"step-{step:06d}.parquet"
     with atomic_path(path) as aside:
         parquet.write_table(table, aside)
     return path
+
+
+def thumbnail(image: Image) -> bytes:
+    """A PNG of a picture, at most `THUMBNAIL` pixels a side; a small one as it is."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def forget_completions(folder: Path, step: int) -> None:
