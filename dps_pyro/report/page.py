@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dps_pyro.report import measures
 from dps_pyro.report.canvas import DARK, clean
-from dps_pyro.report.completions import read_sample
 from dps_pyro.report.figures import Picture, measured_uniform
 from dps_pyro.report.run import Run, number
 
@@ -61,7 +60,6 @@ def render(
         pictures=[(picture, Markup(drawings.get(picture.slug, ""))) for picture in pictures],  # noqa: S704
         most=most,
         least=least,
-        sample=read_sample(run.folder),
         config=run.config,
         palette=DARK,
     )
