@@ -7,8 +7,8 @@
    same completions and advantages where it would generate. Same policy, rows, micro-batches, loss (grpo), AdamW and
    precision (float32); every group has a signal, so that none is dropped. Pairs are interleaved in one process, and
    both sides' gradient norms are compared: it is the same step. Target: at most 0.9 of TRL's time.
-2. *rollouts*: groups of sampled completions of SmolLM2, by vLLM, by `model.generate` and by our transformers engine,
-   interleaved; seconds a token. Target: vLLM takes less than `generate`.
+2. *rollouts*: groups of sampled completions of SmolLM2, by vLLM and by `model.generate`, interleaved; time a token.
+   Target: vLLM takes less than `generate`.
 3. *memory*: the most that one process each took for an update, and for rollouts.
 4. *share*: of a training step with SmolLM2 and vLLM, what goes into selecting and observing. Target: less than 1 %.
 
@@ -37,11 +37,11 @@ ROOT = Path(__file__).parent.parent
 PARTS = ("update", "rollouts", "memory", "share")
 UPDATE, ROLLOUTS, SHARE = 0.9, 1.0, 0.01
 CASES: dict[str, dict[str, int]] = {
-    "SmolLM2, 16 tokens": {"prompts": 2, "group": 8, "tokens": 16, "micro_batch": 8, "pairs": 4},
-    "SmolLM2, 64 tokens": {"prompts": 1, "group": 8, "tokens": 64, "micro_batch": 8, "pairs": 4},
+    "SmolLM2, 16 tokens": {"prompts": 2, "group": 8, "tokens": 16, "micro_batch": 8, "pairs": 3},
+    "SmolLM2, 64 tokens": {"prompts": 1, "group": 8, "tokens": 64, "micro_batch": 8, "pairs": 3},
     "embedded Countdown policy": {"prompts": 32, "group": 8, "tokens": 24, "micro_batch": 64, "pairs": 12},
 }
-DRAWN = {"prompts": 4, "group": 8, "tokens": 32, "pairs": 4}
+DRAWN = {"prompts": 4, "group": 8, "tokens": 32, "pairs": 3}
 
 
 def main() -> None:
@@ -242,7 +242,6 @@ def _samplers(options: argparse.Namespace, which: tuple[str, ...]) -> dict[str, 
     import torch
 
     from dps_pyro.rollouts import Sampling
-    from dps_pyro.rollouts.transformers import TransformersEngine
     from dps_pyro.trainers.parts import make_task
     from dps_pyro.trainers.policy import load_policy
     from dps_pyro.trainers.rolled import shown
@@ -265,25 +264,23 @@ def _samplers(options: argparse.Namespace, which: tuple[str, ...]) -> dict[str, 
         ended = (new == policy.generation_config.eos_token_id).long().cumsum(1)
         return int((ended - (new == policy.generation_config.eos_token_id).long() == 0).sum())
 
-    def of(engine: Any) -> Callable[[int], int]:
-        return lambda seed: int(engine.generate(texts, DRAWN["group"], sampling, seed=seed).completion_mask.sum())
-
     made: dict[str, Callable[[int], int]] = {}
     if "vllm" in which:
         from dps_pyro.rollouts.vllm import VllmEngine
 
-        made["vllm"] = of(VllmEngine(policy, tokenizer, kv_cache_gib=0.5, max_model_len=256))
+        engine = VllmEngine(policy, tokenizer, kv_cache_gib=0.5, max_model_len=256)
+        made["vllm"] = lambda seed: int(
+            engine.generate(texts, DRAWN["group"], sampling, seed=seed).completion_mask.sum()
+        )
     if "generate" in which:
         made["generate"] = generate
-    if "transformers" in which:
-        made["transformers"] = of(TransformersEngine(policy, tokenizer))
     torch.set_num_threads(options.threads)
     return made
 
 
 def _rollouts(options: argparse.Namespace) -> dict[str, Any]:
-    """Interleaved rounds of all three."""
-    samplers = _samplers(options, ("vllm", "generate", "transformers"))
+    """Interleaved pairs."""
+    samplers = _samplers(options, ("vllm", "generate"))
     cost: dict[str, list[float]] = {name: [] for name in samplers}
     drawn: dict[str, int] = dict.fromkeys(samplers, 0)
     for seed in range(-1, DRAWN["pairs"]):
@@ -298,7 +295,6 @@ def _rollouts(options: argparse.Namespace) -> dict[str, Any]:
         "tokens_drawn": drawn,
         "milliseconds_a_token": {name: _rounded([1000 * value for value in values]) for name, values in cost.items()},
         "ratio": _ratio(cost["vllm"], cost["generate"]),
-        "ratio_transformers": _ratio(cost["transformers"], cost["generate"]),
     }
 
 

@@ -45,7 +45,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"percent": percent, "clean": clean}
+    jinja.filters |= {"percent": percent, "clean": clean, "passage": passage}
     most, least = measures.most_and_least(run.history, 8) if run.history else ([], [])
     return jinja.get_template("report.html").render(
         name=run.folder.resolve().name,
@@ -60,6 +60,7 @@ def render(
         pictures=[(picture, Markup(drawings.get(picture.slug, ""))) for picture in pictures],  # noqa: S704
         most=most,
         least=least,
+        samples=run.samples,
         config=run.config,
         palette=DARK,
     )
@@ -131,6 +132,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
 def percent(value: float) -> str:
     """0.1234 as 12.3%; a dash where there is no number."""
     return f"{value:.1%}" if math.isfinite(value) else "–"
+
+
+def passage(text: str, limit: int = 400) -> str:
+    """Untrusted text of several lines as one: line ends are shown, so that an answer of nothing else is seen."""
+    return clean(text.replace("\r\n", "\n").replace("\n", "↵"), limit)
 
 
 def count(value: float) -> str:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dps_pyro.report.samples import Step, read_samples
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -59,6 +61,7 @@ class Run:
     config: str
     history: EventLog | None
     notes: tuple[str, ...] = ()
+    samples: tuple[Step, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -129,6 +132,7 @@ def read_run(folder: Path) -> Run:
         summary=_read_summary(folder / "summary.json", notes),
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         history=_read_history(folder / "history.parquet", notes),
+        samples=tuple(read_samples(folder, notes)),
         notes=tuple(notes),
     )
 

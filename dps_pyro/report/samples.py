@@ -1,0 +1,80 @@
+"""A few completions for the page, of the first and the last step that were kept: of a prompt the best and the worst."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["Sample", "Step", "read_samples"]
+
+_PROMPTS = 4
+_COLUMNS = ("prompt_id", "prompt", "completion", "reward", "reason")
+
+
+class Sample(NamedTuple):
+    """One completion; every text is untrusted."""
+
+    prompt: str
+    completion: str
+    reward: float
+    reason: str
+
+
+class Step(NamedTuple):
+    """The completions that are shown of one training step, counted from 0."""
+
+    step: int
+    samples: list[Sample]
+
+
+def read_samples(folder: Path, notes: list[str]) -> list[Step]:
+    """What is shown of a run's `completions/`: two steps, one, or none.
+
+    Args:
+        folder: the run's.
+        notes: is told which files could not be read.
+    """
+    steps = {
+        int(file.stem[5:]): file for file in (folder / "completions").glob("step-*.parquet") if file.stem[5:].isdigit()
+    }
+    found = [(step, _read(steps[step], notes)) for step in sorted({min(steps), max(steps)})] if steps else []
+    tables = [(step, rows) for step, rows in found if rows]
+    shared = set.intersection(*({row["prompt_id"] for row in rows} for _, rows in tables)) if tables else set()
+    return [Step(step, _chosen(rows, shared)) for step, rows in tables]
+
+
+def _read(file: Path, notes: list[str]) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(file, columns=list(_COLUMNS))
+        if missing := set(_COLUMNS) - set(table.column_names):
+            raise ValueError(f"expected columns {', '.join(_COLUMNS)}, got none named {', '.join(sorted(missing))}")
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        notes.append(f"{file.name} could not be read ({type(error).__name__}) and was left out.")
+        return []
+    return rows
+
+
+def _chosen(rows: Sequence[Mapping[str, Any]], shared: set[str]) -> list[Sample]:
+    """Of a few prompts the best and the worst completion: first of those prompts that both steps have, then of those
+    whose rewards differ, then of the others."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["prompt_id"], []).append(row)
+
+    def rank(name: str) -> tuple[bool, bool]:
+        rewards = [row["reward"] for row in groups[name]]
+        return name not in shared, max(rewards) == min(rewards)
+
+    samples = []
+    for name in sorted(groups, key=rank)[:_PROMPTS]:
+        ordered = sorted(groups[name], key=lambda row: -row["reward"])
+        shown = [ordered[0], ordered[-1]] if len(ordered) > 1 else ordered
+        samples += [Sample(row["prompt"], row["completion"], float(row["reward"]), row["reason"]) for row in shown]
+    return samples
