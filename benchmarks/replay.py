@@ -239,7 +239,8 @@ class Bench:
             return Posterior.load(kept)
         history = joined([shown(self.log(name), self.options.batch_size, self.options.seed) for name in names])
         learner: Dynamics[Any] = self.model(cell.model, history)
-        posterior = fit(learner, history, steps=self.options.fit_steps, draws=50, seed=self.options.seed).population()
+        settings = {"guide": "normal", "steps": self.options.fit_steps, "draws": 50, "seed": self.options.seed}
+        posterior = fit(learner, history, **settings).population()
         posterior.save(kept)
         about = posterior.about
         print(f"{cell.model}: fitted to {', '.join(names)}: {about['steps']} steps, {about['seconds']} s, "

@@ -48,28 +48,31 @@ MODELS: dict[str, Callable[[Features], Dynamics[Any]]] = {
 }
 
 
-KEPT_BY = ("prompts", "steps", "draws", "thin", "warmup")
-"""What must be equal for a batch to be taken up again."""
+KEPT_BY = ("draws", "thin", "warmup")
+"""What must be equal, with the sizes and the seed, for a batch to be taken up again."""
+USUAL: dict[str, Any] = {
+    "simulations": 200, "batch": 200, "prompts": 16, "steps": 12, "draws": 99, "thin": 6, "warmup": 400, "seed": 0,
+    "powers": (1.0,),
+}  # fmt: skip
+"""What holds unless a model or the command line has it otherwise."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "DenseReward": {"powers": (1.0, 0.45, 0.2, 0.08, 0.03, 0.01), "batch": 50, "seed": 1},
+    "Covariate": {"thin": 4, "warmup": 300},
+    "Hierarchical": {"prompts": 12, "steps": 8, "thin": 4, "warmup": 300},
 }
-"""What a model wants otherwise than the command line's default has it. DenseReward: tempered copies, since two of its
-states may take each other's prompts, so that posteriors have modes; and a seed other than those that the ladder of
-powers was chosen on."""
+"""DenseReward: tempered copies, since two states may take each other's prompts, so that posteriors have modes; and
+a seed other than those that the ladder of powers was chosen on. The others are the costliest."""
 
 
 def main() -> None:
     """Calibrate, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS))
-    parser.add_argument("--simulations", type=int, default=200)
-    parser.add_argument("--batch", type=int, help="simulations at a time, 200 if left out, 50 of DenseReward")
-    parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--draws", type=int, default=99)
-    parser.add_argument("--thin", type=int, default=6)
-    parser.add_argument("--warmup", type=int, default=400)
-    parser.add_argument("--seed", type=int, help="0 if left out, 1 of DenseReward")
+    for name, value in USUAL.items():
+        others = ", ".join(f"{own[name]} of {model}" for model, own in SETTINGS.items() if name in own)
+        about = f"{value} if left out" + (f", {others}" if others else "")
+        if name != "powers":
+            parser.add_argument(f"--{name}", type=int, help=about)
     parser.add_argument("--out", type=Path, help="a JSON file to add the results to")
     options = parser.parse_args()
 
@@ -101,26 +104,25 @@ def main() -> None:
 
 def calibrate(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """A model's row. Batches of simulations are kept beside the result file until the last is done."""
-    own = SETTINGS.get(name, {})
-    seed = own.get("seed", 0) if options.seed is None else options.seed
-    batch = min(own.get("batch", 200) if options.batch is None else options.batch, options.simulations)
-    if options.simulations % batch:
-        raise SystemExit(f"--batch: expected a divisor of {options.simulations} simulations, got {batch}")
-    schedule = design(options.prompts, options.steps, seed=seed)
-    settings = {key: getattr(options, key) for key in ("draws", "thin", "warmup")}
-    settings |= {"powers": own.get("powers", (1.0,)), "simulations": batch}
+    asked = {key: value for key, value in vars(options).items() if key in USUAL and value is not None}
+    settings = USUAL | SETTINGS.get(name, {}) | asked
+    simulations, seed = settings.pop("simulations"), settings.pop("seed")
+    batch = min(settings.pop("batch"), simulations)
+    if simulations % batch:
+        raise SystemExit(f"--batch: expected a divisor of {simulations} simulations, got {batch}")
+    schedule = design(settings.pop("prompts"), settings.pop("steps"), seed=seed)
     parts = []
-    for part in range(options.simulations // batch):
-        if options.out is None:
-            kept = None
-        else:
-            what = f"{name}-{seed}-{part}-{batch}-{'-'.join(str(getattr(options, key)) for key in KEPT_BY)}"
-            kept = options.out.with_name(f".{options.out.stem}-{what}.json")
+    for part in range(simulations // batch):
+        kept = None
+        if options.out is not None:
+            sizes = (seed, part, batch, schedule.num_prompts, schedule.num_steps, *map(settings.get, KEPT_BY))
+            kept = options.out.with_name(f".{options.out.stem}-{name}-{'-'.join(map(str, sizes))}.json")
         if kept is not None and kept.is_file():
             parts.append(Ranks.from_plain(json.loads(kept.read_text(encoding="utf-8"))))
             continue
         # Simulations of different batches share no randomness.
-        parts.append(sbc(MODELS[name](schedule.features), schedule, **settings, seed=seed + 1000 * part))
+        own = {**settings, "simulations": batch, "seed": seed + 1000 * part}
+        parts.append(sbc(MODELS[name](schedule.features), schedule, **own))
         if kept is not None:
             _write(kept, parts[-1].plain())
     row = joined(parts).summary()

@@ -72,7 +72,7 @@ class Diagnosis(NamedTuple):
             Finding(
                 False,
                 f"guide: k-hat {self.guide_k:.2f}, above {limit:.2f}: its spread is not the posterior's",
-                "its point may still do for a filter; for the spread fit with guide='low_rank', or --method nuts",
+                "its point may still do for a filter; for the spread fit with --guide low_rank, or --method nuts",
             )
         ]
 

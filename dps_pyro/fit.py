@@ -17,7 +17,7 @@ from dps_pyro import checks
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.history import RolloutHistory
 from dps_pyro.posterior import Posterior
-from dps_pyro.svi import Guide, Plan, own_sites, search
+from dps_pyro.svi import Guide, Plan, own_sites, search, usual_guide
 
 __all__ = ["Guide", "Posterior", "fit"]
 
@@ -32,7 +32,7 @@ def fit(
     history: RolloutHistory,
     method: Literal["svi", "nuts"] = "svi",
     *,
-    guide: Guide = "normal",
+    guide: Guide | None = None,
     steps: int | None = None,
     learning_rate: float = 0.05,
     batch_size: int | None = None,
@@ -53,7 +53,9 @@ def fit(
         method: "svi" maximises the ELBO of a guide (fast); "nuts" samples the exact posterior (small histories).
         guide: SVI's approximation of the posterior, in unconstrained space: "normal", independent normals; "low_rank",
             a normal with correlations, not for mini-batches where prompts have sites of their own; "delta", a point,
-            the most probable one (MAP); or a function that makes a Pyro guide of `dynamics.model`, called like it.
+            the most probable one (MAP); or a function that makes a Pyro guide of `dynamics.model`, called like it. Left
+            out: "low_rank" of up to 256 parameters that all prompts share, and "normal" of more, or where prompts have
+            sites of their own.
         steps: SVI steps at most, 2000 if left out; or NUTS's warm-up steps, exactly, 200 if left out.
         learning_rate: Adam's, for "svi", positive; it falls tenfold on the way, and at once when the loss is flat.
         batch_size: prompts in an SVI mini-batch, within 1..N. Left out: all of up to 4,096 prompts, and 2,048 of more.
@@ -83,7 +85,9 @@ def fit(
         raise ValueError("history: expected outcomes to learn from, got a schedule, whose outcomes are unknown")
     if method not in ("svi", "nuts"):
         raise ValueError(f"method: expected 'svi' or 'nuts', got {method!r}")
-    if guide not in ("normal", "low_rank", "delta") and not callable(guide):
+    if guide is None:
+        guide = usual_guide(dynamics, history.num_prompts)
+    elif guide not in ("normal", "low_rank", "delta") and not callable(guide):
         raise ValueError(f"guide: expected 'normal', 'low_rank', 'delta' or a function of a model, got {guide!r}")
     steps = checks.count("steps", {"svi": 2000, "nuts": 200}[method] if steps is None else steps, 1)
     draws, chains = checks.count("draws", draws, 1), checks.count("chains", chains, 1)

@@ -117,6 +117,7 @@ class Refitter:
     def _next(self, history: RolloutHistory) -> dict[str, Any]:
         settings, warm = self.settings, self.posterior is not None
         options = {
+            "guide": "normal",  # the filter runs at the point, which is no other's with correlations
             "steps": settings.steps if warm else settings.first,
             "learning_rate": settings.learning_rate,
             "seconds": settings.seconds,

@@ -198,7 +198,7 @@ def sbc(
         thin: iterations of a chain a draw, for "hmc" and "nuts".
         warmup: of each chain; SVI steps at most for "svi".
         method: "hmc" samples all simulations' posteriors side by side (`dps_pyro.hmc`), the only way to do hundreds in
-            minutes; "nuts" is `fit(method="nuts")`, one after the other; "svi" is `fit` with its normal guide, whose
+            minutes; "nuts" is `fit(method="nuts")`, one after the other; "svi" is `fit` with its usual guide, whose
             approximation shows as ranks that are not uniform.
         powers: for "hmc", the powers of the likelihood of tempered copies of each chain, falling from 1: where
             posteriors have several modes, between which a chain alone would not cross. As many times the work.

@@ -32,12 +32,14 @@ from dps_pyro.dynamics import Dynamics
 from dps_pyro.history import RolloutHistory
 from dps_pyro.posterior import Posterior
 
-__all__ = ["Found", "Guide", "Plan", "own_sites", "search"]
+__all__ = ["Found", "Guide", "Plan", "own_sites", "search", "usual_guide"]
 
 Guide = Literal["normal", "low_rank", "delta"] | Callable[[Callable[..., Any]], Callable[..., Any]]
 
 WINDOW = 100
 """Steps, at least, between one judgement of the ELBO and the next."""
+FEW = 256
+"""Parameters at most for correlations, unless they are asked for."""
 INIT_SCALE = 0.05
 """A guide's standard deviation at the start, in unconstrained space. Narrow, for the prompts' own sites too: their
 noise would else teach the model that prompts do not differ."""
@@ -227,10 +229,22 @@ def _window(epoch: int) -> int:
 
 def own_sites(dynamics: Dynamics[Any], num_prompts: int) -> list[str]:
     """The names of the sites of which each prompt has its own."""
+    sites = _sites(dynamics, num_prompts).items()
+    return [name for name, site in sites if any(frame.name == "prompts" for frame in site["cond_indep_stack"])]
+
+
+def usual_guide(dynamics: Dynamics[Any], num_prompts: int) -> Literal["normal", "low_rank"]:
+    """The guide that a model is fitted with unless told otherwise: one with correlations, whose intervals hold the
+    truth more often at the same price (docs/diagnose.md), where parameters are few and shared by all prompts."""
+    sites = _sites(dynamics, num_prompts)
+    few = 1 < sum(site["value"].numel() for site in sites.values()) <= FEW
+    return "low_rank" if few and not own_sites(dynamics, num_prompts) else "normal"
+
+
+def _sites(dynamics: Dynamics[Any], num_prompts: int) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block(), poutine.trace() as trace:
         dynamics.prior(pyro.plate("prompts", num_prompts, dim=-1))
-    sites = trace.trace.iter_stochastic_nodes()
-    return [name for name, site in sites if any(frame.name == "prompts" for frame in site["cond_indep_stack"])]
+    return {name: site for name, site in trace.trace.iter_stochastic_nodes() if not site_is_subsample(site)}
 
 
 def _guide(dynamics: Dynamics[Any], kind: Guide, init: Callable[[Any], Tensor]) -> Any:

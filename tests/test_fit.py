@@ -279,6 +279,15 @@ def test_every_guide_finds_the_same_centre(guide: Any) -> None:
     assert posterior.about["guide"] == (guide if isinstance(guide, str) else "AutoMultivariateNormal")
 
 
+def test_the_guide_has_correlations_where_parameters_are_few_and_shared() -> None:
+    history = simulated(6, 4)
+    assert quick(history, steps=2).about["guide"] == "low_rank"
+    assert quick(history, steps=2, batch_size=3).about["guide"] == "low_rank"
+    assert quick(history, oracle.OwnLadder(2), steps=2).about["guide"] == "normal"
+    assert quick(history, Covariate(torch.randn(6, 90)), steps=2).about["guide"] == "normal"  # 3 x 90 weights
+    assert quick(history, steps=2, guide="normal").about["guide"] == "normal"
+
+
 def test_log_weights_are_those_of_the_draws(tmp_path: Path) -> None:
     history = simulated(12, 5)
     posterior = quick(history, guide="low_rank", draws=4)

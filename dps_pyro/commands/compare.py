@@ -30,8 +30,8 @@ class Options:
     online (baselines, which are not fitted, can be scored too) or as a whole."""
     method: Literal["svi", "nuts"] = "svi"
     """How to fit, as of dps-pyro fit."""
-    guide: Literal["normal", "low_rank"] = "normal"
-    """The approximation that SVI fits: independent normals, or one with correlations."""
+    guide: Literal["normal", "low_rank"] | None = None
+    """The approximation that SVI fits: independent normals, or one with correlations; if left out as dps-pyro fit."""
     steps: int | None = None
     """SVI steps at most, or NUTS warm-up steps; 2000 or 200 if left out."""
     draws: int = 200

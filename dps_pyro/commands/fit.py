@@ -26,8 +26,9 @@ class Options:
     """Arguments of its constructor, as YAML: "{groups: operands}". Features of the history go by their names."""
     method: Literal["svi", "nuts"] = "svi"
     """Stochastic variational inference, or sampling (small histories)."""
-    guide: Literal["normal", "low_rank", "delta"] = "normal"
-    """SVI's approximation: independent normals, normals with correlations, or the most probable point."""
+    guide: Literal["normal", "low_rank", "delta"] | None = None
+    """SVI's approximation: independent normals, normals with correlations, or the most probable point. If left out
+    low_rank, but normal where prompts have parameters of their own or there are more than 256."""
     restarts: int = 1
     """SVI runs to begin with; the best goes on."""
     batch_size: int | None = None
