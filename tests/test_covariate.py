@@ -232,7 +232,7 @@ def test_a_fit_finds_the_effects_and_shrinks_the_useless(fitted: tuple[dict[str,
     assert float(found[truth == 0].abs().max()) < 0.6, found
     scale = posterior.point["scale"]
     assert float(scale[2]) < 0.4 * float(scale[0]), scale  # nothing of use for falls
-    for name, far in (("gaps", 0.02), ("initial", 0.1), ("up", 0.5)):
+    for name, far in (("gaps", 0.03), ("initial", 0.1), ("up", 0.5)):  # three standard deviations and more
         torch.testing.assert_close(posterior.point[name], TRUTH[name], atol=far, rtol=0)
 
 
