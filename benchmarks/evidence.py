@@ -155,11 +155,11 @@ def calibration(result: dict[str, Any]) -> str:
             f"{effective:.0f} of {row['draws']}", row["divergences"], f"{row['seconds'] / 60:.0f}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    sizes = {(row["simulations"], row["prompts"], row["steps"], row["thin"]) for row in result["models"].values()}
-    shown = [
-        f"{simulations} simulations of {prompts} prompts and {steps} steps, a draw every {thin} iterations"
-        for simulations, prompts, steps, thin in sorted(sizes)
-    ]
+    sizes: dict[str, list[str]] = {}
+    for row in result["models"].values():
+        size = f"{row['simulations']} simulations of {row['prompts']} prompts and {row['steps']} steps"
+        sizes.setdefault(f"{size}, a draw every {row['thin']} iterations", []).append(row["model"])
+    shown = [f"{size} ({', '.join(sorted(names))})" for size, names in sizes.items()]
     tempered = {row["model"]: len(row["powers"]) for row in result["models"].values() if "powers" in row}
     copies = "".join(f"; {copies} tempered copies of each chain of {name}" for name, copies in tempered.items())
     machines = {f"{row['machine']}; {row['date']}" for row in result["models"].values()}

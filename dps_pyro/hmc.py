@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
@@ -24,7 +25,7 @@ from torch.distributions import biject_to
 from dps_pyro import checks
 from dps_pyro.console import progress_bar
 
-__all__ = ["Chains", "Posteriors", "hmc"]
+__all__ = ["Chains", "Posteriors", "hmc", "is_drawn"]
 
 DIVERGENT = 1000.0
 """An error of the energy above which a trajectory counts as divergent, as in Stan."""
@@ -53,9 +54,7 @@ class Posteriors:
         self.model, self.data = model, dict(data)
         trace = poutine.trace(poutine.condition(model, data={**data, **start})).get_trace()
         sites: dict[str, Any] = {
-            name: site
-            for name, site in trace.nodes.items()
-            if site["type"] == "sample" and name not in data and not site_is_subsample(site)
+            name: site for name, site in trace.nodes.items() if name not in data and is_drawn(site)
         }
         self.transforms: dict[str, Any] = {name: biject_to(site["fn"].support) for name, site in sites.items()}
         self.start = self.unconstrained({name: site["value"] for name, site in sites.items()})
@@ -87,6 +86,16 @@ class Posteriors:
         parts = position.split([shape[1:].numel() for shape in self._shapes], -1)
         shaped = [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
         return zip(self.transforms.items(), shaped, strict=True)
+
+
+def is_drawn(site: Any) -> bool:
+    """Whether a trace's node is a random variable: neither a plate's choice of rows nor a function of others."""
+    if site["type"] != "sample" or site_is_subsample(site):
+        return False
+    law = site["fn"]
+    while hasattr(law, "base_dist"):
+        law = law.base_dist
+    return not isinstance(law, Delta)
 
 
 def hmc(

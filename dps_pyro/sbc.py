@@ -22,8 +22,8 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.reparam.reparam import Reparam
 from pyro.ops.stats import effective_sample_size
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from dps_pyro import checks
@@ -31,7 +31,7 @@ from dps_pyro.console import progress_bar
 from dps_pyro.dynamics import Dynamics
 from dps_pyro.fit import fit
 from dps_pyro.history import RolloutHistory
-from dps_pyro.hmc import Posteriors, hmc
+from dps_pyro.hmc import Posteriors, hmc, is_drawn
 from dps_pyro.smoothing import law, observed
 
 __all__ = ["Ranks", "design", "filled", "joined", "sbc", "simulated"]
@@ -184,6 +184,7 @@ def sbc(
     warmup: int = 300,
     method: Literal["hmc", "nuts", "svi"] = "hmc",
     powers: Sequence[float] = (1.0,),
+    reparam: Mapping[str, Reparam] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Ranks:
@@ -202,6 +203,9 @@ def sbc(
             approximation shows as ranks that are not uniform.
         powers: for "hmc", the powers of the likelihood of tempered copies of each chain, falling from 1: where
             posteriors have several modes, between which a chain alone would not cross. As many times the work.
+        reparam: for "hmc", site -> how to sample it, such as `LocScaleReparam(0)` where a site's scale is a parameter
+            too: as the scale falls there is less and less room, and a chain does not get in. It is then the new site
+            that is ranked, `"weights_decentered"`.
         seed: of the whole. The global RNG is left as it was.
         progress: show a progress bar.
 
@@ -216,7 +220,7 @@ def sbc(
         torch.manual_seed(seed)
 
         def model(copies: int = 1) -> None:
-            with pyro.plate("simulations", copies * simulations, dim=-2):
+            with poutine.reparam(config=reparam or {}), pyro.plate("simulations", copies * simulations, dim=-2):
                 dynamics.model(schedule)
 
         copies = partial(model, len(powers))
@@ -233,6 +237,7 @@ def sbc(
             chains = hmc(posteriors, **lengths, powers=powers, seed=seed, progress=progress)
             samples, seen = chains.draws, chains.log_likelihood
             found = {"divergences": int(chains.divergences.sum()), "accepted": round(float(chains.accepted.mean()), 3)}
+            found |= {"reparam": {name: type(one).__name__ for name, one in reparam.items()}} if reparam else {}
             if len(powers) > 1:
                 exchanged = [round(share, 2) for share in chains.exchanged.mean(1).tolist()]
                 found |= {"powers": list(powers), "exchanged": exchanged}
@@ -273,7 +278,7 @@ def sbc(
 def simulated(model: Callable[[], None]) -> tuple[dict[str, Tensor], Tensor]:
     """Parameters drawn from the prior, site -> [S, 1 or N, ...], and the outcomes [S, N, T] that they make."""
     nodes: dict[str, Any] = poutine.trace(model).get_trace().nodes
-    sites = {name: node for name, node in nodes.items() if node["type"] == "sample" and not site_is_subsample(node)}
+    sites = {name: node for name, node in nodes.items() if is_drawn(node)}
     outcomes = sites.pop("outcomes")["value"]
     return {name: node["value"] for name, node in sites.items()}, outcomes
 

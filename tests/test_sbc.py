@@ -12,7 +12,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
+from pyro.infer.reparam import LocScaleReparam
 from tiny import call, words
 
 from benchmarks.sbc import MODELS
@@ -189,6 +191,33 @@ def test_every_global_scalar_and_the_first_prompts_own_are_ranked() -> None:
     assert list(found.ranks) == expected
     assert all(bool(((ranks >= 0) & (ranks <= 19)).all()) and len(ranks) == 6 for ranks in found.ranks.values())
     assert found.about["simulations"] == 6 and found.about["groups"] == len(schedule)
+
+
+def test_a_site_is_sampled_over_its_scale() -> None:
+    """The density is the other one's but for the volume, and the new site is ranked in place of the old."""
+    torch.set_default_dtype(torch.float64)
+    schedule = design(4, 3)
+    dynamics = MODELS["Covariate"](schedule.features)
+    found = sbc(dynamics, schedule, simulations=3, reparam={"weights": LocScaleReparam(0.0)}, **SMALL)
+    plain = sbc(dynamics, schedule, simulations=3, **SMALL)
+    assert [name.replace("weights_decentered", "weights") for name in found.ranks] == list(plain.ranks)
+    assert "weights[0, 0]" not in found.ranks and found.about["reparam"] == {"weights": "LocScaleReparam"}
+
+    def model() -> None:
+        with pyro.plate("simulations", 3, dim=-2):
+            dynamics.model(schedule)
+
+    over = poutine.reparam(model, config={"weights": LocScaleReparam(0.0)})
+    torch.manual_seed(0)
+    with torch.no_grad():
+        truth, outcomes = simulated(over)
+    each = (truth["scale"] / math.sqrt(3)).unsqueeze(-1)
+    direct = {**truth, "weights": truth["weights_decentered"] * each}
+    one, other = (Posteriors(law, {"outcomes": outcomes}, start) for law, start in ((over, truth), (model, direct)))
+    density, seen = one.log_density(one.start)
+    expected, as_seen = other.log_density(other.start)
+    torch.testing.assert_close(seen, as_seen)
+    torch.testing.assert_close(density, expected + 3 * each.log().flatten(1).sum(1))
 
 
 def test_all_methods_rank_the_same_simulations() -> None:
