@@ -220,7 +220,7 @@ def sbc(
         torch.manual_seed(seed)
 
         def model(copies: int = 1) -> None:
-            with poutine.reparam(config=reparam or {}), pyro.plate("simulations", copies * simulations, dim=-2):
+            with poutine.reparam(config=dict(reparam or {})), pyro.plate("simulations", copies * simulations, dim=-2):
                 dynamics.model(schedule)
 
         copies = partial(model, len(powers))
