@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pyro
@@ -128,8 +129,11 @@ def hmc(
     warmup, draws = checks.count("warmup", warmup, 20), checks.count("draws", draws, 1)
     thin, leapfrogs = checks.count("thin", thin, 1), checks.count("leapfrogs", leapfrogs, 1)
     generator = torch.Generator().manual_seed(checks.count("seed", seed, 0))
-    if not powers or powers[0] != 1 or len(posteriors.start) % len(powers):
-        raise ValueError(f"powers: expected 1 and then as many copies as there are others, got {list(powers)}")
+    falling = all(more > less > 0 for more, less in pairwise(powers))
+    if not powers or powers[0] != 1 or not falling:
+        raise ValueError(f"powers: expected positive numbers falling from 1, got {list(powers)}")
+    if len(posteriors.start) % len(powers):
+        raise ValueError(f"posteriors: expected {len(powers)} copies of each, got {len(posteriors.start)} in all")
     size = len(posteriors.start) // len(powers)
     kept: list[dict[str, Tensor]] = []
     seen: list[Tensor] = []

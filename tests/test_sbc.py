@@ -117,8 +117,12 @@ def test_tempered_copies_find_modes_that_a_chain_alone_does_not() -> None:
     alone, helped = upper((1.0,)), upper((1.0, 0.3, 0.1, 0.03))
     assert bool(((alone < 0.02) | (alone > 0.98)).all())  # each stays on the side where it began
     assert bool(((helped > 0.3) & (helped < 0.7)).all())
-    with pytest.raises(ValueError, match="powers: expected 1 and then as many copies as there are others"):
-        hmc(Posteriors(model, {"seen": torch.ones(8, 1)}, {"place": torch.zeros(8, 1)}), powers=(0.5, 0.1))
+    posteriors = Posteriors(model, {"seen": torch.ones(8, 1)}, {"place": torch.zeros(8, 1)})
+    for wrong in ((), (0.5, 0.1), (1.0, 1.0), (1.0, 0.3, 0.0)):
+        with pytest.raises(ValueError, match="powers: expected positive numbers falling from 1, got"):
+            hmc(posteriors, powers=wrong)
+    with pytest.raises(ValueError, match="posteriors: expected 3 copies of each, got 8 in all"):
+        hmc(posteriors, powers=(1.0, 0.5, 0.1))
 
 
 def test_hmc_is_the_seeds() -> None:
@@ -279,13 +283,14 @@ def test_a_model_is_calibrated_and_a_wrong_one_is_not(monkeypatch: pytest.Monkey
 def test_the_command_writes_the_ranks_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--model", "SolvingProgress", "--simulations", "12", "--prompts", "3", "--steps", "3", "--draws", "9",
-        "--thin", "1", "--warmup", "60", "--bins", "2", "--out", str(tmp_path / "sbc"),
+        "--thin", "1", "--warmup", "60", "--powers", "1", "0.3", "--bins", "2", "--out", str(tmp_path / "sbc"),
     ]  # fmt: skip
     status, out, _ = call(capsys, "sbc", *arguments)
     found = json.loads((tmp_path / "sbc/sbc.json").read_text(encoding="utf-8"))
     assert status == (0 if found["uniform"] else 1)
     assert ("Ranks are uniform" in words(out)) == found["uniform"]
     assert sum(found["scalars"]["gaps[0]"]["histogram"]) == 12
+    assert found["powers"] == [1.0, 0.3] and 0 < found["exchanged"][0] <= 1
     assert (tmp_path / "sbc/sbc.png").read_bytes().startswith(b"\x89PNG")
     assert torch.get_default_dtype() == torch.float32
     status, _, err = call(capsys, "sbc", "--draws", "50")

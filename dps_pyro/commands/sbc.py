@@ -36,6 +36,9 @@ class Options:
     """Iterations of a chain a draw."""
     warmup: int = 300
     """Iterations of a chain before the first; SVI steps at most."""
+    powers: tuple[float, ...] = (1.0,)
+    """Of the likelihood, falling from 1, for hmc: tempered copies of each chain, where posteriors have several modes.
+    Each is as much work again."""
     bins: int = 20
     """Of the rank histograms that the chi-square tests are of."""
     seed: int = 0
@@ -71,6 +74,7 @@ def run(arguments: list[str]) -> int:
             thin=options.thin,
             warmup=options.warmup,
             method=options.method,
+            powers=options.powers,
             seed=options.seed,
         )
     finally:
