@@ -188,13 +188,13 @@ def test_weights_of_another_run_are_noticed(server: tuple[str, Any], engine: Vll
 
 @pytest.fixture
 def sums(tmp_path: Path, checkpoint: Path, server: tuple[str, Any]) -> dict[str, Any]:
-    """A run's settings: the policy is taught to write ones."""
-    (tmp_path / "judge.py").write_text("def judge(completion, record):\n    return completion.count('1') / 12\n")
+    """A run's settings: the policy is taught to write at length."""
+    (tmp_path / "judge.py").write_text("def judge(completion, record):\n    return min(len(completion), 24) / 24\n")
     records = [{"question": f"{i % 10} + {i // 10 % 10} ="} for i in range(100)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return {
         "data": str(tmp_path / "sums.jsonl"), "reward": f"{tmp_path / 'judge.py'}:judge", "model": str(checkpoint),
-        "task_args": {"prompt": "question"}, "max_new_tokens": 12, "learning_rate": 1e-2, "dynamics": "DenseReward",
+        "task_args": {"prompt": "question"}, "max_new_tokens": 12, "learning_rate": 1e-3, "dynamics": "DenseReward",
         "engine": server[0], "weights_folder": tmp_path / "weights",
     }  # fmt: skip
 
