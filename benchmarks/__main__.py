@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: every measurement again, in order (hours), and the docs' tables from them."""
+"""`python -m benchmarks`: every measurement again, in order (hours), and the docs' tables from them.
+
+`benchmarks.trainer` and `benchmarks.smollm2` are apart: they need vLLM and a language model, and say where from.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the tables and pictures of docs/evidence.md, and the tables of docs/diagnose.md, from the result files.
+"""Write the tables and pictures of docs/evidence.md, and the tables of other pages, from the result files.
 
     python -m benchmarks.evidence
 
@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import trainer
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
-PAGES = (PAGE, PAGE.with_name("diagnose.md"))
+PAGES = (PAGE, PAGE.with_name("diagnose.md"), PAGE.with_name("training.md"))
 PICTURE = PAGE.parent / "images" / "selectors.png"
 
 
@@ -40,6 +42,7 @@ def render(page: str) -> str:
         "replay-own": lambda: replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),
         "sbc": lambda: calibration(_read("sbc")),
+        "trainer": lambda: trainer.table(_read("trainer")),
     }
     for name, table in tables.items():
         block = f"<!-- table: {name} -->\n{table()}\n<!-- end -->"

@@ -90,6 +90,38 @@ def misses(found: dict[str, Any]) -> list[str]:
     return slow
 
 
+def table(result: dict[str, Any]) -> str:
+    """A result as the docs show it, in Markdown."""
+    rows = ["| | ours | beside | ratio (least, largest) |", "|---|---|---|---|"]
+    for case, row in result["update"].items():
+        ours, theirs = (statistics.median(row["seconds"][side]) for side in ("ours", "theirs"))
+        what = (
+            f"{row['rows']} completions of {row['completion_tokens']:.0f} tokens, prompts of {row['prompt_tokens']:.0f}"
+        )
+        rows.append(f"| update, {case}: {what} | {ours:.2f} s | TRL: {theirs:.2f} s | {_shown(row['ratio'])} |")
+    drawn = result["rollouts"]
+    cost = {name: statistics.median(values) for name, values in drawn["milliseconds_a_token"].items()}
+    what = f"rollouts, SmolLM2, {drawn['prompts']} groups of {drawn['group']}, up to {drawn['tokens']} tokens"
+    costs = f"vLLM: {cost['vllm']:.1f} ms a token | `generate`: {cost['generate']:.1f} ms"
+    rows.append(f"| {what} | {costs} | {_shown(drawn['ratio'])} |")
+    most = {name: row["most"] for name, row in result["memory"].items()}
+    for what, ours, theirs in (
+        ("an update, SmolLM2, 64 tokens", "update, ours", "update, TRL"),
+        ("rollouts, SmolLM2, policy included", "rollouts, vLLM", "rollouts, generate"),
+    ):
+        sides = [f"{name.partition(', ')[2]}: {most[name]:,} MiB" for name in (ours, theirs)]
+        rows.append(f"| peak memory of {what} | {sides[0]} | {sides[1]} | {most[ours] / most[theirs]:.2f} |")
+    share = result["share"]
+    rows.append(f"| select and observe, of a step with SmolLM2 and vLLM | {100 * share['share']:.3f} % | | |")
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    note = f"Medians of interleaved pairs. {result['machine']}; {versions}; {result['date']}."
+    return "\n".join([*rows, "", note])
+
+
+def _shown(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f}, {ratio['largest']:.2f})"
+
+
 def _ask(name: str, options: argparse.Namespace) -> Any:
     command = [sys.executable, "-m", "benchmarks.trainer", "--model", options.model, "--threads", str(options.threads)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import evidence, sampler
+from benchmarks import evidence, sampler, trainer
 from dps_pyro import PromptSampler
 from dps_pyro.models import SolvingProgress
 
 
 def test_the_pages_of_evidence_show_their_result_files() -> None:
-    for path, tables in zip(evidence.PAGES, (4, 2), strict=True):
+    for path, tables in zip(evidence.PAGES, (4, 2, 1), strict=True):
         page = path.read_text(encoding="utf-8")
         assert page.count("<!-- table: ") == tables
         assert evidence.render(page) == page, "python -m benchmarks.evidence writes it again"
@@ -24,6 +24,14 @@ def test_the_reported_comparison_has_five_seeds_and_no_tuning_on_them() -> None:
     result = evidence._read("selectors")
     assert len(result["seeds"]) >= 5
     assert all(len(arm["accuracy"]) == len(result["seeds"]) for arm in result["arms"].values())
+
+
+def test_the_trainer_is_as_fast_as_promised() -> None:
+    result = evidence._read("trainer")
+    assert set(result) >= set(trainer.PARTS)
+    assert trainer.misses(result) == []
+    assert all(len(row["seconds"]["ours"]) >= 3 for row in result["update"].values())
+    assert result["memory"]["update, ours"]["most"] < result["memory"]["update, TRL"]["most"]
 
 
 def test_a_step_over_a_million_prompts_is_within_its_target() -> None:
