@@ -15,8 +15,10 @@ import torch
 from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
 from pyro.infer.reparam import LocScaleReparam
+from scipy.stats import chisquare
 from tiny import call, words
 
+from benchmarks import evidence, gallery
 from benchmarks.sbc import MODELS
 from dps_pyro.hmc import Posteriors, hmc
 from dps_pyro.models import SolvingProgress
@@ -278,6 +280,24 @@ def test_a_model_is_calibrated_and_a_wrong_one_is_not(monkeypatch: pytest.Monkey
             return right
 
     assert not sbc(Careless(), schedule, simulations=150, draws=39, thin=2, warmup=200, progress=False).uniform(10)
+
+
+def test_every_fitted_model_of_the_gallery_is_calibrated() -> None:
+    """The committed calibrations. p-values are made again of the histograms; each model's smallest has to be at least
+    0.01 over the number of its scalars (Bonferroni), as `Ranks.uniform` asks."""
+    result = json.loads((evidence.RESULTS / "sbc.json").read_text(encoding="utf-8"))["models"]
+    assert result.keys() == set(gallery.FITTED) == set(MODELS)
+    for name, row in result.items():
+        assert row["simulations"] >= 200 and row["model"] == name and row["arguments"] == gallery.SMALL.get(name, {})
+        assert row["bins"] == 20 and row["simulations"] / row["bins"] >= 5  # what a chi-square test wants in a bin
+        assert {"gaps[0]", "log likelihood"} <= row["scalars"].keys() or name == "LogitWalk"
+        chances = []
+        for scalar, found in row["scalars"].items():
+            assert sum(found["histogram"]) == row["simulations"], (name, scalar)
+            chances.append(float(chisquare(found["histogram"]).pvalue))
+            assert found["p"] == pytest.approx(chances[-1], abs=1e-4), (name, scalar)
+        assert min(chances) >= 0.01 / len(chances), name
+        assert row["uniform"] and row["level"] == 0.01
 
 
 def test_the_command_writes_the_ranks_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
