@@ -39,12 +39,12 @@ from dps_pyro.forward import (
     Filtered,
     condition,
     filter_all,
-    leaps_over,
     log_likelihood,
     predict,
 )
 from dps_pyro.history import Outcomes, RolloutHistory
 from dps_pyro.layout import layout
+from dps_pyro.visits import log_likelihood_of_rounds
 
 __all__ = ["Conditioned", "Dynamics", "Progress", "Step", "condition", "predict", "unchecked"]
 
@@ -240,15 +240,7 @@ class Progress(TorchDistribution):
         picked = _each(self._steps, lambda field: field.expand(len(at), -1).gather(-1, steps))
         picked = picked._replace(trials=torch.where(seen, picked.trials, 0))
         emitted = self._shown(value.gather(-1, steps.expand(*value.shape[:-1], -1)), picked)
-        if len(self._transition) == 1:
-            gaps = torch.where(seen, at, 0).diff(dim=-1, prepend=torch.zeros_like(at[:, :1])).clamp_min(0).mT
-            leaps = leaps_over(gaps, self._transition.dtype)
-            if sum(map(len, leaps)) < num_steps:
-                return log_likelihood(self._initial.probs, self._transition, emitted, leaps)
-        # One more step than there are takes what is missing.
-        dense = emitted.new_zeros(num_steps + 1, *emitted.shape[1:])
-        place = at.mT.reshape(at.shape[-1], *[1] * (emitted.ndim - 3), len(at), 1).expand(emitted.shape)
-        return log_likelihood(self._initial.probs, self._transition, dense.scatter(0, place, emitted)[:-1])
+        return log_likelihood_of_rounds(self._initial.probs, self._transition, emitted, at, num_steps)
 
     def _moves(self) -> Tensor:
         """[T, ..., N or 1, K, K], `p(z_{t+1} | z_t)`."""

@@ -239,6 +239,16 @@ def test_rounds_give_the_likelihood_and_gradients_of_steps(make: Any, seed: int,
             )
 
 
+def test_rounds_bear_what_single_precision_holds_impossible() -> None:
+    """Where the likeliest state is believed impossible the shift leaves nothing of the others: it is done with care."""
+    model, history = SolvingProgress(), sparse(3, 40, 0.1, 1)
+    theta = model.parameters(3, {"gaps": torch.tensor([1e-7, 1e-7, 1e-7, 1 - 3e-7])})
+    sure = theta._replace(initial=torch.tensor([1.0, 0.0, 0.0]), matrix=torch.eye(3))
+    by_steps, by_rounds = both_ways(model, history, sure, type(theta))
+    assert bool(by_steps.isfinite().all()) and float(by_steps.min()) < -100
+    torch.testing.assert_close(by_steps, by_rounds)
+
+
 def test_rounds_give_the_second_derivatives_of_steps() -> None:
     torch.set_default_dtype(torch.float64)
     model, history = SolvingProgress(), sparse(3, 40, 0.1, 1)
