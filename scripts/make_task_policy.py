@@ -78,7 +78,7 @@ class Spec(NamedTuple):
 
 SPECS: Mapping[str, Spec] = {
     "math": Spec(
-        "mathematics", Math, "0123456789+-*/=x:", math_example, 0.4, 1600, 8,
+        "mathematics", Math, "0123456789+-*/=x:", math_example, 0.4, 2000, 8,
         "`3x+5=20:` is answered by `5`, `17+25:` by `42`, `4x+3=7x+1:` by `2/3`", "level",
     ),
     "blocks": Spec(
