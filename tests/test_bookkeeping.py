@@ -28,6 +28,9 @@ def test_the_clock_adds_up_the_parts_of_a_step() -> None:
         raise RuntimeError
     assert 0.02 <= clock.seconds["seconds/rollout"] < 2
     assert set(clock.seconds) == {"seconds/rollout", "seconds/update"}
+    assert clock.share("rollout", "update", "never timed") == pytest.approx(1)
+    assert 0.5 < clock.share("rollout") < 1
+    assert Clock().share("rollout") == 0
 
 
 def test_shares_add_up_within_an_optimizer_step_and_average_over_steps() -> None:

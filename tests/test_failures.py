@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
+from safetensors.torch import load_file
+from test_any_model import chat_model
 from tiny import call, metrics, tiny
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from dps_pyro import RolloutHistory
 from dps_pyro.cli import main
 from dps_pyro.rollouts import Rollouts
-from dps_pyro.tasks import Countdown
+from dps_pyro.tasks import BlocksWorld, Countdown, Geometry, Math, Task, judge
 from dps_pyro.tasks.reward_process import RewardError, RewardProcess
 from dps_pyro.trainers.config_file import save_config
 from dps_pyro.trainers.grpo import train
@@ -207,6 +211,86 @@ def test_completions_without_a_token_take_part_without_harm() -> None:
     nothing = groups._replace(rollouts=rollouts._replace(completion_mask=torch.zeros_like(mask)))
     learned = update(policy, None, torch.optim.SGD(policy.parameters(), lr=0.1), nothing, config, 0)
     assert learned["loss"] is None  # nothing was drawn, so there is nothing to learn from
+
+
+@pytest.mark.parametrize("completion", ["\n" * 5000, " \t\r\n " * 100, "\0" * 50])
+@pytest.mark.parametrize("task", [Math, BlocksWorld, Geometry], ids=lambda task: task.__name__)
+def test_every_task_calls_them_wrong(task: Any, completion: str) -> None:
+    made: Task = task(train_size=4, test_size=2)
+    prompts = list(made.prompts("test"))
+    for reward in judge(made, prompts, [completion] * len(prompts)):
+        assert reward.value == 0
+        assert reward.reason not in ("correct", "wrong value")
+
+
+def test_a_policy_that_writes_newlines_alone_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From end to end: no group is useful, nothing is learned, and the run says what it saw."""
+    _, tokenizer = load_policy(tiny(Path(), model=chat_model(tmp_path / "other")))
+    (newline,) = tokenizer("\n")["input_ids"]
+    shape = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=512)
+    model = GPT2LMHeadModel(shape)
+    with torch.no_grad():
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.fill_(1.0)
+        model.lm_head.weight[newline] = 50.0  # likeliest whatever came before
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    train(tiny(tmp_path / "run", model=str(tmp_path / "model"), max_new_tokens=5, steps=11, log_completions=5))
+    steps = [line for line in metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert all((line["reward"], line["useful"], line["loss"], line["skipped"]) == (0, 0, None, 0) for line in steps)
+    assert all(line["truncated"] == 1 for line in steps)
+    assert {name for line in steps for name in line if name.startswith("reason/")} == {"reason/empty"}
+    table = pandas.read_parquet(tmp_path / "run/completions")
+    assert set(table["completion"]) == {"\n" * 5}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no group was useful" in said and "100% of the completions were cut off" in said
+    kept = GPT2LMHeadModel.from_pretrained(tmp_path / "run/policy").state_dict()
+    assert all(torch.equal(kept[name], weight) for name, weight in before.items())
+
+
+# -------------------------------------------------------------------------------------------------- what is not finite
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_not_finite_takes_no_step(bad: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 60, (4, 6), generator=generator)
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    drawn = torch.full((4, 6), -1.0)
+    drawn[1, 2] = bad
+    rollouts = Rollouts(ids[:, :3], mask[:, :3], ids, mask, drawn, ["stop"] * 4, [""] * 4)
+    groups = Groups(rollouts, torch.tensor([[0.0, 1, 0, 1]]), [""] * 4)
+    config = tiny(Path(), batch_size=1)
+    policy, _ = load_policy(config)
+    before = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1)
+    if bad > 0:  # its ratio is zero: nothing is learned from the token, and nothing breaks
+        learned = update(policy, None, optimizer, groups, config, 0)
+        assert learned["grad_norm"] is not None and learned["grad_norm"] < float("inf")
+        return
+    with pytest.raises(FloatingPointError, match=r"gradient norm: expected a finite number, got (nan|inf)"):
+        update(policy, None, optimizer, groups, config, 0)
+    assert all(torch.equal(before[name], weight) for name, weight in policy.state_dict().items())
+    assert not optimizer.state
+
+
+def test_a_gradient_that_overflows_stops_the_run_and_the_checkpoint_is_good(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The KL to the initial policy is zero at first, and has this weight later."""
+    run, file = tmp_path / "run", tmp_path / "my.yaml"
+    config = tiny(run, steps=9, batch_size=8, checkpoint_every=1, learning_rate=1e-3, kl=1e38, eval_every=0)
+    file.write_text(save_config(config), encoding="utf-8")
+    status, _, err = call(capsys, "train", "--config", str(file))
+    assert status == 1
+    assert err.startswith("dps-pyro train: gradient norm: expected a finite number, got ")
+    done = max(int(folder.name[5:]) for folder in (run / "checkpoints").iterdir())
+    assert 1 <= done < 9
+    assert f"The last checkpoint is of step {done}; go on with: dps-pyro train --resume --out {run}" in err
+    assert main(["train", "--resume", "--out", str(run), "--kl", "0.01", "--steps", str(done + 1)]) == 0
+    weights = load_file(run / f"checkpoints/step-{done + 1:06d}/policy/model.safetensors")
+    assert all(bool(weight.isfinite().all()) for weight in weights.values())
 
 
 # ------------------------------------------------------------------------------------------------------- long prompts

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import killed, metrics, tiny
+from tiny import killed, killed_within, metrics, tiny
 
 from dps_pyro.cli import main
 from dps_pyro.history import RolloutHistory
@@ -84,6 +84,21 @@ def test_killed_anywhere_and_resumed(
     run = tmp_path / "run"
     killed(settings(run), event, path, count)
     assert RunFolder(run, resume=True).checkpoints() == checkpoints
+    train(replace(settings(run), resume=True))
+    assert_same_run(run, straight)
+
+
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [("rollout", 3), ("rollout", 60), ("backward", 1), ("backward", 8), ("backward", 10)],
+    ids=["first evaluation", "rollouts", "first update", "second mini-batch", "after a checkpoint"],
+)
+def test_killed_at_work_and_resumed(part: str, count: int, tmp_path: Path, straight: Path) -> None:
+    """Within a decoding step, within a backward pass: in memory half a step is done, on disk it never was."""
+    run = tmp_path / "run"
+    killed_within(settings(run), part, count)
+    assert not (run / "summary.json").exists()
+    assert max(RunFolder(run, resume=True).checkpoints(), default=0) < 7
     train(replace(settings(run), resume=True))
     assert_same_run(run, straight)
 

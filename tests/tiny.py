@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dps_pyro.cli import main
 from dps_pyro.trainers.config import TrainConfig
@@ -45,7 +46,8 @@ def metrics(folder: Path, *, timings: bool = False) -> list[dict[str, Any]]:
 
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-    return [{name: value for name, value in line.items() if timings or "seconds/" not in name} for line in lines]
+    timed = "seconds/", "selection_share"
+    return [{name: x for name, x in line.items() if timings or not name.startswith(timed)} for line in lines]
 
 
 def die_at(config: TrainConfig, event: str, path: str, count: int) -> None:
@@ -70,6 +72,40 @@ def killed(config: TrainConfig, event: str, path: str, count: int = 1) -> None:
     # Imported once for all of them. (By name it would not be found: that process does not know this folder.)
     context.set_forkserver_preload(["dps_pyro.trainers.grpo"])
     process = context.Process(target=die_at, args=(config, event, path, count))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def die_within(config: TrainConfig, part: str, count: int) -> None:
+    """Train in this process, and kill it within a decoding step of the rollouts ("rollout") or of an evaluation, or
+    within a backward pass ("backward"): the count-th of them."""
+    left = count
+
+    def kill(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        logits = getattr(output, "logits", None)
+        if logits is None:
+            return
+        if part == "rollout" and not torch.is_grad_enabled():
+            kill()
+        if part == "backward" and logits.requires_grad:
+            logits.register_hook(kill)
+
+    torch.nn.modules.module.register_module_forward_hook(hook)
+    train(config)
+
+
+def killed_within(config: TrainConfig, part: str, count: int) -> None:
+    """Run `die_within` in a process of its own, and check that it was killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dps_pyro.trainers.grpo"])
+    process = context.Process(target=die_within, args=(config, part, count))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

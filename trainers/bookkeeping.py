@@ -39,6 +39,11 @@ class Clock:
             name = f"seconds/{part}"
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
+    def share(self, *parts: str) -> float:
+        """The share of the seconds so far that went into these parts, 0..1; 0 where nothing was timed."""
+        known = (self.seconds.get(f"seconds/{part}", 0.0) for part in parts)
+        return sum(known) / max(sum(self.seconds.values()), 1e-9)
+
 
 class Means:
     """Sums of micro-batches' shares, averaged over optimizer steps."""

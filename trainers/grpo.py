@@ -167,6 +167,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 **reason_shares(groups.reasons),
                 "learning_rate": now,
                 **learned,
+                "selection_share": clock.share("select", "observe"),
                 **clock.seconds,
             }
             view.update(folder.log(entry))
