@@ -126,12 +126,14 @@ def replay(result: dict[str, Any], protocol: str) -> str:
 def recovery(result: dict[str, Any]) -> str:
     """Coverage of both guides' intervals ± its standard error, and the points' errors beside those of the prior."""
     rows = {(row["model"], row["guide"]): row for row in result["rows"]}
-    columns = ("model", "parameters", "`normal`", "`low_rank`", "error / prior's", "seconds, `low_rank` / `normal`")
+    columns = ("model", "parameters", "`normal`", "`low_rank`", "its worst site", "error / prior's", "seconds")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in dict.fromkeys(model for model, _ in rows):
         normal, low_rank = rows[name, "normal"], rows[name, "low_rank"]
         cells = [_named(normal), str(normal["global"]["scalars"])]
         cells += [f"{row['global']['coverage']:.2f} ± {row['global']['coverage_se']:.2f}" for row in (normal, low_rank)]
+        worst = min(low_rank["sites"], key=lambda site, sites=low_rank["sites"]: sites[site]["coverage"])
+        cells.append(f"{worst} {low_rank['sites'][worst]['coverage']:.2f}")
         errors = [f"{row['global']['error'] / row['global']['prior_error']:.2f}" for row in (normal, low_rank)]
         cells += [", ".join(errors), f"{low_rank['seconds'] / normal['seconds']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -139,7 +141,8 @@ def recovery(result: dict[str, Any]) -> str:
     note = (
         f"{settings['histories']} histories of {settings['prompts']} prompts and {settings['steps']} steps, "
         f"{settings['observed']:.0%} of the groups rolled out; {settings['svi_steps']} SVI steps; seed "
-        f"{result['seed']}. Coverage ± its standard error over histories; errors of `normal`, `low_rank`. "
+        f"{result['seed']}. Coverage ± its standard error over histories; errors of `normal`, `low_rank`; "
+        f"seconds of `low_rank` over those of `normal`. "
         f"{result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
