@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import trainer
+from benchmarks import smollm2, trainer
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
@@ -29,7 +29,8 @@ def main() -> None:
     draw(_read("selectors"), PICTURE)
     draw_demo(_read("demo"), PICTURE.with_name("demo.png"))
     draw_replay(_read("replay"), PICTURE.with_name("replay.png"))
-    pictures = [PICTURE.with_name(f"{name}.png") for name in ("selectors", "demo", "replay")]
+    smollm2.draw(_read("smollm2"), PICTURE.with_name("smollm2.png"))
+    pictures = [PICTURE.with_name(f"{name}.png") for name in ("selectors", "demo", "replay", "smollm2")]
     print("\n".join(map(str, [*PAGES, *pictures])))
 
 
@@ -42,6 +43,7 @@ def render(page: str) -> str:
         "replay-own": lambda: replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),
         "sbc": lambda: calibration(_read("sbc")),
+        "smollm2": lambda: smollm2.table(_read("smollm2")),
         "trainer": lambda: trainer.table(_read("trainer")),
     }
     for name, table in tables.items():

@@ -81,6 +81,58 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def table(result: dict[str, Any]) -> str:
+    """A result as the docs show it, in Markdown."""
+    arms, steps = result["arms"], result["configuration"]["steps"]
+    quarter = max(steps // 4, 1)
+    heads = ("selector", "accuracy before", "after", "after, over uniform", "useful groups", "engine KL at most")
+    rows = [f"| {' | '.join((*heads, f'reward, first {quarter} steps', 'last'))} |", "|---" * 8 + "|"]
+    for name, arm in arms.items():
+        over = np.subtract(arm["accuracy_after"]["values"], arms["uniform"]["accuracy_after"]["values"])
+        error = over.std(ddof=1) / len(over) ** 0.5 if len(over) > 1 else np.nan
+        cells = [_shown(arm["accuracy_before"]), _shown(arm["accuracy_after"])]
+        cells += ["–" if name == "uniform" else f"{over.mean():+.3f} ± {error:.3f}", _shown(arm["useful"], 2)]
+        cells += [f"{max(arm['engine_kl']['values']):.0e}", _shown(arm["reward_first"]), _shown(arm["reward_last"])]
+        rows.append(f"| {' | '.join((name, *cells))} |")
+    share = max(value for arm in arms.values() for value in arm["selection"]["values"])
+    seeds = ", ".join(map(str, result["seeds"]))
+    settings = result["configuration"]
+    note = (
+        f"Mean ± standard deviation over seeds {seeds}; *over uniform* seed by seed, ± its standard error. {steps} "
+        f"steps of {settings['batch_size']} prompts and {settings['group_size']} rollouts each; 17 held-out sums, "
+        f"{settings['eval_samples']} samples each. Selecting and observing took at most {100 * share:.3f} % of a run's "
+        f"steps. {result['machine']}; {result['date']}."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """The reward of the rollouts over the steps: every seed thin, the mean thick."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for (name, arm), hue in zip(result["arms"].items(), ("#0072B2", "#D55E00"), strict=True):
+        reward = np.array(arm["reward"])
+        steps = np.arange(1, reward.shape[1] + 1)
+        axes.plot(steps, reward.T, color=hue, linewidth=0.7, alpha=0.4)
+        axes.plot(steps, reward.mean(0), color=hue, linewidth=2, label=f"{name}: mean of {len(reward)} seeds")
+    axes.set_title("reward of vLLM's rollouts of SmolLM2, one-digit sums", fontsize=10, loc="left")
+    axes.set_xlabel("training step")
+    axes.set_ylim(0, 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160)
+
+
+def _shown(values: dict[str, Any], digits: int = 3) -> str:
+    return f"{values['mean']:.{digits}f} ± {values['sd']:.{digits}f}"
+
+
 def _run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One run's numbers; from its file where it has been run before."""
     slug = f"{list(ARMS).index(arm)}-{options.steps}-{seed}"

@@ -382,7 +382,7 @@ def completion_logprobs(
         length = completion_ids.shape[1]
         options = {"logits_to_keep": length + 1, "use_cache": False}
         known = forward_parameters(model)
-        inputs = model_inputs(model, ids, mask, vision)
+        inputs: dict[str, object] = dict(model_inputs(model, ids, mask, vision))
         inputs |= {name: value for name, value in options.items() if name in known}
         logits = model(input_ids=ids, attention_mask=mask, **inputs).logits
         # The logits at a position predict the next one: drop the last, keep the `length` before it.

@@ -13,7 +13,7 @@ from dps_pyro.models import SolvingProgress
 
 
 def test_the_pages_of_evidence_show_their_result_files() -> None:
-    for path, tables in zip(evidence.PAGES, (4, 2, 1), strict=True):
+    for path, tables in zip(evidence.PAGES, (4, 2, 2), strict=True):
         page = path.read_text(encoding="utf-8")
         assert page.count("<!-- table: ") == tables
         assert evidence.render(page) == page, "python -m benchmarks.evidence writes it again"
@@ -34,6 +34,17 @@ def test_the_trainer_is_as_fast_as_promised() -> None:
     assert result["memory"]["update, ours"]["most"] < result["memory"]["update, TRL"]["most"]
 
 
+def test_a_language_model_learned_under_every_seed_and_the_engine_stayed_in_step() -> None:
+    result = evidence._read("smollm2")
+    assert len(result["seeds"]) >= 3
+    for arm in result["arms"].values():
+        assert len(arm["reward"]) == len(result["seeds"])
+        pairs = zip(arm["accuracy_before"]["values"], arm["accuracy_after"]["values"], strict=True)
+        assert all(after > before + 0.2 for before, after in pairs)
+        assert max(arm["engine_kl"]["values"]) < 1e-6
+        assert max(arm["selection"]["values"]) < 0.01
+
+
 def test_a_step_over_a_million_prompts_is_within_its_target() -> None:
     prompts = PromptSampler(SolvingProgress(), 1_000_000, seed=0)
     best = float("inf")
@@ -47,4 +58,4 @@ def test_a_step_over_a_million_prompts_is_within_its_target() -> None:
 
 def test_the_pictures_of_the_docs_are_there() -> None:
     images = Path(__file__).parent.parent / "docs" / "images"
-    assert {image.name for image in images.glob("*.png")} >= {"demo.png", "selectors.png", "replay.png"}
+    assert {image.name for image in images.glob("*.png")} >= {"demo.png", "selectors.png", "replay.png", "smollm2.png"}
