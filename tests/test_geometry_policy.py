@@ -82,7 +82,8 @@ def test_trains_out_of_the_box_with_a_report(tmp_path: Path) -> None:
     lines = metrics(tmp_path / "run")
     assert any(line.get("grad_norm") for line in lines)
     assert lines[0]["accuracy"] > 0
-    assert (tmp_path / "run/report.html").stat().st_size > 10_000
+    html = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert len(html) > 10_000 and html.count('<img src="data:image/png;base64,') == 8  # of four prompts of two steps
     table = parquet.read_table(tmp_path / "run/completions").to_pydict()
     shown = {prompt: images[0] for prompt, images in zip(table["prompt_id"], table["images"], strict=True) if images}
     own = {prompt.id: prompt.images[0] for prompt in Geometry().prompts("train")}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from test_report import HOSTILE, make_run, page
 from tiny import tiny
 
 from dps_pyro.report import write_report
 from dps_pyro.report.page import passage
 from dps_pyro.report.samples import read_samples
+from dps_pyro.trainers.completions import thumbnail
 from dps_pyro.trainers.grpo import train
 
 
@@ -39,12 +42,27 @@ def test_the_first_and_the_last_step_are_shown_best_and_worst(tmp_path: Path) ->
     first, last = read_samples(folder, notes := [])
     assert not notes
     assert (first.step, last.step) == (0, 20)
-    assert [tuple(sample)[1:] for sample in first.samples] == [("second of a", 1.0, "right"), ("third", 0.0, "wrong")]
+    assert [tuple(sample)[1:4] for sample in first.samples] == [("second of a", 1.0, "right"), ("third", 0.0, "wrong")]
     assert [sample.completion for sample in last.samples] == ["of a", "of b"]  # the prompt that both have comes first
     text = page(write_report(folder)).text
     assert "Training step 0 prompt completion reward reason say a second of a 1 right say a third 0 wrong" in text
     assert "Training step 20 prompt completion reward reason say a of a 0.25 some say b of b 1 right" in text
     assert "never shown" not in text
+
+
+def test_only_small_pngs_are_shown_once_a_prompt(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    small = thumbnail(Image.new("RGB", (400, 200), "white"))
+    images = [[small, b"<svg onload='go()'></svg>", small[:8] + b"0" * 300_000], [], []]
+    (folder / "completions").mkdir()
+    names = ["a", "a", "b"]
+    columns = {"prompt_id": names, "prompt": names, "completion": ["1", "2", "3"], "reward": [0.0, 1.0, 0.0],
+               "reason": ["why"] * 3, "images": pa.array(images, pa.list_(pa.binary()))}  # fmt: skip
+    pq.write_table(pa.table(columns), folder / "completions" / "step-000000.parquet")
+    path = write_report(folder)
+    html = path.read_text(encoding="utf-8")
+    assert page(path).tags.count("img") == 1  # beside the best completion of `a`, whichever came first
+    assert f'<img src="data:image/png;base64,{base64.b64encode(small).decode()}"' in html
 
 
 def test_prompts_that_taught_something_come_first_and_there_are_four(tmp_path: Path) -> None:

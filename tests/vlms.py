@@ -72,14 +72,14 @@ def _text(vocabulary: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def save_checkpoint(kind: str, folder: Path, seed: int = 0) -> Path:
-    """A checkpoint of one of `CLASSES` in `folder`."""
+def save_checkpoint(kind: str, folder: Path, seed: int = 0, **text: Any) -> Path:
+    """A checkpoint of one of `CLASSES` in `folder`; `text` are settings of its language model."""
     torch.manual_seed(seed)
     if kind == "qwen2_5_vl":
         tokenizer = _tokenizer(_QWEN)
         ids = tokenizer.get_vocab()
         config = Qwen2_5_VLConfig(
-            text_config=_text(len(ids), rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3]}),
+            text_config=_text(len(ids), rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3]}, **text),
             vision_config={
                 "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
                 "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1],
@@ -105,7 +105,7 @@ def save_checkpoint(kind: str, folder: Path, seed: int = 0) -> Path:
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
             "image_size": 32, "patch_size": 8,
         },
-        text_config=_text(len(ids), model_type="llama"),
+        text_config=_text(len(ids), model_type="llama", **text),
         scale_factor=2, image_token_id=ids["<image>"], pad_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip
     classes[1](config).save_pretrained(folder)

@@ -130,7 +130,7 @@ class TrainConfig:
     loss: Literal["grpo", "dr_grpo", "dapo", "rloo"] = "grpo"
     """The loss and its advantages."""
     learning_rate: float | None = None
-    """AdamW's; if left out 1e-4 for an embedded policy (geometry: 3e-5), 1e-6 otherwise."""
+    """AdamW's; if left out 1e-4 for an embedded policy (math: 2e-4, geometry: 3e-5), 1e-6 otherwise."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes from there over the steps: it stays, or falls to zero after the last one."""
     warmup_steps: int = 0

@@ -22,7 +22,7 @@ class Defaults(NamedTuple):
 _POLICIES = Path(dps_pyro.__file__).parent / "policies"
 _DEFAULTS = {
     "countdown": Defaults(24, 1e-4),
-    "math": Defaults(8, 1e-4),
+    "math": Defaults(8, 2e-4),
     "blocks": Defaults(36, 1e-4),
     "geometry": Defaults(24, 3e-5),
 }

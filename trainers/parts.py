@@ -43,9 +43,11 @@ def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader)
         from dps_pyro.rollouts.transformers import TransformersEngine
 
         return TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch, frozen=config.async_rollouts)
-    if isinstance(tokenizer, ProcessorMixin):
-        raise ValueError(f"engine: expected 'transformers' for a vision-language model, got {config.engine!r}")
     if config.engine != "vllm":
+        if isinstance(tokenizer, ProcessorMixin):
+            raise ValueError(
+                f"engine: expected transformers or vllm for a vision-language model, got a server, {config.engine}"
+            )
         from dps_pyro.rollouts.vllm_server import VllmServerEngine
 
         return VllmServerEngine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -14,13 +15,20 @@ _PROMPTS = 4
 _COLUMNS = ("prompt_id", "prompt", "completion", "reward", "reason")
 
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LARGEST = 200_000
+"""Bytes of a picture: the trainer's thumbnails are far below."""
+
+
 class Sample(NamedTuple):
-    """One completion; every text is untrusted."""
+    """One completion; every text is untrusted. `pictures` are the prompt's, as ``data:`` addresses, beside the first
+    completion that is shown of it."""
 
     prompt: str
     completion: str
     reward: float
     reason: str
+    pictures: tuple[str, ...] = ()
 
 
 class Step(NamedTuple):
@@ -51,7 +59,8 @@ def _read(file: Path, notes: list[str]) -> list[dict[str, Any]]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(file, columns=list(_COLUMNS))
+        pictured = "images" in parquet.read_schema(file).names
+        table = parquet.read_table(file, columns=[*_COLUMNS, "images"] if pictured else list(_COLUMNS))
         if missing := set(_COLUMNS) - set(table.column_names):
             raise ValueError(f"expected columns {', '.join(_COLUMNS)}, got none named {', '.join(sorted(missing))}")
         rows: list[dict[str, Any]] = table.to_pylist()
@@ -76,5 +85,14 @@ def _chosen(rows: Sequence[Mapping[str, Any]], shared: set[str]) -> list[Sample]
     for name in sorted(groups, key=rank)[:_PROMPTS]:
         ordered = sorted(groups[name], key=lambda row: -row["reward"])
         shown = [ordered[0], ordered[-1]] if len(ordered) > 1 else ordered
-        samples += [Sample(row["prompt"], row["completion"], float(row["reward"]), row["reason"]) for row in shown]
+        pictures = _addresses([image for row in groups[name] for image in row.get("images") or ()])
+        for row in shown:
+            samples.append(Sample(row["prompt"], row["completion"], float(row["reward"]), row["reason"], pictures))
+            pictures = ()
     return samples
+
+
+def _addresses(images: Sequence[Any]) -> tuple[str, ...]:
+    """A few PNGs as addresses that a page can hold; anything else is left out."""
+    pngs = [image for image in images if isinstance(image, bytes) and image.startswith(_PNG) and len(image) < _LARGEST]
+    return tuple("data:image/png;base64," + base64.b64encode(png).decode("ascii") for png in pngs[:4])

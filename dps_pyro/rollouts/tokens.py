@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from dps_pyro.rollouts.base import Rollouts
+from dps_pyro.model_inputs import encode as encode_images
+from dps_pyro.rollouts.base import Query, Rollouts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-__all__ = ["Completion", "check_lengths", "context_length", "encode", "eos_ids", "pack", "pad_id"]
+__all__ = ["Completion", "check_lengths", "context_length", "encode", "encode_queries", "eos_ids", "pack", "pad_id"]
 
 
 class Completion(NamedTuple):
@@ -52,6 +54,28 @@ def encode(
     encoded: list[list[int]] = tokenizer(list(texts))["input_ids"]
     check_lengths(encoded, texts, limit, max_new_tokens)
     return encoded
+
+
+def encode_queries(
+    reader: PreTrainedTokenizerBase | ProcessorMixin, asked: Sequence[Query], limit: int | None, max_new_tokens: int
+) -> tuple[list[list[int]], list[dict[str, Tensor]]]:
+    """The token ids of each prompt, images expanded, and what the images of each became (empty without any).
+
+    Raises:
+        ValueError: as `encode`, or a text does not hold a placeholder an image.
+    """
+    from transformers import ProcessorMixin
+
+    if not isinstance(reader, ProcessorMixin):
+        return encode(reader, [query.text for query in asked], limit, max_new_tokens), [{} for _ in asked]
+    pairs = [encode_images(reader, query) for query in asked]
+    longest = max(len(pair.ids) for pair in pairs)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise ValueError(
+            f"expected prompts of at most {limit - max_new_tokens} tokens, images included (a context of {limit} less"
+            f" {max_new_tokens} new ones), got {longest}"
+        )
+    return [pair.ids for pair in pairs], [pair.vision for pair in pairs]
 
 
 def check_lengths(

@@ -29,9 +29,8 @@ from transformers import (
 )
 
 from dps_pyro.model_inputs import barred_tokens, forward_parameters, model_inputs
-from dps_pyro.model_inputs import encode as encode_images
 from dps_pyro.rollouts.base import Query, Rollouts, Sampling, queries
-from dps_pyro.rollouts.tokens import context_length, encode, eos_ids, pad_id
+from dps_pyro.rollouts.tokens import context_length, encode_queries, eos_ids, pad_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -129,19 +128,8 @@ class TransformersEngine:
 
     def _tokenize(self, asked: Sequence[Query], max_new_tokens: int) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
         """Left-padded ids (long) and mask (bool), [prompts, longest], and what each prompt's images became."""
-        vision: list[dict[str, Tensor]] = [{} for _ in asked]
-        limit = context_length(self.model)
-        if self.processor is None:
-            encoded = encode(self.tokenizer, [query.text for query in asked], limit, max_new_tokens)
-        else:
-            pairs = [encode_images(self.processor, query) for query in asked]
-            encoded, vision = [pair.ids for pair in pairs], [pair.vision for pair in pairs]
-            longest = max(map(len, encoded))
-            if limit is not None and longest + max_new_tokens > limit:
-                raise ValueError(
-                    f"expected prompts of at most {limit - max_new_tokens} tokens, images included (a context of"
-                    f" {limit} less {max_new_tokens} new ones), got {longest}"
-                )
+        reader = self.tokenizer if self.processor is None else self.processor
+        encoded, vision = encode_queries(reader, asked, context_length(self.model), max_new_tokens)
         width = max(map(len, encoded))
         ids = torch.tensor([[self._pad] * (width - len(t)) + t for t in encoded], device=self.model.device)
         mask = torch.tensor([[False] * (width - len(t)) + [True] * len(t) for t in encoded], device=self.model.device)

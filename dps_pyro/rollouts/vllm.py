@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import ProcessorMixin
 
+from dps_pyro.model_inputs import barred_tokens
 from dps_pyro.rollouts.base import EngineError, Query, Rollouts, Sampling, queries
 from dps_pyro.rollouts.guard import Guard, first_line
 from dps_pyro.rollouts.scratch import memory, remove_stale, scratch_folder
 from dps_pyro.rollouts.seeds import request_seeds
-from dps_pyro.rollouts.tokens import Completion, encode, eos_ids, pack, pad_id
+from dps_pyro.rollouts.tokens import Completion, encode_queries, eos_ids, pack, pad_id
 from dps_pyro.rollouts.weights import base_model, checkpoint_weights, save_weights
 
 if TYPE_CHECKING:
@@ -53,9 +55,9 @@ class VllmEngine:
     """A `RolloutEngine` on vLLM's public API.
 
     Args:
-        policy: a transformers causal LM that vLLM knows, or a PEFT model around one. The engine starts with its
-            weights; nothing is read from where it came from.
-        tokenizer: its tokenizer.
+        policy: a transformers causal LM or vision-language model that vLLM knows, or a PEFT model around one. The
+            engine starts with its weights; nothing is read from where it came from.
+        tokenizer: its tokenizer, or a vision-language model's processor.
         dtype: of the engine's copy, such as "bfloat16"; "auto": the policy's own.
         max_model_len: the most tokens of prompt and completion; None: as many as the model was made for.
         kv_cache_gib: memory for keys and values, GiB; None: on a GPU what `gpu_memory_utilization` leaves, on a CPU 1.
@@ -72,7 +74,7 @@ class VllmEngine:
     def __init__(
         self,
         policy: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | ProcessorMixin,
         *,
         dtype: str = "auto",
         max_model_len: int | None = None,
@@ -83,9 +85,12 @@ class VllmEngine:
         args: Mapping[str, Any] | None = None,
     ) -> None:
         model = base_model(policy)
-        self.tokenizer = tokenizer
-        self._eos = eos_ids(model, tokenizer)
-        self._pad = pad_id(tokenizer, self._eos)
+        self.processor = tokenizer if isinstance(tokenizer, ProcessorMixin) else None
+        reader: Any = tokenizer
+        self.tokenizer: PreTrainedTokenizerBase = getattr(reader, "tokenizer", reader)
+        self._eos = eos_ids(model, self.tokenizer)
+        self._pad = pad_id(self.tokenizer, self._eos)
+        self._barred = barred_tokens(model)
         self._device = model.device
         cuda = self._device.type == "cuda"
         self._guard = Guard()
@@ -97,7 +102,7 @@ class VllmEngine:
         gib = kv_cache_gib if cuda or kv_cache_gib is not None else 1.0
         chosen: dict[str, Any] = {
             "model": str(self._folder / "model"),
-            "skip_tokenizer_init": True,  # tokens in, tokens out
+            "skip_tokenizer_init": self.processor is None,  # tokens in, tokens out
             "load_format": "dummy",  # the first `sync` brings the weights
             "dtype": own if dtype == "auto" else dtype,
             "max_model_len": max_model_len,
@@ -115,6 +120,8 @@ class VllmEngine:
         self._sleeps = bool(chosen["enable_sleep_mode"]) and cuda
         try:
             _save_config(model, self._folder / "model")
+            if self.processor is not None:  # vLLM makes of images what the model takes by itself
+                self.processor.save_pretrained(self._folder / "model")
             self._llm = _start(chosen)
             self._limit = int(self._llm.model_config.max_model_len)
             parallel = self._llm.llm_engine.vllm_config.parallel_config
@@ -128,7 +135,8 @@ class VllmEngine:
         """Draw n completions of each prompt, from the weights of the last `sync`.
 
         Args:
-            prompts: strings, chat template already applied where there is one; duplicates are fine.
+            prompts: strings, chat template already applied where there is one, or with their images `Query`;
+                duplicates are fine.
             n: completions a prompt, >= 1.
             sampling: see `Sampling`.
             seed: decides the draws, together with the weights, the prompts, n and the sampling. Every completion has a
@@ -138,24 +146,30 @@ class VllmEngine:
             `Rollouts` on the policy's device.
 
         Raises:
-            ValueError: no prompts, n < 1, a prompt without tokens, or one that leaves no room for max_new_tokens.
+            ValueError: no prompts, n < 1, a prompt without tokens, one that leaves no room for max_new_tokens, or
+                images for a model of text.
             FloatingPointError: a log-probability is not finite.
             EngineError: vLLM failed, now or before, or a completion was cut off for another reason than its length.
         """
-        asked = queries(prompts, n)
-        ids = encode(self.tokenizer, [query.text for query in asked], self._limit, sampling.max_new_tokens)
+        asked = queries(prompts, n, sees=self.processor is not None)
+        reader = self.tokenizer if self.processor is None else self.processor
+        ids, vision = encode_queries(reader, asked, self._limit, sampling.max_new_tokens)
         self._guard.check()
         self._wake()
         with self._watched("generating"), _generators_kept():
             outputs = self._llm.generate(
-                [{"prompt_token_ids": tokens} for tokens in ids],
+                [_prompt(query, tokens) for query, tokens in zip(asked, ids, strict=True)],
                 [self._params(n, sampling, own) for own in request_seeds(seed, len(ids))],
                 use_tqdm=False,
             )
         rows = [_completion(drawn) for output in outputs for drawn in output.outputs]
-        owners = [output.prompt_token_ids for output in outputs for _ in output.outputs]
+        owners = [tokens for tokens in ids for _ in range(n)]
         with self._guard.watch("reading completions"):  # a cache of what is not finite is not mended by good weights
-            return pack(owners, rows, self.tokenizer, self._pad, self._device)
+            if [list(output.prompt_token_ids) for output in outputs] != ids:
+                raise EngineError("expected vLLM to make the processor's tokens of text and images, got others")
+            rollouts = pack(owners, rows, self.tokenizer, self._pad, self._device)
+        seen = tuple(row for row in vision for _ in range(n)) if any(vision) else None
+        return rollouts._replace(vision=seen)
 
     def sync(self, policy: nn.Module) -> None:
         """Give vLLM the policy's weights, adapters merged, and forget what it cached of the old ones.
@@ -180,6 +194,8 @@ class VllmEngine:
             # Keys and values of the old weights would be taken for the new ones'.
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("the prefix cache could not be reset: requests are still running")
+            if self.processor is not None:  # what the old weights saw in the images
+                self._llm.llm_engine.reset_encoder_cache()
 
     def sleep(self) -> None:
         """On a GPU, move the weights to the CPU and drop the cache until the next `generate` or `sync`."""
@@ -207,6 +223,8 @@ class VllmEngine:
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=self._eos,
             seed=None if sampling.temperature == 0 else seed,
+            # A token that stands for an image is no answer. (-inf would become NaN where all of them are cut.)
+            logit_bias=dict.fromkeys(self._barred, -1e9) or None,
             logprobs=0,  # of the drawn token alone
             flat_logprobs=True,
             detokenize=False,
@@ -226,6 +244,14 @@ class VllmEngine:
         torch.set_num_threads(torch.get_num_threads())
         with self._guard.watch(doing):
             yield
+
+
+def _prompt(query: Query, tokens: list[int]) -> dict[str, Any]:
+    """What vLLM is asked: it expands the images' placeholders in a text by itself."""
+    if not query.images:
+        return {"prompt_token_ids": tokens}
+    images = [image.convert("RGB") for image in query.images]
+    return {"prompt": query.text, "multi_modal_data": {"image": images}}
 
 
 def _completion(drawn: Any) -> Completion:
