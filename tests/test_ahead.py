@@ -47,6 +47,18 @@ def test_a_killed_run_goes_on_exactly_with_what_was_drawn_ahead(tmp_path: Path) 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_images_drawn_ahead_are_taken_from_the_prompts_again(tmp_path: Path) -> None:
+    more = {**RUN, "task": "geometry", "eval_every": 0, "batch_size": 8, "group_size": 8}
+    train(tiny(tmp_path / "whole", **more))
+    killed(tiny(tmp_path / "cut", **more), "os.rename", "step-000004")
+    train(tiny(tmp_path / "cut", **more, resume=True))
+    lines = metrics(tmp_path / "cut")
+    assert lines == metrics(tmp_path / "whole")
+    assert lines[3]["engine_kl"] is not None  # the step that was drawn ahead taught something
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_frozen_engine_keeps_the_older_weights_until_it_is_told(tmp_path: Path) -> None:
     policy, tokenizer = load_policy(tiny(tmp_path))
     engine = TransformersEngine(policy, tokenizer, frozen=True)

@@ -144,6 +144,13 @@ def test_what_a_run_killed_in_a_sync_leaves_is_removed_when_it_goes_on(tmp_path:
     assert [line["step"] for line in metrics(tmp_path / "run") if line["kind"] == "train"] == [0, 1, 2]
 
 
+def test_prompts_longer_than_the_engine_takes_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model was made for 64 tokens; one of 10 leaves no room for 24 more in 33."""
+    train(tiny(tmp_path / "run", max_model_len=33, **{**VLLM, "batch_size": 2}))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "of 32 train prompts are longer than 9 tokens, and are left out" in out
+
+
 def test_an_error_after_the_engine_has_started_closes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
     close = VllmEngine.close

@@ -7,7 +7,7 @@ policy after v updates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -53,20 +53,26 @@ class Ahead:
         return turn
 
     def state_dict(self) -> dict[str, Any]:
-        """What was drawn ahead, for a resumed run to learn from: by then the policy it was drawn from is gone."""
+        """What was drawn ahead, for a resumed run to learn from: by then the policy it was drawn from is gone. What
+        images became is not saved: the prompts have them."""
         self.wait()
-        if self._turn is None or self._turn.drawn is None or self._turn.drawn.vision is not None:
+        if self._turn is None or self._turn.drawn is None:
             return {}
         drawn = {name: value for name, value in self._turn.drawn._asdict().items() if name != "vision"}
-        return {**self._turn._asdict(), "drawn": drawn}
+        return {**self._turn._asdict(), "drawn": drawn, "pictured": self._turn.drawn.vision is not None}
 
-    def load_state_dict(self, state: dict[str, Any], device: Any) -> None:
-        """Go on from a saved state; nothing where nothing was drawn ahead."""
+    def load_state_dict(
+        self, state: dict[str, Any], device: Any, pictured: Callable[[Tensor], Sequence[Mapping[str, Tensor]]]
+    ) -> None:
+        """Go on from a saved state; nothing where nothing was drawn ahead. `pictured` makes again what the images of
+        the prompts at some rows became, one entry a completion."""
         if state:
             kept: dict[str, Any] = {
                 name: x.to(device) if isinstance(x, Tensor) else x for name, x in state["drawn"].items()
             }
-            self._turn = Turn(int(state["version"]), state["rows"], state["chance"], Rollouts(**kept))
+            vision = tuple(pictured(state["rows"])) if state.get("pictured") else None
+            drawn = Rollouts(**kept, vision=vision)
+            self._turn = Turn(int(state["version"]), state["rows"], state["chance"], drawn)
 
     def __enter__(self) -> Ahead:
         return self

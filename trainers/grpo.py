@@ -28,7 +28,7 @@ from dps_pyro.trainers.optimizer import learning_rate, make_optimizer, set_learn
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
 from dps_pyro.trainers.policy import load_policy, load_reference
 from dps_pyro.trainers.prompts import fitting, prompt_limit
-from dps_pyro.trainers.rolled import draw, evaluate, rewarded, roll_out
+from dps_pyro.trainers.rolled import draw, evaluate, pictured, rewarded, roll_out
 from dps_pyro.trainers.run_folder import RunFolder
 from dps_pyro.trainers.summary import complete, finish
 from dps_pyro.trainers.update import advantages_of, trained_on, update
@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         engine = opened.enter_context(closing(make_engine(config, policy, tokenizer)))
         ahead = Ahead()
         task = make_task(config, tokenizer)
-        limit = prompt_limit(config, policy)
+        limit = prompt_limit(config, policy, engine)
         prompts, tests = (fitting(task, split, tokenizer, config, limit, console.print) for split in ("train", "test"))
         sampler = make_sampler(config, task, prompts)
         full_log = FullLog(folder.path, sampler.history) if config.full_log else None
@@ -79,7 +79,8 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         if checkpoint is not None:
             ledger.load_state_dict(checkpoint.state["ledger"])
             sampler.load_state_dict(checkpoint.state["sampler"])
-            ahead.load_state_dict(checkpoint.state.get("ahead", {}), policy.device)
+            again = partial(pictured, tokenizer, task, prompts, config)
+            ahead.load_state_dict(checkpoint.state.get("ahead", {}), policy.device, again)
             checkpoint.restore_optimizer(optimizer)
             checkpoint.restore_rng()
             if full_log is not None:

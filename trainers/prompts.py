@@ -12,14 +12,18 @@ from dps_pyro.trainers.rolled import shown
 __all__ = ["fitting", "prompt_limit"]
 
 
-def prompt_limit(config: TrainConfig, policy: Any) -> int | None:
-    """The most tokens of a prompt: `max_prompt_tokens`, or what the model's context leaves beside a whole completion;
-    None where nothing bounds it.
+def prompt_limit(config: TrainConfig, policy: Any, engine: Any = None) -> int | None:
+    """The most tokens of a prompt: `max_prompt_tokens`, or what the model's context, or a vLLM engine's shorter one
+    (`--max-model-len`, the server's own), leaves beside a whole completion; None where nothing bounds it.
 
     Raises:
         ValueError: the context leaves no room for a prompt.
     """
-    context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    contexts = (
+        getattr(policy.config.get_text_config(), "max_position_embeddings", None),
+        getattr(engine, "context", None),
+    )
+    context = min((context for context in contexts if context is not None), default=None)
     bounds = [] if config.max_prompt_tokens is None else [config.max_prompt_tokens]
     if context is not None:
         bounds.append(context - config.sampling.max_new_tokens)

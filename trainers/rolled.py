@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dps_pyro.model_inputs import encode
 from dps_pyro.policy_gradient import informative_groups
 from dps_pyro.rollouts import Query, RolloutEngine, Rollouts, concatenate
 from dps_pyro.tasks import Prompt, PromptSet, Reward, Task, judge
@@ -18,7 +19,7 @@ from dps_pyro.trainers.bookkeeping import Clock, seed_for
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.policy import autocast, query
 
-__all__ = ["Groups", "draw", "earnings", "evaluate", "judged", "pass_at", "rewarded", "roll_out", "shown"]
+__all__ = ["Groups", "draw", "earnings", "evaluate", "judged", "pass_at", "pictured", "rewarded", "roll_out", "shown"]
 
 
 class Groups(NamedTuple):
@@ -194,6 +195,15 @@ def earnings(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) 
             told = str(error) if isinstance(error, RewardError) else f"reward raised {type(error).__name__}: {error}"
             earned.append(Reward(math.nan, " ".join(told.split())))
     return earned
+
+
+def pictured(
+    tokenizer: Any, task: Task, prompts: PromptSet, config: TrainConfig, rows: Tensor
+) -> list[Mapping[str, Tensor]]:
+    """What the images of the prompts at `rows` become, one entry for each completion of a group, as in `Rollouts`."""
+    asked = shown(tokenizer, task, [prompts[row] for row in rows.tolist()], config)
+    seen = [encode(tokenizer, one).vision if isinstance(one, Query) and one.images else {} for one in asked]
+    return [vision for vision in seen for _ in range(config.group_size)]
 
 
 def shown(tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig) -> list[str | Query]:

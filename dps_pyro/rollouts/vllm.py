@@ -131,6 +131,11 @@ class VllmEngine:
             self.close()
             raise
 
+    @property
+    def context(self) -> int:
+        """The most tokens of prompt and completion."""
+        return self._limit
+
     def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
         """Draw n completions of each prompt, from the weights of the last `sync`.
 

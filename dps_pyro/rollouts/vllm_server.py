@@ -88,6 +88,11 @@ class VllmServerEngine:
         self._dtype = self._check(model.config)
         self.sync(policy)
 
+    @property
+    def context(self) -> int:
+        """The most tokens of prompt and completion."""
+        return self._limit
+
     def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
         """Draw n completions of each prompt, from the weights of the last `sync`.
 
