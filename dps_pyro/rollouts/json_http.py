@@ -113,7 +113,7 @@ def _detail(error: urllib.error.HTTPError) -> str:
     try:
         found = json.loads(text)
         inner = found.get("error", found)
-        text = inner.get("message", inner.get("detail", text)) if isinstance(inner, dict) else inner
+        text = str(inner.get("message", inner.get("detail", text)) if isinstance(inner, dict) else inner)
     except (ValueError, AttributeError):
         pass
-    return " ".join(str(text).split())[:500] or str(error.reason)
+    return " ".join(text.split())[:500] or str(error.reason)

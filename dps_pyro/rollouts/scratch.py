@@ -97,12 +97,9 @@ def _answers(pid: int) -> int | None:
 def _machine() -> str:
     """Eight digits for this boot of this machine and this numbering of processes."""
     parts = [sys.platform]
-    for read in (
-        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"),
-        lambda: str(Path("/proc/self/ns/pid").readlink()),
-    ):
-        try:
-            parts.append(read())
-        except OSError:  # another system than Linux
-            parts.append("")
+    try:
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    except OSError:  # another system than Linux
+        parts.append("")
     return f"{zlib.crc32('|'.join(parts).encode()):08x}"
