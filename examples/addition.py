@@ -1,6 +1,6 @@
 """Sums of small numbers in plain words, which a model of a hundred million parameters gets partly right.
 
-dps-pyro train --task examples/addition.py:Addition --model FOLDER_OF_SMOLLM2 --engine vllm --max-new-tokens 12
+dps-pyro train --task examples/addition.py:Addition --model FOLDER_OF_SMOLLM2 --engine vllm --max-new-tokens 16
 """
 
 from __future__ import annotations
