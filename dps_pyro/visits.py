@@ -42,9 +42,10 @@ def log_likelihood_of_rounds(
     prompt, counts = order % len(at), torch.bincount(steps[order], minlength=num_steps).tolist()
     shown = emitted.expand(len(emitted), *batch, -1).movedim(-2, 1).flatten(0, 1).index_select(0, order)  # [M, ..., K]
     if len(batch) == 1:
-        total, sound = _Visits.apply(initial, transition, shown, prompt, counts, len(at))  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, Tensor] = _Visits.apply(initial, transition, shown, prompt, counts, len(at))  # type: ignore[no-untyped-call]
+        total, sound = found
         if bool(sound):
-            return torch.as_tensor(total)
+            return total
     return log_likelihood(initial, transition, _all_steps(shown, prompt, counts, len(at)))
 
 
