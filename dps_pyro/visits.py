@@ -42,10 +42,9 @@ def log_likelihood_of_rounds(
     prompt, counts = order % len(at), torch.bincount(steps[order], minlength=num_steps).tolist()
     shown = emitted.expand(len(emitted), *batch, -1).movedim(-2, 1).flatten(0, 1).index_select(0, order)  # [M, ..., K]
     if len(batch) == 1:
-        found: tuple[Tensor, Tensor] = _Visits.apply(initial, transition, shown, prompt, counts, len(at))  # type: ignore[no-untyped-call]
-        total, sound = found
+        total, sound = _Visits.apply(initial, transition, shown, prompt, counts, len(at))  # type: ignore[no-untyped-call]
         if bool(sound):
-            return total
+            return torch.as_tensor(total)
     return log_likelihood(initial, transition, _all_steps(shown, prompt, counts, len(at)))
 
 
@@ -53,7 +52,7 @@ def _all_steps(shown: Tensor, prompt: Tensor, counts: list[int], size: int) -> T
     """[T, ..., N, K] for groups [M, ..., K] in the order of steps, `counts` of them at each: zeros where missing."""
     step = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     dense = shown.new_zeros(len(counts) * size, *shown.shape[1:]).index_copy(0, step * size + prompt, shown)
-    return dense.unflatten(0, (len(counts), size)).movedim(1, -2)
+    return dense.view(len(counts), size, *shown.shape[1:]).movedim(1, -2)
 
 
 class _Visits(torch.autograd.Function):
