@@ -52,6 +52,7 @@ def run(who: str, out: Path) -> dict[str, Any]:
     environment = {
         **os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),  # a script sees its own folder alone
     }  # fmt: skip
     command = [sys.executable, "-W", "ignore", __file__, who, str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
