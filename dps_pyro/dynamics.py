@@ -253,7 +253,7 @@ class Progress(TorchDistribution):
         seen = (timed.trials > 0).unsqueeze(-1)
         # [sample dimensions of the value alone, T, ..., N, 1]: time lines up with the law's own
         outcome = value.expand(*batch, -1).movedim(-1, -self._lead - 2).unsqueeze(-1)
-        likelihood = unchecked(self._emit(timed)).log_prob(torch.where(seen, outcome, 0.0))
+        likelihood = _narrow(unchecked(self._emit(timed))).log_prob(torch.where(seen, outcome, 0.0))
         return torch.where(seen, likelihood, 0.0).movedim(-self._lead - 3, 0)
 
     def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
@@ -312,6 +312,20 @@ def unchecked(law: Any) -> Any:
     for name, part in list(vars(law).items()):  # the laws that it wraps or mixes
         if isinstance(part, torch.distributions.Distribution):
             setattr(law, name, unchecked(part))
+    return law
+
+
+def _narrow(law: Any) -> Any:
+    """A copy of a Binomial that holds once what it was given once: torch expands counts over the states and rates over
+    the prompts, and computes every copy's gamma function and logarithm. Other laws as they are."""
+    if not isinstance(law, torch.distributions.Binomial):
+        return law
+    law = copy.copy(law)
+    for name in ("total_count", "probs", "logits"):
+        if name in vars(law):
+            whole: Tensor = vars(law)[name]
+            once = tuple(slice(1) if stride == 0 else slice(None) for stride in whole.stride())
+            setattr(law, name, whole[once])
     return law
 
 
