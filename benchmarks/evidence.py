@@ -43,6 +43,7 @@ def render(page: str) -> str:
         "replay-own": lambda: replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),
         "sbc": lambda: calibration(_read("sbc")),
+        "labels": lambda: labels(_read("labels")),
         "smollm2": lambda: smollm2.table(_read("smollm2")),
         "trainer": lambda: trainer.table(_read("trainer")),
     }
@@ -146,6 +147,28 @@ def recovery(result: dict[str, Any]) -> str:
         f"{result['seed']}. Coverage ± its standard error over histories; errors of `normal`, `low_rank`; "
         f"seconds of `low_rank` over those of `normal`. "
         f"{result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def labels(result: dict[str, Any]) -> str:
+    """How far 20 seeds' fits lie apart, from the prior's mean and from draws of the prior; of those the best ones'."""
+    rows = {(row["model"], row["start"]): row for row in result["rows"]}
+    columns = (
+        "model", "in order", "chances", "useful", "states moved", "draws: in order", "as good as the best",
+        "their chances", "and useful",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name in dict.fromkeys(model for model, _ in rows):
+        mean, draws = rows[name, "mean"], rows[name, "draws"]
+        cells = [_named(mean), *(f"{row['ordered']} of {row['seeds']}" for row in (mean, draws))]
+        cells[2:2] = [f"{mean[part]:.3f}" for part in ("chance_spread", "useful_spread", "states_moved")]
+        cells += [f"{draws['best']}", *(f"{draws[f'{part}_spread_of_best']:.3f}" for part in ("chance", "useful"))]
+        lines.append(f"| {' | '.join(cells)} |")
+    settings = result["configuration"]
+    note = (
+        f"A log a model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} of "
+        f"the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
 

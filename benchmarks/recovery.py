@@ -117,7 +117,7 @@ def measure(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         truth, outcomes = simulated(of_all)
-        centre = _prior_means(model, prompts)
+        centre = prior_means(model, prompts)
     posteriors = Posteriors(of_all, {"outcomes": outcomes}, truth)
     at_centre = {site: centre[site].expand(value.shape) for site, value in truth.items()}
     begin = posteriors.unconstrained(at_centre)[0]
@@ -141,7 +141,7 @@ def measure(
     }
 
 
-def _prior_means(model: Any, prompts: int) -> dict[str, Tensor]:
+def prior_means(model: Any, prompts: int) -> dict[str, Tensor]:
     """The sites' means over many draws of the prior, [1 or N, ...]."""
 
     def many() -> None:

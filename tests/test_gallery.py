@@ -6,17 +6,14 @@ import copy
 from typing import Any
 
 import oracle
-import pyro
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal, init_to_mean, init_to_sample
+from pyro.infer.autoguide import AutoNormal, init_to_mean
 from torch import Tensor
 from variants import EACH, OTHERS, variants
 
 from benchmarks.gallery import FITTED, arguments, make
-from dps_pyro import RolloutHistory, Step, fit, models
-from dps_pyro.dynamics import Progress
+from dps_pyro import RolloutHistory, fit, models
 from dps_pyro.models import PaperDPS
 from dps_pyro.testing import check_dynamics
 
@@ -65,40 +62,3 @@ def test_a_fit_leaves_the_model_as_it_was(name: str, guide: Any) -> None:
     kept = {site: value.clone() for site, value in one.point.items()}
     fit(model, history, guide=guide, steps=5, draws=2, start=one, progress=False)
     assert all(torch.equal(value, one.point[site]) for site, value in kept.items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FITTED)
-def test_twenty_random_starts_fit_the_same_rates_in_the_same_order(name: str) -> None:
-    """From draws of the prior, far apart: a model whose labels can switch has other rates in a state for each seed."""
-    num_prompts, num_steps, group = 30, 6, 8
-    model = make(name, variants(name, num_prompts)["default"])
-    trials = torch.full((num_prompts, num_steps), group)
-    drawn = Progress(model, model.parameters(num_prompts), Step(trials)).sample()
-    history = RolloutHistory.from_dense(drawn.clamp(0, group).double(), trials)
-    rates = torch.stack([_fitted_rates(model, history, group, seed) for seed in range(20)])
-    assert bool((rates.diff(dim=-1) >= -1e-6).all())
-    near = ((rates - rates.median(0).values).abs() < 0.1).all(-1)
-    # Fifty steps are few: some start too far off to arrive.
-    assert int(near.sum()) >= 15, rates
-
-
-def _fitted_rates(model: Any, history: RolloutHistory, group: int, seed: int) -> Tensor:
-    """[K], the first prompt's expected share of solved rollouts in each state, after a short fit."""
-    steps = 50
-
-    def plates(history: RolloutHistory) -> pyro.plate:
-        return pyro.plate("prompts", history.num_prompts, dim=-1)
-
-    torch.manual_seed(seed)
-    pyro.clear_param_store()
-    guide = AutoNormal(model.model, init_loc_fn=init_to_sample, init_scale=0.05, create_plates=plates)
-    optimizer = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.1 ** (1 / steps)})
-    svi = SVI(model.model, guide, optimizer, Trace_ELBO())
-    with pyro.validation_enabled(False):
-        for _ in range(steps):
-            svi.step(history)
-    with torch.no_grad():
-        theta = model.parameters(history.num_prompts, guide.median(history))
-        law = model.emission(theta, Step(torch.full((history.num_prompts,), group)))
-        return law.mean.expand(history.num_prompts, -1)[0] / group
