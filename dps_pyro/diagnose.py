@@ -66,13 +66,14 @@ class Diagnosis(NamedTuple):
                 )
             ]
         limit = good_k(self.about.get("draws", 200))
+        better = "--guide low_rank, or " if self.about.get("guide") == "normal" else ""
         if self.guide_k <= limit:
             return [Finding(True, f"guide: k-hat {self.guide_k:.2f}, at most {limit:.2f}: close to the posterior", "")]
         return [
             Finding(
                 False,
                 f"guide: k-hat {self.guide_k:.2f}, above {limit:.2f}: its spread is not the posterior's",
-                "its point may still do for a filter; for the spread fit with --guide low_rank, or --method nuts",
+                f"its point may still do for a filter; for the spread fit with {better}--method nuts",
             )
         ]
 

@@ -15,10 +15,10 @@ _Made = TypeVar("_Made")
 
 
 def load(setting: str, name: str) -> Any:
-    """What path/to/file.py:Name names; None where the file has no such name.
+    """What path/to/file.py:Name names.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, or it has no such name.
     """
     path, _, attribute = name.rpartition(":")
     unique = f"_{setting}_of_{Path(path).stem}"
@@ -28,7 +28,11 @@ def load(setting: str, name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
-    return getattr(module, attribute, None)
+    if not hasattr(module, attribute):
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == unique]
+        names = ", ".join(own[:8]) + (", ..." if len(own) > 8 else "")
+        raise ValueError(f"{setting}: expected one of {names or 'some names'} in {path}, got {attribute!r}")
+    return getattr(module, attribute)
 
 
 def call(name: str, make: Callable[..., _Made], arguments: dict[str, Any]) -> _Made:

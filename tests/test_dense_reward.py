@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import oracle
+import pyarrow.parquet as pq
 import pyro
 import pytest
 import torch
@@ -16,6 +18,7 @@ from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta
 from scipy import stats
+from tiny import call
 from torch import Tensor
 
 from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, fit
@@ -329,6 +332,41 @@ def test_degenerate_histories_fit(family: Any, case: str) -> None:
     sampler.observe([0], [2.7], 8)
     torch.testing.assert_close(sampler.belief.sum(-1), torch.ones(len(solved)))
     assert bool(((sampler.informative(8) >= 0) & (sampler.informative(8) <= 1)).all())
+
+
+GRADED = '''
+from dps_pyro.tasks import Countdown, Prompt, Reward
+
+
+class Graded(Countdown):
+    """Partial credit for every digit written."""
+
+    def __init__(self) -> None:
+        super().__init__(train_size=32, test_size=8, style="compact")
+
+    def reward(self, prompt: Prompt, completion: str) -> Reward:
+        exact = super().reward(prompt, completion)
+        return exact if exact.value == 1 else Reward(min(0.9, 0.1 * sum(map(str.isdigit, completion))), "partly")
+'''
+
+
+def test_a_run_on_graded_rewards_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "graded.py").write_text(GRADED, encoding="utf-8")
+    options = f"--task {tmp_path / 'graded.py'}:Graded --model countdown --dynamics DenseReward --no-report --threads 1"
+    sizes = "--steps 3 --batch-size 4 --group-size 4 --eval-samples 1 --log-completions 1"
+    assert call(capsys, "train", "--out", str(tmp_path / "run"), *options.split(), *sizes.split())[0] == 0
+    log = RolloutHistory.from_parquet(tmp_path / "run" / "history.parquet").events
+    rewards = pq.read_table(sorted((tmp_path / "run" / "completions").glob("*.parquet"))).to_pandas()
+    groups = [group.reward.to_numpy() for _, group in rewards.groupby(["step", "prompt_id"], sort=False)]
+    assert len(log.solved) == len(groups) == 12
+    assert {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9} & set(rewards.reward)
+    np.testing.assert_allclose(log.solved.numpy(), [group.sum() for group in groups], atol=1e-5)
+    apart = [round(float(np.ptp(group)), 3) > DenseReward().tolerance for group in groups]
+    assert log.useful.tolist() == apart
+    assert 0 < sum(apart) < 12
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["model"] == "DenseReward"
+    assert summary["useful_share"] == pytest.approx(sum(apart) / 12)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def test_informative_groups():
     rewards = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.50, 0.51]])
     assert informative_groups(rewards).tolist() == [False, True, True]
     assert informative_groups(rewards, tolerance=0.02).tolist() == [False, True, False]
+    a_tolerance_apart = torch.tensor([[0.3, 0.4], [0.6, 0.7], [0.3, 0.41]])
+    assert informative_groups(a_tolerance_apart, tolerance=0.1).tolist() == [False, False, True]
 
 
 groups = st.integers(2, 6).flatmap(

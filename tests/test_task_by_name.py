@@ -84,7 +84,7 @@ def test_a_function_may_make_the_task_and_arguments_reach_it(mine: str) -> None:
     ("name", "arguments", "message"),
     [
         (":number", {}, r"task: expected one of countdown, .*or path/to/file.py:Name, got .*:number"),
-        (":nothing", {}, "task: expected one of countdown"),
+        (":nothing", {}, "task: expected one of Echo, short, NoTask in .*, got 'nothing'"),
         (":NoTask", {}, r"task: expected one with name, prompts\(split\) and reward\(prompt, completion\), got"),
         (":Echo", {"sise": 3}, "task_args: expected size; got an unexpected keyword argument 'sise'"),
         (":Echo", {"preset": "large"}, "task_args: expected a preset among none, got 'large'"),

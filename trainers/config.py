@@ -257,7 +257,8 @@ class TrainConfig:
         if self.model is None and self.data is not None:
             raise ValueError("model: expected a causal LM's folder or hub id for --data, got none")
         if self.model is None and self.task not in EMBEDDED:
-            raise ValueError(f"model: expected a causal LM's folder or hub id for the task {self.task}, got none")
+            expected = f"a causal LM's folder or hub id for the task {self.task}"
+            raise ValueError(f"model: expected {expected}, or one of {', '.join(EMBEDDED)}, which ship, got none")
         return self.task if self.model is None else self.model
 
     @property

@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     console = Console()
     table = Table(title=f"{options.score}: log predictive density of {len(ranked[0].elpd.rows)} prompts, in nats")
     for heading in ("model", "elpd", "behind the best", "± se", "a group", "bad k", "fit, s"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+        table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")
     for one in ranked:
         bad = "" if one.elpd.pareto_k is None else f"{len(one.elpd.bad)}"
         behind = ("", "") if one is ranked[0] else (f"{one.behind.total:.1f}", f"{one.behind.standard_error:.1f}")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Options", "run"]
 
@@ -64,7 +67,6 @@ def run(arguments: list[str]) -> int:
     """Fit, save, and show what was learned."""
     options = tyro.cli(Options, prog="dps-pyro fit", args=arguments)
 
-    import torch
     from rich.console import Console
     from rich.table import Table
 
@@ -97,11 +99,9 @@ def run(arguments: list[str]) -> int:
     )
     posterior.save(options.out)
     table = Table("site", "mean", "standard deviation", title=f"{options.model} on {len(history)} groups")
-    torch.set_printoptions(precision=3, sci_mode=False)
     for name, draws in posterior.draws.items():
         shown = draws if draws[0].numel() <= 25 else draws.reshape(len(draws), -1)[:, :3]
-        values = [str(part.tolist() if part.ndim == 0 else part) for part in (shown.mean(0), shown.std(0))]
-        table.add_row(name, *(value.replace("tensor(", "").rstrip(")") for value in values))
+        table.add_row(name, _text(shown.mean(0)), _text(shown.std(0)) if len(draws) > 1 else "")
     console = Console()
     console.print(table)
     ended = {"svi": "the ELBO is flat", "nuts": "the draws agree"}
@@ -115,3 +115,11 @@ def run(arguments: list[str]) -> int:
         f"{options.out}: {posterior.about['steps']} steps, {posterior.about['seconds']} s; {ended[options.method]}."
     )
     return 0
+
+
+def _text(value: Tensor) -> str:
+    """Three digits; of a matrix a row a line."""
+    if value.ndim == 0:
+        return f"{value:.3f}"
+    rows = value.reshape(-1, value.shape[-1]).tolist()
+    return "\n".join(f"[{', '.join(f'{number:.3f}' for number in row)}]" for row in rows)

@@ -59,7 +59,7 @@ def draw_diagnosis(found: Diagnosis, path: Path) -> Path:
 def draw_comparison(found: Sequence[Compared], score: str, path: Path) -> Path:
     """Each model's elpd difference from the best, with its standard error, as PNG."""
     with style():
-        canvas = figure(6.4, 0.9 + 0.4 * len(found))
+        canvas = figure(6.4, 1.1 + 0.4 * len(found))
         axes = canvas.subplots()
         places = list(range(len(found)))[::-1]
         for place, one in zip(places, found, strict=True):
@@ -70,7 +70,8 @@ def draw_comparison(found: Sequence[Compared], score: str, path: Path) -> Path:
         axes.axvline(0.0, color=INK, linewidth=0.6)
         axes.set_yticks(places, [label(one.name) for one in found])
         axes.set_ylim(-0.6, len(found) - 0.4)
-        axes.set_xlabel(f"log predictive density behind the best, nats ± standard error ({score})")
+        axes.set_title(f"log predictive density, {score}", loc="left")
+        axes.set_xlabel("nats behind the best ± standard error")
         axes.grid(visible=False, axis="y")
         to_png(canvas, path)
     return path
