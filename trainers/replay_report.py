@@ -87,6 +87,7 @@ def draw(replays: Mapping[str, Sequence[Replay]], path: Path, title: str = "") -
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10.0, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -113,6 +114,7 @@ def draw(replays: Mapping[str, Sequence[Replay]], path: Path, title: str = "") -
     # of them are there.
     right.set_ylim(bottom=1.05 * max(min(lowest), min(max(lowest), -1.0)))
     right.set_xlabel("training steps")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_title("log score of all prompts (mean of five steps; 0 is perfect)", fontsize=10, loc="left")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
