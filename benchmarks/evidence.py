@@ -18,7 +18,7 @@ from benchmarks import smollm2, trainer
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
-PAGES = (PAGE, PAGE.with_name("diagnose.md"), PAGE.with_name("training.md"))
+PAGES = (PAGE, *(PAGE.with_name(f"{name}.md") for name in ("diagnose", "fit-priors", "training")))
 PICTURE = PAGE.parent / "images" / "selectors.png"
 
 
@@ -44,6 +44,7 @@ def render(page: str) -> str:
         "recovery": lambda: recovery(_read("recovery")),
         "sbc": lambda: calibration(_read("sbc")),
         "labels": lambda: labels(_read("labels")),
+        "fitting": lambda: fitting(_read("fit"), _read("filter")),
         "smollm2": lambda: smollm2.table(_read("smollm2")),
         "trainer": lambda: trainer.table(_read("trainer")),
     }
@@ -124,6 +125,34 @@ def replay(result: dict[str, Any], protocol: str) -> str:
         f"{result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
+
+
+def fitting(fit: dict[str, Any], filtering: dict[str, Any]) -> str:
+    """What fits, SVI steps and filters take, beside other ways to do the same."""
+    size = "{prompts:,} prompts, {steps} steps".format_map(fit["configuration"])
+    names = {"default": "`Hierarchical()`", "own": "`Hierarchical(levels=3, nodes=None)`"}
+    rows = ["| what | here | beside | ratio |", "|---|---|---|---|"]
+    for shape, name in names.items():
+        row = fit["fit"][shape]
+        rows.append(f"| `fit({name[1:-1]}, ...)`, {size}, {row['groups']:,} groups | {row['seconds']:.0f} s | | |")
+    for shape, name in names.items():
+        for row in fit["step"][shape]:
+            ours, theirs = (f"{row['milliseconds'][way]:.0f} ms" for way in ("closed form", "unrolled"))
+            rows.append(
+                f"| an SVI step of {name}, {row['prompts']:,} prompts | {ours} | {theirs}: Pyro's `TraceEnum_ELBO` on "
+                f"the unrolled model | {row['ratio']:.0f} |"
+            )
+    ours = filtering["rows"]["dps_pyro"]["milliseconds"]
+    for name, row in filtering["rows"].items():
+        if name != "dps_pyro":
+            beside = f"{row['milliseconds']:.0f} ms: {row['version'].split(',')[0]}"
+            rows.append(f"| filtering {size}, three states | {ours:.0f} ms | {beside} | {row['ratio']:.2f} |")
+    apart = max(map(abs, fit["pooled"]["em"]["log_likelihoods_apart"].values()))
+    note = (
+        f"Ratio: theirs to ours, in one run. Fits and steps with {fit['configuration']['threads']} threads, filters with "
+        f"one. The pooled model's log-likelihood is dynamax's to {apart:.0e} of its size. {fit['machine']}; {fit['date']}."
+    )
+    return "\n".join([*rows, "", note])
 
 
 def recovery(result: dict[str, Any]) -> str:
