@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import evidence, sampler, trainer
+from benchmarks import evidence, fit, sampler, trainer
 from dps_pyro import PromptSampler
 from dps_pyro.models import SolvingProgress
 
 
 def test_the_pages_of_evidence_show_their_result_files() -> None:
-    for path, tables in zip(evidence.PAGES, (4, 3, 2), strict=True):
+    for path, tables in zip(evidence.PAGES, (4, 3, 1, 2), strict=True):
         page = path.read_text(encoding="utf-8")
         assert page.count("<!-- table: ") == tables
         assert evidence.render(page) == page, "python -m benchmarks.evidence writes it again"
@@ -34,9 +34,16 @@ def test_the_trainer_is_as_fast_as_promised() -> None:
     assert result["memory"]["update, ours"]["most"] < result["memory"]["update, TRL"]["most"]
 
 
+def test_fits_are_as_fast_as_promised() -> None:
+    result = evidence._read("fit")
+    assert all(row["seconds"] < fit.SECONDS and row["stopped"] == "flat" for row in result["fit"].values())
+    assert all(row["ratio"] >= fit.RATIO for rows in result["step"].values() for row in rows)
+    assert max(map(abs, result["pooled"]["em"]["log_likelihoods_apart"].values())) < 1e-3
+
+
 def test_a_language_model_learned_under_every_seed_and_the_engine_stayed_in_step() -> None:
     result = evidence._read("smollm2")
-    assert len(result["seeds"]) >= 3
+    assert len(result["seeds"]) >= 5
     for arm in result["arms"].values():
         assert len(arm["reward"]) == len(result["seeds"])
         pairs = zip(arm["accuracy_before"]["values"], arm["accuracy_after"]["values"], strict=True)
