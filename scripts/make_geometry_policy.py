@@ -42,8 +42,8 @@ from dps_pyro.tasks.geometry import Geometry, side_of
 from scripts.make_policy import save
 
 OUT = Path(__file__).resolve().parent.parent / "dps_pyro" / "policies" / "geometry"
-SEED, STEPS, BATCH, PART, LEARNING_RATE, MAX_NEW_TOKENS = 0, 500, 128, 64, 2e-3, 24
-SLIPS = 0.15
+SEED, STEPS, BATCH, PART, LEARNING_RATE, MAX_NEW_TOKENS = 0, 1000, 128, 64, 2e-3, 24
+SLIPS = 0.3
 """The share of demonstrations with a wrong result."""
 SCALE = 3
 """Patches a side that become one image token."""

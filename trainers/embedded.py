@@ -24,7 +24,7 @@ _DEFAULTS = {
     "countdown": Defaults(24, 1e-4),
     "math": Defaults(8, 2e-4),
     "blocks": Defaults(36, 1e-4),
-    "geometry": Defaults(24, 3e-5),
+    "geometry": Defaults(24, 1e-4),
 }
 _REASONER = Defaults(1024, 1e-6)
 """For a language model that reasons."""
