@@ -16,7 +16,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import tempfile
@@ -30,6 +29,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from benchmarks.rows import machine
 from dps_pyro import Dynamics, Step
 from dps_pyro.dynamics import Progress
 
@@ -140,8 +140,7 @@ def write(out: Path, what: str, options: argparse.Namespace, found: dict[str, An
     result = {
         "what": what,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, Pyro {pyro.__version__}",
+        "machine": f"{machine()}, Pyro {pyro.__version__}",
         "configuration": {name: value for name, value in vars(options).items() if name not in left_out},
         "seed": options.seed,
         **found,

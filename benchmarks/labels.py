@@ -12,10 +12,6 @@ is left as it is, unless it is named with --models.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.gallery import FITTED, SMALL, arguments, make
 from benchmarks.recovery import prior_means
+from benchmarks.rows import Rows
 from benchmarks.side_by_side import guides
 from dps_pyro import RolloutHistory, Step
 from dps_pyro.hmc import Posteriors
@@ -57,43 +54,24 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)  # small chances round to 0 in float32
     configuration = {name: value for name, value in vars(options).items() if name not in ("out", "models")}
-    rows: list[dict[str, Any]] = []
-    if options.out is not None and options.out.exists():
-        before = json.loads(options.out.read_text(encoding="utf-8"))
-        if before["configuration"] != configuration:
-            raise SystemExit(f"{options.out}: expected results of {configuration}, got others; remove it first")
-        rows = [row for row in before["rows"] if row["model"] not in (options.models or ())]
-    known = {(row["model"], row["start"]) for row in rows}
+    what = (
+        "one simulated log a model, fitted from many seeds: how far the success chances of states, the predicted "
+        "chances of useful groups and the states of prompts lie apart"
+    )
+    settings = {"configuration": configuration}
+    rows = Rows(options.out, what, settings, ("start", STARTS), anew=options.models or ())
     heads = f"{'ordered':>7} {'chances':>8} {'useful':>7} {'states':>7} {'best':>5} {'nats':>7} {'seconds':>8}"
     print(f"{'model':<16} {'start':<6} {heads}")
-    for name in options.models or FITTED:
-        for start in STARTS:
-            if (name, start) in known:
-                continue
-            rows.append(measure(name, start, **configuration))
-            _show(rows[-1])
-            if options.out is not None:
-                _write(options.out, configuration, rows)
+    for name, start in rows.missing(options.models or FITTED):
+        row = measure(name, start, **configuration)
+        _show(row)
+        rows.add(row)
 
 
 def _show(row: dict[str, Any]) -> None:
     numbers = f"{row['chance_spread']:>8.4f} {row['useful_spread']:>7.4f} {row['states_moved']:>7.4f}"
     tail = f"{row['best']:>5} {row['evidence_spread']:>7.4f} {row['seconds']:>8.1f}"
     print(f"{row['model']:<16} {row['start']:<6} {row['ordered']:>4}/{row['seeds']} {numbers} {tail}", flush=True)
-
-
-def _write(path: Path, configuration: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    result = {
-        "what": "one simulated log a model, fitted from many seeds: how far the success chances of states, the "
-        "predicted chances of useful groups and the states of prompts lie apart",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}",
-        "configuration": configuration,
-        "rows": sorted(rows, key=lambda row: (row["model"], STARTS.index(row["start"]))),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(

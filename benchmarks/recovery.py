@@ -13,10 +13,6 @@ left as it is, unless it is named with --models.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gallery import FITTED, SMALL, arguments, make
+from benchmarks.rows import Rows
 from benchmarks.side_by_side import guides
 from dps_pyro.hmc import Posteriors
 from dps_pyro.sbc import design, simulated
@@ -61,22 +58,17 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)  # small chances round to 0 in float32
     configuration = {name: value for name, value in vars(options).items() if name not in ("out", "models", "seed")}
-    rows: list[dict[str, Any]] = []
-    if options.out is not None and options.out.exists():
-        before = json.loads(options.out.read_text(encoding="utf-8"))
-        if (before["configuration"], before["seed"]) != (configuration, options.seed):
-            raise SystemExit(f"{options.out}: expected results of {configuration}, got others; remove it first")
-        rows = [row for row in before["rows"] if row["model"] not in (options.models or ())]
-    known = {(row["model"], row["guide"]) for row in rows}
+    what = (
+        "share of the parameters of simulated histories within the fit's 90 % intervals, and mean absolute errors of "
+        "its point and of the prior's mean"
+    )
+    settings = {"configuration": configuration, "seed": options.seed}
+    rows = Rows(options.out, what, settings, ("guide", GUIDES), anew=options.models or ())
     print(f"{'model':<16} {'guide':<9} {'coverage':>8} {'per prompt':>10} {'error':>7} {'of prior':>8} {'seconds':>8}")
-    for name in options.models or FITTED:
-        for guide in GUIDES:
-            if (name, guide) in known:
-                continue
-            rows.append(measure(name, guide, **configuration, seed=options.seed))
-            _show(rows[-1])
-            if options.out is not None:
-                _write(options, configuration, rows)
+    for name, guide in rows.missing(options.models or FITTED):
+        row = measure(name, guide, **configuration, seed=options.seed)
+        _show(row)
+        rows.add(row)
 
 
 def _show(row: dict[str, Any]) -> None:
@@ -84,21 +76,6 @@ def _show(row: dict[str, Any]) -> None:
     shares = f"{whole['coverage']:>8.3f} {own['coverage'] if own else float('nan'):>10.3f}"
     errors = f"{whole['error']:>7.4f} {whole['error'] / whole['prior_error']:>8.2f}"
     print(f"{row['model']:<16} {row['guide']:<9} {shares} {errors} {row['seconds']:>8.1f}", flush=True)
-
-
-def _write(options: argparse.Namespace, configuration: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    result = {
-        "what": "share of the parameters of simulated histories within the fit's 90 % intervals, and mean absolute "
-        "errors of its point and of the prior's mean",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}",
-        "configuration": configuration,
-        "seed": options.seed,
-        "rows": sorted(rows, key=lambda row: (row["model"], row["guide"])),
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.rows import machine
 from dps_pyro import Dynamics, PromptSampler
 from dps_pyro.models import PaperDPS, SolvingProgress
 
@@ -53,8 +52,7 @@ def main() -> None:
         result = {
             "what": "one sampler step, medians in milliseconds on one thread; ratio: step / copy of the beliefs",
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}, "
-            f"torch {torch.__version__}",
+            "machine": machine(),
             "configuration": {name: value for name, value in vars(options).items() if name not in ("out", "seed")},
             "seed": options.seed,
             "rows": rows,

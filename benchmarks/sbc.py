@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import torch
 from pyro.infer.reparam import LocScaleReparam
 
 from benchmarks.gallery import SMALL
+from benchmarks.rows import machine
 from dps_pyro import Dynamics
 from dps_pyro.history import Features
 from dps_pyro.models import hierarchical, ladder, prompt_types
@@ -130,10 +129,7 @@ def calibrate(name: str, options: argparse.Namespace) -> dict[str, Any]:
     row = joined(parts).summary()
     row |= {"arguments": SMALL.get(name, {}), "batches": len(parts)}
     row["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    row["machine"] = (
-        f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}"
-    )
+    row["machine"] = machine()
     return row
 
 
