@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dps_pyro.tasks.base import Reward
 from dps_pyro.tasks.killable import DiedError, Killable
 
-__all__ = ["START", "RewardError", "RewardProcess"]
+__all__ = ["START", "JudgeProcess", "RewardError", "RewardProcess"]
 
 START = 120.0
 """Seconds for such a process to start: a user's file may import much."""
@@ -18,7 +19,43 @@ class RewardError(Exception):
     """A completion could not be judged: its reward raised, ran out of time, died, or was no reward."""
 
 
-class RewardProcess:
+class JudgeProcess:
+    """What judges elsewhere, in a process that is started when there is something to judge, and again after its end."""
+
+    _process: Killable | None = None
+
+    def close(self) -> None:
+        """End the process; the next judgement starts another."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _started(self) -> Killable:
+        """A process that has said that it is ready."""
+        raise NotImplementedError
+
+    def _judged(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """The process's answer.
+
+        Raises:
+            RewardError: it raised, ran out of time, or died.
+        """
+        try:
+            if self._process is None:
+                self._process = self._started()
+            answer = self._process.ask({**question, "seconds": seconds}, seconds)
+        except DiedError as error:
+            self._process = None
+            raise RewardError(f"reward's process died: {error}") from error
+        if answer is None:
+            self._process = None
+            raise RewardError(f"reward took more than {seconds:g} s")
+        if "raised" in answer:
+            raise RewardError(f"reward raised {answer['raised']}")
+        return answer
+
+
+class RewardProcess(JudgeProcess):
     """Calls `function(completion, record)` elsewhere, within a time limit.
 
     The function returns a number in 0..1 (a bool will do), or such a number and a reason of a few words.
@@ -39,7 +76,7 @@ class RewardProcess:
             raise ValueError(f"reward_timeout: expected more than 0 seconds, got {seconds}")
         self.function = f"{Path(path).resolve()}:{name}"
         self.seconds = seconds
-        self._process: Killable | None = self._started()
+        self._process = self._started()
 
     def __call__(self, completion: str, record: Any) -> Reward:
         """Judge one completion; `record` is anything that JSON holds.
@@ -47,26 +84,8 @@ class RewardProcess:
         Raises:
             RewardError: it could not be judged; the message says why, and how the function raised.
         """
-        if self._process is None:
-            self._process = self._started()
-        question = {"completion": completion, "record": record, "seconds": self.seconds}
-        try:
-            answer = self._process.ask(question, self.seconds)
-        except DiedError as error:
-            self._process = None
-            raise RewardError(f"reward's process died: {error}") from error
-        if answer is None:
-            self._process = None
-            raise RewardError(f"reward took more than {self.seconds:g} s")
-        if "raised" in answer:
-            raise RewardError(f"reward raised {answer['raised']}")
+        answer = self._judged({"completion": completion, "record": record}, self.seconds)
         return Reward(float(answer["value"]), str(answer["reason"]))
-
-    def close(self) -> None:
-        """End the process; the next call starts another."""
-        if self._process is not None:
-            self._process.close()
-            self._process = None
 
     def _started(self) -> Killable:
         process = Killable("dps_pyro.tasks.reward_worker", self.function)

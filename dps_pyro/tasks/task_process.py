@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, Task
-from dps_pyro.tasks.killable import DiedError, Killable
-from dps_pyro.tasks.reward_process import START, RewardError
+from dps_pyro.tasks.killable import Killable
+from dps_pyro.tasks.reward_process import START, JudgeProcess, RewardError
 
 __all__ = ["BATCH", "TaskProcess"]
 
@@ -16,7 +16,7 @@ BATCH = 10
 """A call of `rewards` over a batch may take so many times as long as one of `reward`."""
 
 
-class TaskProcess:
+class TaskProcess(JudgeProcess):
     """A task of a user's file, as `by_name.make` makes it. Its prompts are its own; its rewards are judged by a second
     one like it in another process, within a time limit.
 
@@ -42,7 +42,6 @@ class TaskProcess:
         self.task, self.seconds = task, seconds
         self.name = task.name
         self._made_from = json.dumps([name, dict(arguments), dict(optional)])
-        self._process: Killable | None = None
         for extra in ("system", "groups"):
             if hasattr(task, extra):
                 setattr(self, extra, getattr(task, extra))
@@ -62,12 +61,6 @@ class TaskProcess:
         (found,) = self._ask([prompt], [completion], together=False, seconds=self.seconds)
         return found
 
-    def close(self) -> None:
-        """End the process; the next judgement starts another."""
-        if self._process is not None:
-            self._process.close()
-            self._process = None
-
     def _rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
         return self._ask(prompts, completions, together=True, seconds=BATCH * self.seconds)
 
@@ -75,22 +68,14 @@ class TaskProcess:
         self, prompts: Sequence[Prompt], completions: Sequence[str], *, together: bool, seconds: float
     ) -> list[Reward]:
         ids = [prompt.id for prompt in prompts]
-        question = {"prompts": ids, "completions": list(completions), "together": together, "seconds": seconds}
-        try:
-            if self._process is None:
-                self._process = Killable("dps_pyro.tasks.task_worker", self._made_from)
-                ready = self._process.ask(None, START)
-                if ready is None or "raised" in ready:
-                    self.close()
-                    why = f"took more than {START:g} s" if ready is None else f"raised {ready['raised']}"
-                    raise RewardError(f"the task's second making, for its rewards, {why}")
-            answer = self._process.ask(question, seconds)
-        except DiedError as error:
-            self._process = None
-            raise RewardError(f"reward's process died: {error}") from error
-        if answer is None:
-            self._process = None
-            raise RewardError(f"reward took more than {seconds:g} s")
-        if "raised" in answer:
-            raise RewardError(f"reward raised {answer['raised']}")
+        answer = self._judged({"prompts": ids, "completions": list(completions), "together": together}, seconds)
         return [Reward(float(value), str(reason)) for value, reason in answer["rewards"]]
+
+    def _started(self) -> Killable:
+        process = Killable("dps_pyro.tasks.task_worker", self._made_from)
+        ready = process.ask(None, START)
+        if ready is None or "raised" in ready:
+            process.close()
+            why = f"took more than {START:g} s" if ready is None else f"raised {ready['raised']}"
+            raise RewardError(f"the task's second making, for its rewards, {why}")
+        return process
