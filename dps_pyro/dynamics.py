@@ -17,7 +17,6 @@ rollouts condition on nothing, and the state still moves on.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -44,9 +43,10 @@ from dps_pyro.forward import (
 )
 from dps_pyro.history import Outcomes, RolloutHistory
 from dps_pyro.layout import layout
+from dps_pyro.outcome_laws import narrow, unchecked
 from dps_pyro.visits import log_likelihood_of_rounds
 
-__all__ = ["Conditioned", "Dynamics", "Progress", "Step", "condition", "predict", "unchecked"]
+__all__ = ["Conditioned", "Dynamics", "Progress", "Step", "condition", "predict"]
 
 Theta = TypeVar("Theta")
 Size = torch.Size | list[int] | tuple[int, ...]
@@ -253,7 +253,7 @@ class Progress(TorchDistribution):
         seen = (timed.trials > 0).unsqueeze(-1)
         # [sample dimensions of the value alone, T, ..., N, 1]: time lines up with the law's own
         outcome = value.expand(*batch, -1).movedim(-1, -self._lead - 2).unsqueeze(-1)
-        likelihood = _narrow(unchecked(self._emit(timed))).log_prob(torch.where(seen, outcome, 0.0))
+        likelihood = narrow(unchecked(self._emit(timed))).log_prob(torch.where(seen, outcome, 0.0))
         return torch.where(seen, likelihood, 0.0).movedim(-self._lead - 3, 0)
 
     def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
@@ -302,31 +302,6 @@ class _Shown(TorchDistribution):
         drawn = self._emission.expand([*self.batch_shape, self._emission.batch_shape[-1]]).sample(sample_shape)
         picked: Tensor = Vindex(drawn)[..., self._z]
         return picked
-
-
-def unchecked(law: Any) -> Any:
-    """A copy of the law that takes any outcome, so that a group's partial rewards may add up to a fraction of a count.
-    Its parameters were checked when it was made."""
-    law = copy.copy(law)
-    law._validate_args = False
-    for name, part in list(vars(law).items()):  # the laws that it wraps or mixes
-        if isinstance(part, torch.distributions.Distribution):
-            setattr(law, name, unchecked(part))
-    return law
-
-
-def _narrow(law: Any) -> Any:
-    """A copy of a Binomial that holds once what it was given once: torch expands counts over the states and rates over
-    the prompts, and computes every copy's gamma function and logarithm. Other laws as they are."""
-    if not isinstance(law, torch.distributions.Binomial):
-        return law
-    law = copy.copy(law)
-    for name in ("total_count", "probs", "logits"):
-        if name in vars(law):
-            whole: Tensor = vars(law)[name]
-            once = tuple(slice(1) if stride == 0 else slice(None) for stride in whole.stride())
-            setattr(law, name, whole[once])
-    return law
 
 
 class _At(Messenger):

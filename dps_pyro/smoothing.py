@@ -15,9 +15,10 @@ from pyro.infer import infer_discrete
 from torch import Tensor
 
 from dps_pyro import checks
-from dps_pyro.dynamics import Dynamics, Progress, Step, unchecked
+from dps_pyro.dynamics import Dynamics, Progress, Step
 from dps_pyro.forward import log_likelihood
 from dps_pyro.history import RolloutHistory
+from dps_pyro.outcome_laws import unchecked
 from dps_pyro.tracker import is_fitted
 
 __all__ = ["law", "observed", "paths", "smooth", "smoothed"]

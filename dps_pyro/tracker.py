@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from dps_pyro import checks
-from dps_pyro.dynamics import Dynamics, Step, condition, predict, unchecked
+from dps_pyro.dynamics import Dynamics, Step, condition, predict
 from dps_pyro.filter import Filter, Groups, Predictor, State
+from dps_pyro.outcome_laws import unchecked
 
 __all__ = ["Tracker", "is_fitted", "track"]
 

@@ -20,7 +20,8 @@ from variants import EACH, variants
 
 from benchmarks.gallery import arguments, make
 from dps_pyro import Dynamics, RolloutHistory, Step, Tracker, models, track
-from dps_pyro.dynamics import Progress, unchecked
+from dps_pyro.dynamics import Progress
+from dps_pyro.outcome_laws import unchecked
 
 N = 5
 """Prompts."""

@@ -15,8 +15,9 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from dps_pyro.dynamics import Dynamics, Step, unchecked
+from dps_pyro.dynamics import Dynamics, Step
 from dps_pyro.history import RolloutHistory
+from dps_pyro.outcome_laws import unchecked
 
 __all__ = ["Case", "Drawn", "DynamicsError", "Laws", "differ"]
 

@@ -12,9 +12,10 @@ from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor
 from torch.distributions import biject_to
 
-from dps_pyro.dynamics import Progress, Step, unchecked
+from dps_pyro.dynamics import Progress, Step
 from dps_pyro.fit import fit
 from dps_pyro.history import RolloutHistory
+from dps_pyro.outcome_laws import unchecked
 from dps_pyro.testing.case import BROADCAST, MISSING, Case, DynamicsError, differ
 from dps_pyro.testing.sites import own_rows
 from dps_pyro.tracker import Tracker, is_fitted
