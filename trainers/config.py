@@ -130,7 +130,7 @@ class TrainConfig:
     loss: Literal["grpo", "dr_grpo", "dapo", "rloo"] = "grpo"
     """The loss and its advantages."""
     learning_rate: float | None = None
-    """AdamW's; if left out 1e-4 for an embedded policy (math: 2e-4, geometry: 3e-5), 1e-6 otherwise."""
+    """AdamW's; if left out 1e-4 for an embedded policy (math: 2e-4), 1e-6 otherwise."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes from there over the steps: it stays, or falls to zero after the last one."""
     warmup_steps: int = 0
@@ -218,8 +218,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}: expected {least} or more, got {value}")
-        above = "temperature", "max_grad_norm", "lora_alpha", "reward_timeout", "gpu_memory_utilization", "kv_cache_gib"
-        for name in (*above, "engine_timeout"):
+        above = (
+            *("temperature", "max_grad_norm", "lora_alpha", "reward_timeout", "engine_timeout"),
+            *("gpu_memory_utilization", "kv_cache_gib"),
+        )
+        for name in above:
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
         self._check_data()
