@@ -229,16 +229,19 @@ def _window(epoch: int) -> int:
 
 def own_sites(dynamics: Dynamics[Any], num_prompts: int) -> list[str]:
     """The names of the sites of which each prompt has its own."""
-    sites = _sites(dynamics, num_prompts).items()
-    return [name for name, site in sites if any(frame.name == "prompts" for frame in site["cond_indep_stack"])]
+    return [name for name, site in _sites(dynamics, num_prompts).items() if _is_own(site)]
 
 
 def usual_guide(dynamics: Dynamics[Any], num_prompts: int) -> Literal["normal", "low_rank"]:
     """The guide that a model is fitted with unless told otherwise: one with correlations, whose intervals hold the
     truth more often at the same price (docs/diagnose.md), where parameters are few and shared by all prompts."""
-    sites = _sites(dynamics, num_prompts)
-    few = 1 < sum(site["value"].numel() for site in sites.values()) <= FEW
-    return "low_rank" if few and not own_sites(dynamics, num_prompts) else "normal"
+    sites = _sites(dynamics, num_prompts).values()
+    few = 1 < sum(site["value"].numel() for site in sites) <= FEW
+    return "low_rank" if few and not any(map(_is_own, sites)) else "normal"
+
+
+def _is_own(site: Any) -> bool:
+    return any(frame.name == "prompts" for frame in site["cond_indep_stack"])
 
 
 def _sites(dynamics: Dynamics[Any], num_prompts: int) -> dict[str, Any]:
