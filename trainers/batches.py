@@ -38,16 +38,12 @@ def micro_batches(rollouts: Rollouts, rows: Tensor, config: TrainConfig, *, shar
     owners = prompt_owners(rollouts.prompt_ids.cpu()[rows], rollouts.prompt_mask.cpu()[rows])[1]
     longest = completions.new_zeros(len(rows)).scatter_reduce(0, owners, completions, "amax")
     totals = prompts + longest[owners]
-    by_group = _split(torch.tensor(_order(totals, owners)), prompts, completions, config)
+    order = owners.argsort(stable=True)  # the rows of a group adjacent,
+    order = order[totals[order].argsort(stable=True)]  # by the length of their groups
+    by_group = _split(order, prompts, completions, config)
     plans = [[torch.tensor(part) for part in plan] for plan in (by_length, by_group)]
     least = min(plans, key=lambda plan: sum(_tokens(part, prompts, completions, owners) for part in plan))
     return [rows[part] for part in least]
-
-
-def _order(totals: Tensor, owners: Tensor) -> list[int]:
-    """Places by the length of their groups, the rows of a group adjacent."""
-    keys = list(zip(totals.tolist(), owners.tolist(), strict=True))
-    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def _split(order: Tensor, prompts: Tensor, completions: Tensor, config: TrainConfig) -> list[list[int]]:

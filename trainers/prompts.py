@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dps_pyro.rollouts.tokens import context_length
 from dps_pyro.tasks import Prompt, PromptSet, Task
 from dps_pyro.trainers.config import TrainConfig
 from dps_pyro.trainers.rolled import shown
@@ -19,10 +20,7 @@ def prompt_limit(config: TrainConfig, policy: Any, engine: Any = None) -> int | 
     Raises:
         ValueError: the context leaves no room for a prompt.
     """
-    contexts = (
-        getattr(policy.config.get_text_config(), "max_position_embeddings", None),
-        getattr(engine, "context", None),
-    )
+    contexts = context_length(policy), getattr(engine, "context", None)
     context = min((context for context in contexts if context is not None), default=None)
     bounds = [] if config.max_prompt_tokens is None else [config.max_prompt_tokens]
     if context is not None:

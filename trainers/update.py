@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ def update(
     # What an engine of its own drew is weighted to the policy's before the update. In a single step that is the policy
     # as the gradient finds it; in several it is computed once, before the first.
     several = config.epochs * config.mini_batches > 1
-    before = _logprobs(policy, rollouts, config, shared) if config.corrected and several and len(values) else None
+    before = _all_logprobs(policy, rollouts, config, shared) if config.corrected and several and len(values) else None
     for _ in range(config.epochs):
         order = torch.randperm(len(values), generator=generator)
         for mini in order.tensor_split(min(config.mini_batches, max(len(order), 1))):
@@ -126,14 +126,12 @@ def _backward(
 ) -> dict[str, Tensor]:
     """One micro-batch's share of the gradient."""
     rollouts = tight(rollouts)
-    sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
-    options: dict[str, Any] = {"temperature": config.temperature, "vision": rollouts.vision, "share_prompts": shared}
-    with autocast(config), recomputing(policy):
-        logprobs = completion_logprobs(policy, *sequences, **options)
+    with recomputing(policy):
+        logprobs = _logprobs(policy, rollouts, config, shared)
         known = None
         if reference is not None:
             with torch.no_grad(), reference() as initial:
-                known = completion_logprobs(initial, *sequences, **options)
+                known = _logprobs(initial, rollouts, config, shared)
     behaviour = rollouts.logprobs
     if config.corrected:
         behaviour = logprobs.detach() if before is None else before[:, : logprobs.shape[1]]
@@ -157,14 +155,19 @@ def _backward(
 
 
 @torch.no_grad()
-def _logprobs(policy: nn.Module, rollouts: Rollouts, config: TrainConfig, shared: bool) -> Tensor:
+def _all_logprobs(policy: nn.Module, rollouts: Rollouts, config: TrainConfig, shared: bool) -> Tensor:
     """[R, C], the completions' log-probabilities under the policy as it is."""
     known = torch.zeros_like(rollouts.logprobs)
     for micro in micro_batches(rollouts, torch.arange(len(known)), config, shared=shared):
-        part = tight(rollouts.select(micro))
-        sequences = part.prompt_ids, part.prompt_mask, part.completion_ids, part.completion_mask
-        options: dict[str, Any] = {"temperature": config.temperature, "vision": part.vision, "share_prompts": shared}
-        with autocast(config):
-            drawn = completion_logprobs(policy, *sequences, **options)
+        drawn = _logprobs(policy, tight(rollouts.select(micro)), config, shared)
         known[micro.to(known.device), : drawn.shape[1]] = drawn
     return known
+
+
+def _logprobs(model: nn.Module, rollouts: Rollouts, config: TrainConfig, shared: bool) -> Tensor:
+    """Those of one micro-batch, under the policy or the one that it started from."""
+    sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
+    with autocast(config):
+        return completion_logprobs(
+            model, *sequences, temperature=config.temperature, vision=rollouts.vision, share_prompts=shared
+        )
