@@ -1,6 +1,6 @@
 """Does each embedded policy learn its task: held-out accuracy before and after a default run, over seeds.
 
-    python -m benchmarks.tasks                     # five runs a task, into results/tasks.json and docs/tasks.md
+    python -m benchmarks.tasks                     # five runs a task, into results/tasks.json
     python -m benchmarks.tasks --tasks math --seeds 15 16
 
 A run is `dps-pyro train --task ...` with the defaults, on one thread. Each is kept as it ends, so that a killed
@@ -13,15 +13,12 @@ import argparse
 import datetime
 import json
 import os
-import platform
-import re
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "tasks.json"
-PAGE = Path(__file__).parent.parent / "docs" / "tasks.md"
 KEPT = ("accuracy_before", "accuracy_after", "useful_share", "rollouts", "steps", "seconds")
 TASKS = ("countdown", "math", "blocks", "geometry")
 TUNED_ON = 900
@@ -72,12 +69,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", note])
 
 
-def render(page: str, result: dict[str, Any]) -> str:
-    """The page with its table filled from a result."""
-    block = f"<!-- table: tasks -->\n{table(result)}\n<!-- end -->"
-    return re.sub(r"<!-- table: tasks -->.*?<!-- end -->", lambda _: block, page, flags=re.DOTALL)
-
-
 def _spread(values: list[float], sign: str = "") -> str:
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * statistics.fmean(values):{sign}.1f}{spread}"
@@ -91,8 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args(argv)
-    import torch
-
+    from benchmarks.rows import machine
     from dps_pyro.storage import atomic_path
 
     found: dict[str, Any] = {"runs": {}}
@@ -107,14 +97,11 @@ def main(argv: list[str] | None = None) -> None:
             found |= {
                 "command": "python -m benchmarks.tasks",
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                "machine": f"{platform.machine()}, one of two cores that were shared with other work",
-                "torch": torch.__version__,
+                "machine": f"{machine()}, one thread",
             }
             with atomic_path(arguments.out) as aside:
                 aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(table(found))
-    if arguments.out == RESULT:
-        PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
 
 
 if __name__ == "__main__":

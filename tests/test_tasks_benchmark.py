@@ -7,15 +7,15 @@ import statistics
 
 import pytest
 
-from benchmarks import tasks
+from benchmarks import evidence, tasks
 from dps_pyro.trainers.embedded import EMBEDDED
 
 RESULT = json.loads(tasks.RESULT.read_text(encoding="utf-8"))
 
 
 def test_the_page_shows_the_result_file() -> None:
-    page = tasks.PAGE.read_text(encoding="utf-8")
-    assert tasks.table(RESULT) in page and tasks.render(page, RESULT) == page, "python -m benchmarks.tasks writes it"
+    page = evidence.PAGE.with_name("tasks.md").read_text(encoding="utf-8")
+    assert tasks.table(RESULT) in page and evidence.render(page) == page, "python -m benchmarks.evidence writes it"
 
 
 @pytest.mark.parametrize("task", list(RESULT["runs"]))
