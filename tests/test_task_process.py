@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import gone
 from tiny import metrics, tiny
 
 from dps_pyro import RolloutHistory
@@ -258,21 +258,7 @@ def test_a_killed_run_leaves_no_judge(name: str, tmp_path: Path) -> None:
         judge = int(process.stdout.readline())
         time.sleep(0.5)  # at work
         os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not running(judge), 60)
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(done: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, f"not within {seconds} seconds"
-        time.sleep(0.1)
+    assert gone(judge, 60)
 
 
 def test_a_process_that_is_killed_says_so() -> None:

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import until
 from tiny import killed, metrics, tiny
 
 from dps_pyro.rollouts import EngineError, scratch
@@ -86,13 +86,6 @@ def run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
                     os.kill(left, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-
-
-def until(done: Any, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, f"not within {seconds} seconds"
-        time.sleep(0.2)
 
 
 def worker(of: int) -> int:

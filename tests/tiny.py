@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,7 @@ def die_at(config: TrainConfig, event: str, path: str, count: int) -> None:
 
 def killed(config: TrainConfig, event: str, path: str, count: int = 1) -> None:
     """Run `die_at` in a process of its own, and check that it was killed."""
-    context = multiprocessing.get_context("forkserver")
-    # Imported once for all of them. (By name it would not be found: that process does not know this folder.)
-    context.set_forkserver_preload(["dps_pyro.trainers.grpo"])
-    process = context.Process(target=die_at, args=(config, event, path, count))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    _dies(die_at, config, event, path, count)
 
 
 def die_within(config: TrainConfig, part: str, count: int) -> None:
@@ -103,9 +98,14 @@ def die_within(config: TrainConfig, part: str, count: int) -> None:
 
 def killed_within(config: TrainConfig, part: str, count: int) -> None:
     """Run `die_within` in a process of its own, and check that it was killed."""
+    _dies(die_within, config, part, count)
+
+
+def _dies(target: Callable[..., None], *arguments: Any) -> None:
     context = multiprocessing.get_context("forkserver")
+    # Imported once for all of them. (By name it would not be found: that process does not know this folder.)
     context.set_forkserver_preload(["dps_pyro.trainers.grpo"])
-    process = context.Process(target=die_within, args=(config, part, count))
+    process = context.Process(target=target, args=arguments)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
