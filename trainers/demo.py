@@ -15,6 +15,7 @@ from rich.console import Console
 from dps_pyro.storage import atomic_path, strict_json
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.grpo import train
+from dps_pyro.trainers.run.seals import seal_run
 
 __all__ = ["DemoOptions", "compare", "run_demo"]
 
@@ -58,6 +59,7 @@ def run_demo(options: DemoOptions) -> int:
     text = strict_json({**main, "demo": found}, indent=1) + "\n"
     with atomic_path(out / "predicted" / "summary.json") as aside:
         aside.write_text(text, encoding="utf-8")
+    seal_run(out / "predicted")
 
     times = found["useful_times_uniform"]
     console.print(

@@ -26,6 +26,7 @@ from dps_pyro.trainers.run.completions import log_completions
 from dps_pyro.trainers.run.folder import RunFolder
 from dps_pyro.trainers.run.full_log import Chosen, FullLog
 from dps_pyro.trainers.run.live import LiveView
+from dps_pyro.trainers.run.lock import claimed
 from dps_pyro.trainers.run.summary import complete, finish
 from dps_pyro.trainers.step.ahead import Ahead, Turn
 from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares
@@ -37,30 +38,37 @@ from dps_pyro.trainers.step.prompts import fitting, prompt_limit
 __all__ = ["train"]
 
 
-def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read from top to bottom
+def train(config: TrainConfig) -> dict[str, Any]:
     """Train, or resume training.
 
     Returns:
         The run's summary, as in its folder's `summary.json`.
 
     Raises:
-        ValueError: a setting is wrong, the folder holds another run, or the last checkpoint is damaged.
-        FloatingPointError: something is no longer finite; the last checkpoint is good.
+        ValueError: a setting is wrong, the folder holds another run, another process is training in it, or the last
+            checkpoint is damaged.
+        OSError: a file cannot be read or written, for instance because the disk is full; the message names it.
+        FloatingPointError: a loss, a gradient or a weight is no longer finite; the last checkpoint is good.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     config = config.resolved()
+    with claimed(config.out, resume=config.resume) as path:
+        return _train(config, RunFolder(path, resume=config.resume))
+
+
+def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C901 - one loop, from top to bottom
     console = Console()
-    folder = RunFolder(config.out, resume=config.resume)
+    say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     if config.resume and not folder.blank:
         check_resumed(load_config(folder.path / "config.yaml"), config)
-        if (summary := folder.finished(config.steps)) is not None:
-            console.print(f"{folder.path}: all {summary['steps']} steps are done; more: --steps", soft_wrap=True)
-            return complete(folder, config, summary, console.print)
+        if (summary := folder.finished(config.steps, say)) is not None:
+            say(f"{folder.path}: all {summary['steps']} steps are done; more: --steps")
+            return complete(folder, config, summary, say)
     checkpoint = folder.load_checkpoint() if config.resume else None
     if config.resume and checkpoint is None:
         found = "no run yet, the settings given start it" if folder.blank else "no checkpoint yet, the run starts"
-        console.print(f"{folder.path}: there is {found} at the first step", soft_wrap=True)
+        say(f"{folder.path}: there is {found} at the first step")
 
     # The parts: a policy, an engine that samples from it, a task, and a sampler that tracks the task's prompts.
     with folder.starting(save_config(config)), ExitStack() as opened:
@@ -73,7 +81,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         ahead = Ahead()
         task = make_task(config, tokenizer)
         limit = prompt_limit(config, policy, engine)
-        prompts, tests = (fitting(task, split, tokenizer, config, limit, console.print) for split in ("train", "test"))
+        prompts, tests = (fitting(task, split, tokenizer, config, limit, say) for split in ("train", "test"))
         sampler = make_sampler(config, task, prompts)
         full_log = FullLog(folder.path, sampler.history) if config.full_log else None
         ledger, dry_spell, drift = Ledger(config.group_size, sampler.tolerance), DrySpell(), Drift()
@@ -86,7 +94,8 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
             checkpoint.restore_rng()
             if full_log is not None:
                 full_log.resume(ledger.step)
-        folder.begin(save_config(config), ledger.step, sampler.history, wandb=config.wandb)
+        before = [] if checkpoint is None else checkpoint.metrics
+        folder.begin(save_config(config), ledger.step, sampler.history, metrics=before, wandb=config.wandb)
         opened = opened.pop_all()  # until here an error closes the engine, from here the end of the loop does
 
     with folder, opened, ahead, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:

@@ -17,7 +17,7 @@ import zlib
 from functools import cache
 from pathlib import Path
 
-__all__ = ["is_stale", "memory", "remove_stale", "scratch_folder"]
+__all__ = ["is_stale", "memory", "remove_stale", "scratch_folder", "started"]
 
 _NAME = re.compile(r"dps-pyro-[a-z]+-(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]+)-(?P<start>[0-9]+)-.*", re.DOTALL)
 
@@ -29,7 +29,7 @@ def scratch_folder(kind: str, parent: Path | None = None) -> Path:
         kind: lower-case letters: what it is for.
     """
     pid = os.getpid()
-    prefix = f"dps-pyro-{kind}-{_machine()}-{pid}-{_started(pid) or 0}-"
+    prefix = f"dps-pyro-{kind}-{_machine()}-{pid}-{started(pid) or 0}-"
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 
@@ -65,11 +65,11 @@ def is_stale(folder: Path) -> bool:
             return False
     except OSError:  # another engine that starts was faster
         return False
-    start = _started(int(named["pid"]))
+    start = started(int(named["pid"]))
     return start is None or (start != int(named["start"]) and int(named["start"]) != 0)
 
 
-def _started(pid: int) -> int | None:
+def started(pid: int) -> int | None:
     """When a process started, in clock ticks since the machine did (0 where the system does not say); None where there
     is no such process."""
     try:

@@ -72,7 +72,7 @@ def test_killed_at_work_and_resumed(part: str, count: int, tmp_path: Path, strai
 def test_killed_while_it_starts(tmp_path: Path, straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     killed(settings(run), "os.rename", ".config.yaml")  # nothing has been written
-    assert [entry.name[0] for entry in run.iterdir()] == ["."]
+    assert {entry.name[0] for entry in run.iterdir()} == {"."}
     killed(replace(settings(run), resume=True), "open", "metrics.jsonl")  # the policy is loaded, nothing is logged
     assert load_config(run / "config.yaml") == settings(run).resolved()
     assert main(["train", "--resume", "--out", str(run)]) == 0
