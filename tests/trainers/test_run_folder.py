@@ -255,7 +255,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt) as caught, folder:
         raise KeyboardInterrupt
     assert caught.value.__notes__ == [
-        f"The last checkpoint has done 3 steps; go on with: dps-pyro train --resume --out '{path}'"
+        f"The last checkpoint is of step 3; go on with: dps-pyro train --resume --out '{path}'"
     ]
     fresh = RunFolder(tmp_path / "fresh")
     fresh.begin("", 0)

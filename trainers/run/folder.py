@@ -146,7 +146,7 @@ class RunFolder:
 
     def _how_to_go_on(self) -> str:
         steps = self.checkpoints()
-        kept = f"The last checkpoint has done {steps[-1]} steps" if steps else "There is no checkpoint yet"
+        kept = f"The last checkpoint is of step {steps[-1]}" if steps else "There is no checkpoint yet"
         return f"{kept}; go on with: dps-pyro train --resume --out {shlex.quote(str(self.path))}"
 
     def write_text(self, name: str, text: str) -> Path:
