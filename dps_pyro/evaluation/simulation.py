@@ -13,6 +13,7 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from dps_pyro.dynamics.sites import centre as centre_of_site
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.dynamics.step import Step
@@ -131,7 +132,12 @@ def _parameters(
 ) -> tuple[Any, dict[str, Tensor], list[str]]:
     """The parameters, the value of every site, and the names of those that are a prompt's own."""
     given = {name: torch.as_tensor(value) for name, value in values.items()}
-    with InitMessenger(centre) if centre else nullcontext(), poutine.trace() as tape, poutine.condition(data=given):
+    placed = InitMessenger(centre_of_site) if centre else nullcontext()
+    with placed, poutine.trace() as tape, poutine.condition(data=given):
+        InitMessenger(centre_of_site) if centre else nullcontext(),
+        poutine.trace() as tape,
+        poutine.condition(data=given),
+    ):
         theta = dynamics.prior(pyro.plate("prompts", num_prompts, dim=-1))
     nodes = {
         name: node
