@@ -22,7 +22,16 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["atomic_path", "checksum", "checksums", "load_state", "naming", "not_as_written", "save_state", "strict_json"]
+__all__ = [
+    "atomic_path",
+    "checksum",
+    "checksums",
+    "load_state",
+    "naming",
+    "not_as_written",
+    "save_state",
+    "strict_json",
+]
 
 
 @contextmanager

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dps_pyro.storage import atomic_path, strict_json
+from dps_pyro.support.console import plain_console
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.run.seals import seal_run
@@ -39,7 +38,7 @@ def run_demo(options: DemoOptions) -> int:
 
     The comparison is written into the predicted run's `summary.json`, as `demo`.
     """
-    console = Console()
+    console = plain_console()
     out = options.out or _free(Path("runs/demo"))
     # The model that predicts best, not the one that teaches best: the useful groups are to show within minutes.
     shared = TrainConfig(seed=options.seed, dynamics="LogitWalk", eval_every=30, checkpoint_every=30, threads=1)

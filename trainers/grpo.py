@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from dps_pyro.rollouts import Sleeps, closing
 from dps_pyro.rollouts.seeds import seed_for
+from dps_pyro.support.console import plain_console
 from dps_pyro.trainers.config.config_file import check_resumed, load_config, save_config
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
@@ -29,7 +29,7 @@ from dps_pyro.trainers.run.live import LiveView
 from dps_pyro.trainers.run.lock import claimed
 from dps_pyro.trainers.run.summary import complete, finish
 from dps_pyro.trainers.step.ahead import Ahead, Turn
-from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares
+from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, Reasons
 from dps_pyro.trainers.step.groups import draw, evaluate, pictured, rewarded, roll_out
 from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
@@ -58,7 +58,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C901 - one loop, from top to bottom
-    console = Console()
+    console = plain_console()
     say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     if config.resume and not folder.blank:
         check_resumed(load_config(folder.path / "config.yaml"), config)
@@ -95,6 +95,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
             if full_log is not None:
                 full_log.resume(ledger.step)
         before = [] if checkpoint is None else checkpoint.metrics
+        reasons = Reasons(before)
         folder.begin(save_config(config), ledger.step, sampler.history, metrics=before, wandb=config.wandb)
         opened = opened.pop_all()  # until here an error closes the engine, from here the end of the loop does
 
@@ -175,7 +176,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 "length": float(groups.rollouts.completion_mask.sum(1).double().mean()),
                 "truncated": groups.rollouts.finish.count("length") / len(groups.rollouts.finish),
                 "skipped": groups.skipped,
-                **reason_shares(groups.reasons),
+                **reasons.shares(groups.reasons),
                 "learning_rate": now,
                 **learned,
                 "selection_share": clock.share("select", "observe"),

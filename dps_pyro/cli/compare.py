@@ -46,17 +46,17 @@ def run(arguments: list[str]) -> int:
     """Fit, rank, show, draw."""
     options = tyro.cli(Options, prog="dps-pyro compare", args=arguments)
 
-    from rich.console import Console
     from rich.table import Table
 
     from dps_pyro.cli.inputs import read_history
     from dps_pyro.evaluation.comparison import compare
+    from dps_pyro.support.console import plain_console
 
     history = read_history(options.history)
     settings = {"method": options.method, "guide": options.guide, "steps": options.steps, "draws": options.draws}
     models = {name: _read(name, history) for name in options.models}
     ranked = compare(models, history, score=options.score, seed=options.seed, **settings)
-    console = Console()
+    console = plain_console()
     table = Table(title=f"{options.score}: log predictive density of {len(ranked[0].elpd.rows)} prompts, in nats")
     for heading in ("model", "elpd", "behind the best", "± se", "a group", "bad k", "fit, s"):
         table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")

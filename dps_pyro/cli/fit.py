@@ -67,13 +67,13 @@ def run(arguments: list[str]) -> int:
     """Fit, save, and show what was learned."""
     options = tyro.cli(Options, prog="dps-pyro fit", args=arguments)
 
-    from rich.console import Console
     from rich.table import Table
 
     from dps_pyro.cli.inputs import read_model
     from dps_pyro.history.foreign import read_log
     from dps_pyro.inference.fitting import fit
     from dps_pyro.inference.posterior import Posterior
+    from dps_pyro.support.console import plain_console
 
     history = read_log(
         options.history,
@@ -103,7 +103,7 @@ def run(arguments: list[str]) -> int:
     for name, draws in posterior.draws.items():
         shown = draws if draws[0].numel() <= 25 else draws.reshape(len(draws), -1)[:, :3]
         table.add_row(name, _text(shown.mean(0)), _text(shown.std(0)) if len(draws) > 1 else "")
-    console = Console()
+    console = plain_console()
     console.print(table)
     ended = {"svi": "the ELBO is flat", "nuts": "the draws agree"}
     if not posterior.converged:

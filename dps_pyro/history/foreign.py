@@ -59,7 +59,8 @@ def read_log(
         raise ValueError(f"{path}: expected files that end in {', '.join(_READERS)}, got a folder of none")
     if len(files) == 1 and files[0].suffix not in (".jsonl", ".json", ".csv"):
         columns = _parquet_columns(files[0])
-        if format == "history" or (format == "auto" and {"prompt", "step", "solved", "trials"} <= set(columns)):
+        # Counted groups without their sizes are read as a history too, which says what is missing.
+        if format == "history" or (format == "auto" and {"prompt", "step", "solved"} <= set(columns)):
             return RolloutHistory.from_parquet(files[0])
     if format == "history":
         raise ValueError(f"{path}: expected one Parquet file of a history, got {len(files)} of {files[0].suffix}")
@@ -70,6 +71,11 @@ def read_log(
     if not by_step:
         raise ValueError(f"{path}: expected rollouts, got none")
     first = next(iter(by_step.values()))[0]
+    if format == "auto" and reward is None and "solved" in first and not {"completion", "output"} & first.keys():
+        raise ValueError(
+            f"{path}: expected single rollouts, got groups that were counted (solved): save them as Parquet with the "
+            "columns prompt, step, solved, trials, or name the column with the reward of a single rollout"
+        )
     prompt = id_column or _one_of(PROMPT, first, path, "a prompt")
     if prompt not in first:
         raise ValueError(f"id-column: expected one of {', '.join(first)}, got {prompt!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dps_pyro.history.table import MOST_PROMPTS, MOST_STEPS, read_table
 from dps_pyro.storage import atomic_path
 from dps_pyro.support import checks
 
@@ -67,8 +69,8 @@ class RolloutHistory:
 
     def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0, features: Features | None = None) -> None:
         self.ids: list[str] | None = checks.ids("prompts", prompts)
-        self.num_prompts: int = checks.count("prompts", prompts, 0) if self.ids is None else len(self.ids)
-        self.num_steps: int = checks.count("num_steps", num_steps, 0)
+        self.num_prompts: int = checks.count("prompts", prompts, 0, MOST_PROMPTS) if self.ids is None else len(self.ids)
+        self.num_steps: int = checks.count("num_steps", num_steps, 0, MOST_STEPS)
         self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
         self._row: dict[str, int] = {}
         self._chunks: list[Events] = []
@@ -133,7 +135,7 @@ class RolloutHistory:
             raise ValueError(f"expected columns of one length, got {lengths}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
-        step = checks.count("step", step, 0)
+        step = checks.count("step", step, 0, MOST_STEPS - 1)
         known = torch.full_like(chance, math.nan if progress is None else progress)
         mixed = useful_by_sum(count, size) if mixed is None else mixed
         self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
@@ -206,9 +208,14 @@ class RolloutHistory:
         return sum(len(chunk.prompt) for chunk in self._chunks)
 
     def dense(self) -> Outcomes:
-        """The log as [N, T] rectangles (kept until the next append)."""
+        """The log as [N, T] rectangles (kept until the next append).
+
+        Raises:
+            ValueError: this machine has not the memory that they would take.
+        """
         if self._outcomes is None:
             events = self.events
+            _check_memory(self.num_prompts, self.num_steps)
             shape = (self.num_prompts, self.num_steps)
             where = (events.prompt, events.step)
             trials = torch.zeros(shape, dtype=torch.long).index_put(where, events.trials, accumulate=True)
@@ -287,7 +294,7 @@ class RolloutHistory:
         about = {"ids": self.ids, **sizes, "features": self.features}
         table = pa.table(columns, names=list(Events._fields), metadata={"dps_pyro": json.dumps(about)})
         with atomic_path(Path(path)) as aside:
-            pq.write_table(table, aside, compression="zstd")
+            pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
         return Path(path)
 
     @classmethod
@@ -295,42 +302,29 @@ class RolloutHistory:
         """Read a log. Only prompt, step, solved and trials are needed; without our metadata the sizes are inferred.
 
         Raises:
-            ValueError: a needed column is missing, or a value is out of range.
+            ValueError: the file is damaged, a needed column is missing, or a value is out of range; the message names
+                the file.
+            OSError: the file cannot be read.
         """
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(path)
-        missing = {"prompt", "step", "solved", "trials"} - set(table.column_names)
-        if missing:
-            raise ValueError(
-                f"{path}: expected columns prompt, step, solved, trials; {', '.join(sorted(missing))} not among "
-                f"{', '.join(table.column_names)}"
-            )
-        try:
-            present = [name for name in Events._fields if name in table.column_names]
-            column = {name: torch.from_numpy(table[name].to_numpy().astype("float64")) for name in present}
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: expected columns of numbers, got {error}") from error
-        strange = [name for name in ("prompt", "step", "trials") if not bool((column[name] % 1 == 0).all())]
-        if strange:
-            raise ValueError(f"{path}: expected whole numbers in {', '.join(strange)}, got others")
-        about = json.loads((table.schema.metadata or {}).get(b"dps_pyro", b"{}"))
-        seen = int(column["prompt"].max()) + 1 if len(table) else 0
-        ids = about.get("ids")
-        prompts = ids if ids is not None else about.get("num_prompts", seen)
-        history = cls(prompts, num_steps=about.get("num_steps", 0), features=about.get("features"))
+        column, about = read_table(Path(path), Events._fields)
+        history = cls(about.ids if about.ids is not None else about.num_prompts or 0, features=about.features)
         chance, trained = column.get("predicted"), column.get("trained")
         # Appending step by step would need the log sorted; the columns are checked as one append and then dated.
         prompt, solved, trials = column["prompt"], column["solved"], column["trials"]
         learned, mixed = (None if of is None else of > 0 for of in (trained, column.get("useful")))
-        history.append(prompt, step=0, solved=solved, trials=trials, predicted=chance, trained=learned, useful=mixed)
+        try:
+            history.append(
+                prompt, step=0, solved=solved, trials=trials, predicted=chance, trained=learned, useful=mixed
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         steps = column["step"].long()
         if len(steps) and int(steps.min()) < 0:
             raise ValueError(f"{path}: step: expected 0 or more, got {int(steps.min())}")
         known = column.get("progress", history.events.progress).float()
         history._chunks = [history.events._replace(step=steps, progress=known)]
         latest = int(steps.max()) + 1 if len(steps) else 0
-        history.num_steps = max(about.get("num_steps", 0), latest)
+        history.num_steps = max(about.num_steps, latest)
         return history
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -360,6 +354,16 @@ def useful_by_sum(solved: Tensor, trials: Tensor, tolerance: float = 0.0) -> Ten
     be equal all the same.
     """
     return (solved > tolerance) & (solved < trials - tolerance) & (trials > 1)
+
+
+def _check_memory(num_prompts: int, num_steps: int) -> None:
+    """Rectangles hold 17 bytes for each prompt at each step."""
+    needed, there = 17 * num_prompts * num_steps, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"history: {num_prompts:,} prompts at {num_steps:,} steps would take {needed / 2**30:,.0f} GiB, and this "
+            f"machine has {there / 2**30:,.0f}: is a step, or a prompt's row, a time stamp or an id?"
+        )
 
 
 def _column(name: str, values: Any, dtype: torch.dtype) -> Tensor:

@@ -23,6 +23,7 @@ from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.handed_out import Ahead
 from dps_pyro.support import checks
+from dps_pyro.support.locks import Lock, one_at_a_time
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.tracking.tracker import Tracker, is_fitted, track
 
@@ -54,7 +55,8 @@ class PromptSampler:
         seed: of the selections. The same seed and the same rewards give the same selections.
         dtype: of the beliefs; torch's default if left out.
 
-    One `observe` is one training step: the prompts that were not rolled out move on, too.
+    One `observe` is one training step: the prompts that were not rolled out move on, too. Threads may share a sampler:
+    each verb waits until the others are done.
 
     Raises:
         ValueError: an argument is of another kind or out of range, or the posterior is another model's.
@@ -74,6 +76,7 @@ class PromptSampler:
         seed: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
+        self.lock = Lock()
         self.ids = checks.ids("num_prompts", num_prompts)
         self.num_prompts = checks.count("num_prompts", num_prompts if self.ids is None else len(self.ids), 1)
         self.trials = checks.count("trials", trials, 1)
@@ -103,10 +106,11 @@ class PromptSampler:
         self._predicted: dict[int, float] = {}
         self._totals = dict.fromkeys(("rollouts", "groups", "useful", "log_evidence", "impossible"), 0.0)
         self._last: dict[str, float] = {}
-        self.ahead = Ahead()  # what loaders have had selected
+        self.ahead = Ahead(self.lock)  # what loaders have had selected
 
     # ------------------------------------------------------------------------------------------------- the verbs
 
+    @one_at_a_time
     def select(self, batch_size: int) -> Tensor:
         """Choose the coming step's prompts: long [batch_size], distinct rows (`sampler.ids[row]` names them).
 
@@ -129,6 +133,7 @@ class PromptSampler:
         self._last["informative/pool"] = float(chance.mean())
         return rows
 
+    @one_at_a_time
     def observe(
         self,
         prompts: Tensor | Sequence[int] | Sequence[str],
@@ -210,6 +215,7 @@ class PromptSampler:
         self._last["useful"] = float(mixed.sum()) / max(groups, 1)
         self._last["log_evidence"] = likelihood / max(possible, 1)
 
+    @one_at_a_time
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
         """Track more prompts, in rows after the others: as unvisited ones that have been there from the first step.
 
@@ -236,11 +242,13 @@ class PromptSampler:
         self.ids, self.num_prompts = self.history.ids, self.tracker.num_prompts
         self._visits = torch.cat([self._visits, self._visits.new_zeros(self.num_prompts - len(self._visits))])
 
+    @one_at_a_time
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance, in [0, 1], that a group of `trials` rollouts in the coming step is useful: its
         rewards differ by more than `tolerance`; of rewards of 0 and 1, it is neither all wrong nor all right."""
         return self.tracker.informative(checks.count("trials", trials, 1))
 
+    @one_at_a_time
     def metrics(self) -> dict[str, float]:
         """Numbers to log after `observe`: belief mass a state, predicted and realised useful shares, coverage,
         rollouts, and the mean log evidence a group (the prequential score) of the last step and so far. Groups that the
@@ -259,6 +267,7 @@ class PromptSampler:
             **self._last,
         }
 
+    @one_at_a_time
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly as this sampler would, as nested tensors and plain values (no pickle
         needed: `dps_pyro.storage.save_state`)."""
@@ -274,6 +283,7 @@ class PromptSampler:
             "refit": {} if self._refitter is None else self._refitter.state_dict(),
         }
 
+    @one_at_a_time
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state, into a sampler of the same model and prompts (`add` those that were added).
 
@@ -337,6 +347,7 @@ class PromptSampler:
     # ------------------------------------------------------------------------------------------------- the state
 
     @property
+    @one_at_a_time
     def belief(self) -> Tensor:
         """[N, K], `p(z_t | y_<t)` for the coming step, a copy; states ordered from unsolved to solved."""
         return self.tracker.belief.clone()
@@ -352,6 +363,7 @@ class PromptSampler:
         return self.tracker.history
 
     @property
+    @one_at_a_time
     def visits(self) -> Tensor:
         """Long [N], how often each prompt has been rolled out, a copy."""
         return self._visits.clone()

@@ -217,7 +217,9 @@ def test_the_configuration_comes_first_and_goes_with_an_error(tmp_path: Path) ->
     check_text(path / "config.yaml")
 
 
-@pytest.mark.parametrize("damage", [flip, cut, lambda file: file.write_bytes(b""), lambda file: file.write_text("a: 1")])
+@pytest.mark.parametrize(
+    "damage", [flip, cut, lambda file: file.write_bytes(b""), lambda file: file.write_text("a: 1")]
+)
 def test_a_configuration_that_is_not_the_run_s_is_named(tmp_path: Path, damage: Any) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(sealed_text("seed: 0\nsteps: 7\n"))
@@ -292,7 +294,9 @@ def test_a_checkpoint_of_another_run_or_step_is_refused(tmp_path: Path, pair: Pa
     other = checkpointed(tmp_path / "other", 1).path
     run = shutil.copytree(pair, tmp_path / "run") / "checkpoints"
     shutil.copytree(other / "checkpoints/step-000001", run / "step-000003")
-    with pytest.raises(ValueError, match=r"step-000003 is damaged: .* expected a checkpoint of this run, .* got one of"):
+    with pytest.raises(
+        ValueError, match=r"step-000003 is damaged: .* expected a checkpoint of this run, .* got one of"
+    ):
         RunFolder(run.parent, resume=True).load_checkpoint()
     shutil.rmtree(run / "step-000003")
     (run / "step-000001").rename(run / "step-000009")
@@ -307,7 +311,9 @@ def test_an_id_of_a_run_that_is_damaged_is_named(tmp_path: Path, pair: Path, tex
     run = shutil.copytree(pair, tmp_path / "run")
     own = (run / "run_id").read_text()
     (run / "run_id").write_text(text)
-    with pytest.raises(ValueError, match=r"run_id: expected the 16 digits .* that stands in .*checksums.json, as `run`"):
+    with pytest.raises(
+        ValueError, match=r"run_id: expected the 16 digits .* that stands in .*checksums.json, as `run`"
+    ):
         RunFolder(run, resume=True).load_checkpoint()
     assert own.strip() == json.loads((run / "checkpoints/step-000002/checksums.json").read_text())["run"]
 
@@ -363,7 +369,10 @@ def test_a_full_disk_is_said_with_the_file_and_the_way_out(tmp_path: Path) -> No
     folder.begin("", 0)
     (folder.path / "metrics.jsonl").unlink()
     (folder.path / "metrics.jsonl").symlink_to("/dev/full")
-    with folder, pytest.raises(OSError, match=r"No space left on device; free some space, then resume: .*metrics.jsonl"):
+    with (
+        folder,
+        pytest.raises(OSError, match=r"No space left on device; free some space, then resume: .*metrics.jsonl"),
+    ):
         folder.log({"kind": "eval", "step": 0})
 
 
