@@ -13,9 +13,9 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from dps_pyro.dynamics.sites import centre as centre_of_site
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.progress import Progress
+from dps_pyro.dynamics.sites import centre as centre_of_site
 from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.inference.posterior import Posterior
@@ -134,10 +134,6 @@ def _parameters(
     given = {name: torch.as_tensor(value) for name, value in values.items()}
     placed = InitMessenger(centre_of_site) if centre else nullcontext()
     with placed, poutine.trace() as tape, poutine.condition(data=given):
-        InitMessenger(centre_of_site) if centre else nullcontext(),
-        poutine.trace() as tape,
-        poutine.condition(data=given),
-    ):
         theta = dynamics.prior(pyro.plate("prompts", num_prompts, dim=-1))
     nodes = {
         name: node
