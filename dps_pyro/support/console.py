@@ -22,7 +22,7 @@ def plain_console(**options: Any) -> Console:
 
 @contextmanager
 def progress_bar(total: int, title: str, show: bool = True) -> Iterator[Callable[[str], None]]:
-    """A bar of `total` ticks on standard error; the block gets a function that ticks once and shows a note beside it."""
+    """A bar of `total` ticks on standard error; the block gets a function that ticks once and shows a note."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = plain_console(stderr=True)

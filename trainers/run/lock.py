@@ -103,8 +103,12 @@ def _owner(path: Path) -> dict[str, object] | None:
     for _ in range(40):
         with suppress(OSError, ValueError):
             owner = json.loads((path / OWNER).read_text(encoding="utf-8"))
-            if isinstance(owner, dict) and {"pid", "host", "since"} <= owner.keys():
-                if owner["host"] != socket.gethostname() or started(int(str(owner["pid"]))) is not None:
-                    return owner
+            if isinstance(owner, dict) and {"pid", "host", "since"} <= owner.keys() and _lives(owner):
+                return owner
         time.sleep(0.05)
     return None
+
+
+def _lives(owner: dict[str, object]) -> bool:
+    """Whether the owner's process is there, as far as this machine can tell."""
+    return owner["host"] != socket.gethostname() or started(int(str(owner["pid"]))) is not None

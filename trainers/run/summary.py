@@ -121,8 +121,8 @@ def _uniform(runs: Iterable[Path]) -> dict[str, Any] | None:
             summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
             raise ValueError(
-                f"compare: expected the summary of a finished run in {path}, got {error}; dps-pyro train --resume --out "
-                f"{run} writes it again"
+                f"compare: expected the summary of a finished run in {path}, got {error}; "
+                f"dps-pyro train --resume --out {run} writes it again"
             ) from error
         if isinstance(summary, dict) and summary.get("acquisition") == "uniform":
             source = f"a run of {summary['steps']} steps with uniform selection, {run}"

@@ -1,0 +1,88 @@
+"""Kills at random moments, while a run works and while it resumes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.torture.runs import CONFIGURATIONS, begin, command, differences, finish, make_config, text_of, warm_up
+
+__all__ = ["kill_runs"]
+
+KINDS = ("once", "twice", "while resuming")
+
+
+def kill_runs(
+    folder: Path, names: Sequence[str], kills: int, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Kill runs (SIGKILL) at random moments, resume them, and compare each with the run that nobody killed.
+
+    Args:
+        folder: an empty folder to work in.
+        names: of `CONFIGURATIONS`.
+        kills: per configuration, at least.
+        seed: of the moments.
+        say: is told of each run that differs, and of each configuration that is done.
+
+    Returns:
+        By configuration: the kills, the runs of each kind, the steps at which they were killed, and what differed.
+    """
+    found = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    warm_up(folder / "warm-up.log")
+    for name in names:
+        work = folder / name.replace(" ", "-")
+        work.mkdir(parents=True)
+        found[name] = _configuration(work, name, kills, random.Random(f"{seed}/{name}"))
+        say(f"{name}: {found[name]}")
+        shutil.rmtree(work)
+    return found
+
+
+def _configuration(work: Path, name: str, kills: int, chance: random.Random) -> dict[str, Any]:
+    config = make_config(work / "config.yaml", **CONFIGURATIONS[name])
+    straight = work / "straight"
+    start = time.monotonic()
+    if finish(begin(command(straight, config), work / "straight.log")) != 0:
+        raise RuntimeError(f"{name}: the run that nobody killed failed: {text_of(work / 'straight.log')[-500:]}")
+    whole = time.monotonic() - start
+    done, runs, steps = 0, Counter[str](), Counter[str]()
+    wrong: list[dict[str, Any]] = []
+    while done < kills:
+        kind, run, log = chance.choice(KINDS), work / "run", work / "run.log"
+        latest = [0.95] if kind == "once" else [0.95, 0.95] if kind == "twice" else [0.95, 0.35]
+        landed = 0
+        for share in latest:
+            landed += _killed(run, config, log, chance.uniform(0.02, share) * whole)
+            steps[_reached(run)] += 1
+        status = finish(begin(command(run, config), log))
+        apart = [f"exit status {status}: {text_of(log)[-300:]}"] if status else differences(run, straight)
+        done += landed
+        runs[kind] += 1
+        if apart:
+            wrong.append({"kind": kind, "kills": landed, "apart": apart[:5]})
+        shutil.rmtree(run)
+        log.unlink()
+    return {"kills": done, "runs": dict(runs), "reached": dict(sorted(steps.items())), "wrong": wrong}
+
+
+def _killed(run: Path, config: Path, log: Path, seconds: float) -> int:
+    """Start or resume the run and kill it after so long; returns 1, or 0 where it had ended by itself."""
+    process = begin(command(run, config), log)
+    time.sleep(seconds)
+    process.kill()
+    process.join()
+    return int(process.exitcode != 0)
+
+
+def _reached(run: Path) -> str:
+    """How far the run had come, by its newest checkpoint."""
+    steps = sorted(entry.name for entry in (run / "checkpoints").glob("step-*"))
+    if (run / "checksums.json").exists():
+        return "the end"
+    return steps[-1] if steps else "no checkpoint" if (run / "config.yaml").exists() else "nothing"
