@@ -20,6 +20,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +46,29 @@ def main() -> int:
     options = parser.parse_args()
     result: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     result |= {"machine": machine(), "date": datetime.date.today().isoformat(), "seed": options.seed}
-    for part in options.parts:
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-            found = _part(part, Path(folder), options)
-        result[part] = found
-        print(f"{part}: {time.monotonic() - start:.0f} s", flush=True)
-        with atomic_path(options.out) as aside:
-            aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        for part in options.parts:
+            start = time.monotonic()
+            for found in _parts(part, Path(folder), options):
+                result[part] = {**result.get(part, {}), **found} if part == "kills" else found
+                with atomic_path(options.out) as aside:  # a long part keeps what it has so far
+                    aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            print(f"{part}: {time.monotonic() - start:.0f} s", flush=True)
     return int(any(misses(result)))
 
 
-def _part(part: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _parts(part: str, folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     def say(text: str) -> None:
         print(text, flush=True)
 
     if part == "kills":
-        return kill_runs(folder / "kills", options.configurations, options.kills, options.seed, say)
-    if part == "pairs":
-        return start_pairs(folder / "pairs", options.pairs, say)
-    return damage_files(folder / "damages", say)
+        for name, found in kill_runs(folder / "kills", options.configurations, options.kills, options.seed):
+            say(f"{name}: {found}")
+            yield {name: found}
+    elif part == "pairs":
+        yield start_pairs(folder / "pairs", options.pairs, say)
+    else:
+        yield damage_files(folder / "damages", say)
 
 
 def misses(result: dict[str, Any]) -> list[Any]:

@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ KINDS = ("once", "twice", "while resuming")
 
 
 def kill_runs(
-    folder: Path, names: Sequence[str], kills: int, seed: int, say: Callable[[str], None]
-) -> dict[str, Any]:
+    folder: Path, names: Sequence[str], kills: int, seed: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Kill runs (SIGKILL) at random moments, resume them, and compare each with the run that nobody killed.
 
     Args:
@@ -27,21 +27,18 @@ def kill_runs(
         names: of `CONFIGURATIONS`.
         kills: per configuration, at least.
         seed: of the moments.
-        say: is told of each run that differs, and of each configuration that is done.
 
-    Returns:
-        By configuration: the kills, the runs of each kind, the steps at which they were killed, and what differed.
+    Yields:
+        A configuration's name and what was found: the kills, the runs of each kind, how far they had come when they
+        were killed, and what differed.
     """
-    found = {}
     folder.mkdir(parents=True, exist_ok=True)
     warm_up(folder / "warm-up.log")
     for name in names:
         work = folder / name.replace(" ", "-")
         work.mkdir(parents=True)
-        found[name] = _configuration(work, name, kills, random.Random(f"{seed}/{name}"))
-        say(f"{name}: {found[name]}")
+        yield name, _configuration(work, name, kills, random.Random(f"{seed}/{name}"))
         shutil.rmtree(work)
-    return found
 
 
 def _configuration(work: Path, name: str, kills: int, chance: random.Random) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from dps_pyro.trainers.config.settings import TrainConfig
 __all__ = ["CONFIGURATIONS", "barrier", "begin", "command", "differences", "finish", "make_config", "text_of", "warm_up"]
 
 _TINY: dict[str, Any] = {
-    "task_args": {"train_size": 32, "test_size": 8},
-    "batch_size": 4,
+    "task_args": {"train_size": 16, "test_size": 4},
+    "batch_size": 3,
     "group_size": 4,
-    "steps": 5,
+    "steps": 4,
     "checkpoint_every": 2,
     "eval_every": 2,
     "eval_samples": 1,

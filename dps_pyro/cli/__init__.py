@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import importlib
 import io
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+
+from dps_pyro.support.interrupts import Terminated, terminable
 
 __all__ = ["main"]
 
@@ -43,29 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _usage(given)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
-    with _terminable():
+    with terminable():
         return _run(given)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends what is inside as Ctrl-C does; only the main thread can hear it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(given: Sequence[str]) -> int:
@@ -73,7 +51,7 @@ def _run(given: Sequence[str]) -> int:
         # Imported when it is called: `dps-pyro --help` waits for no torch.
         command = importlib.import_module(f"dps_pyro.cli.{given[0]}")
         return int(command.run(list(given[1:])))
-    except _Terminated as stop:
+    except Terminated as stop:
         return _say(given[0], "stopped by SIGTERM", stop, 143)
     except KeyboardInterrupt as stop:
         return _say(given[0], "stopped", stop, 130)

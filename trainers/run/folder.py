@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.storage import atomic_path, naming, strict_json
+from dps_pyro.support.interrupts import uninterrupted
 from dps_pyro.trainers.policy.load import quiet
 from dps_pyro.trainers.policy.lora import save_merged
 from dps_pyro.trainers.policy.processors import Reader
@@ -160,11 +161,12 @@ class RunFolder:
     def log(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Append one line to metrics.jsonl, and draw its numbers in TensorBoard; returns the entry."""
         path = self.path / "metrics.jsonl"
-        with naming(path), path.open("a", encoding="utf-8") as file:
-            file.write(strict_json(entry) + "\n")
-        if self._boards is not None:
-            with naming(self.path / "tensorboard"):
-                self._boards.draw(entry)
+        with uninterrupted():
+            with naming(path), path.open("a", encoding="utf-8") as file:
+                file.write(strict_json(entry) + "\n")
+            if self._boards is not None:
+                with naming(self.path / "tensorboard"):
+                    self._boards.draw(entry)
         return entry
 
     def metrics(self) -> list[dict[str, Any]]:
