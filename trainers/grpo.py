@@ -66,6 +66,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
             say(f"{folder.path}: all {summary['steps']} steps are done; more: --steps")
             return complete(folder, config, summary, say)
     checkpoint = folder.load_checkpoint() if config.resume else None
+    for name in [] if checkpoint is None else folder.damaged_completions(checkpoint):
+        say(f"{folder.path / name} is not what was written; nothing but people reads it, and the run goes on.")
     if config.resume and checkpoint is None:
         found = "no run yet, the settings given start it" if folder.blank else "no checkpoint yet, the run starts"
         say(f"{folder.path}: there is {found} at the first step")

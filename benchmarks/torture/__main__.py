@@ -45,7 +45,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/torture.json"))
     options = parser.parse_args()
     result: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    result |= {"machine": machine(), "date": datetime.date.today().isoformat(), "seed": options.seed}
+    result |= {
+        "machine": machine(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "seed": options.seed,
+    }
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         for part in options.parts:
             start = time.monotonic()

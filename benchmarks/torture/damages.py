@@ -65,12 +65,12 @@ def damage_files(folder: Path, say: Callable[[str], None], only: Iterable[str] |
     found: dict[str, Any] = {}
     for state, whole in (("killed", killed), ("ended", straight)):
         outcomes, wrong = Counter[str](), []
-        for file in sorted(file for file in whole.rglob("*") if file.is_file()):
+        for file in sorted(file for file in whole.rglob("[!.]*") if file.is_file()):
             name = str(file.relative_to(whole))
             if only is not None and name not in only:
                 continue
             for way in WAYS:
-                outcome = _case(folder, whole, name, way, straight, config)
+                outcome = _case(folder, whole, name, way, straight)
                 outcomes[outcome.partition(":")[0]] += 1
                 if not outcome.startswith(("named", "healed")):
                     wrong.append({"file": name, "way": way.__name__, "outcome": outcome})
@@ -79,13 +79,13 @@ def damage_files(folder: Path, say: Callable[[str], None], only: Iterable[str] |
     return found
 
 
-def _case(
-    folder: Path, whole: Path, name: str, way: Callable[[Path], None], straight: Path, config: Path
-) -> str:
+def _case(folder: Path, whole: Path, name: str, way: Callable[[Path], None], straight: Path) -> str:
     run, log = folder / "run", folder / "run.log"
     shutil.copytree(whole, run)
     way(run / name)
+    damaged = (run / name).read_bytes() if (run / name).exists() else None
     status = finish(begin(["train", "--resume", "--out", str(run)], log))
+    still = damaged is not None and (run / name).exists() and (run / name).read_bytes() == damaged
     said = text_of(log)
     apart = differences(run, straight) if status == 0 else []
     mine = [part for part in apart if name not in part]
@@ -94,7 +94,7 @@ def _case(
     known = Path(name).name in said or str(Path(name).parent.name or name) in said.rpartition(str(run))[2]
     if "Traceback" in said:
         return f"traceback: {said[-300:]}"
-    if status == 0 and not apart:
+    if status == 0 and not apart and not still:
         return "healed"
     if status == 0 and Path(name).name in said and not mine:
         return "named"

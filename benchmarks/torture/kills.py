@@ -17,9 +17,7 @@ __all__ = ["kill_runs"]
 KINDS = ("once", "twice", "while resuming")
 
 
-def kill_runs(
-    folder: Path, names: Sequence[str], kills: int, seed: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def kill_runs(folder: Path, names: Sequence[str], kills: int, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Kill runs (SIGKILL) at random moments, resume them, and compare each with the run that nobody killed.
 
     Args:

@@ -19,7 +19,17 @@ from dps_pyro.storage import load_state
 from dps_pyro.trainers.config.config_file import save_config
 from dps_pyro.trainers.config.settings import TrainConfig
 
-__all__ = ["CONFIGURATIONS", "barrier", "begin", "command", "differences", "finish", "make_config", "text_of", "warm_up"]
+__all__ = [
+    "CONFIGURATIONS",
+    "barrier",
+    "begin",
+    "command",
+    "differences",
+    "finish",
+    "make_config",
+    "text_of",
+    "warm_up",
+]
 
 _TINY: dict[str, Any] = {
     "task_args": {"train_size": 16, "test_size": 4},
@@ -50,6 +60,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 """What differs from the plain run, by name."""
 
+_IMPORTED = (
+    *("benchmarks.torture.runs", "dps_pyro.trainers.grpo", "dps_pyro.cli.train", "dps_pyro.rollouts.transformers"),
+    *("pandas", "pyarrow.parquet", "pyarrow.pandas_compat", "torch.utils.tensorboard", "tyro"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.idefics3.modeling_idefics3"),
+    *("transformers.models.idefics3.processing_idefics3", "transformers.models.idefics3.image_processing_pil_idefics3"),
+)
+"""What a run imports as it goes, so that each process has it from the start."""
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -71,7 +89,7 @@ def begin(arguments: Sequence[str], log: Path, barrier: Any = None) -> ForkServe
     The process is forked from one that has imported everything, which takes a few milliseconds. With a `barrier` it
     waits there first.
     """
-    _CONTEXT.set_forkserver_preload(["benchmarks.torture.runs", "dps_pyro.trainers.grpo", "torch.utils.tensorboard"])
+    _CONTEXT.set_forkserver_preload(list(_IMPORTED))
     process = _CONTEXT.Process(target=_child, args=(list(arguments), log, barrier))
     process.start()
     return process

@@ -71,8 +71,7 @@ def read_log(
     if not by_step:
         raise ValueError(f"{path}: expected rollouts, got none")
     first = next(iter(by_step.values()))[0]
-    if format == "auto" and reward is None:
-        _check_single(first, path)
+    _check_single(first, path, format == "auto" and reward is None)
     prompt = id_column or _one_of(PROMPT, first, path, "a prompt")
     if prompt not in first:
         raise ValueError(f"id-column: expected one of {', '.join(first)}, got {prompt!r}")
@@ -85,9 +84,9 @@ def read_log(
     return history_of(rollouts, solved_at=solved_at, every=every, ids=ids)
 
 
-def _check_single(record: Record, path: Path) -> None:
+def _check_single(record: Record, path: Path, guessed: bool) -> None:
     """Groups that were counted are not single rollouts, whose reward would be the count."""
-    if "solved" in record and not {"completion", "output"} & record.keys():
+    if guessed and "solved" in record and not {"completion", "output"} & record.keys():
         raise ValueError(
             f"{path}: expected single rollouts, got groups that were counted (solved): save them as Parquet with the "
             "columns prompt, step, solved, trials, or name the column with the reward of a single rollout"

@@ -69,8 +69,8 @@ class RolloutHistory:
 
     def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0, features: Features | None = None) -> None:
         self.ids: list[str] | None = checks.ids("prompts", prompts)
-        self.num_prompts: int = checks.count("prompts", prompts, 0, MOST_PROMPTS) if self.ids is None else len(self.ids)
-        self.num_steps: int = checks.count("num_steps", num_steps, 0, MOST_STEPS)
+        self.num_prompts: int = _size("prompts", prompts, MOST_PROMPTS) if self.ids is None else len(self.ids)
+        self.num_steps: int = _size("num_steps", num_steps, MOST_STEPS)
         self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
         self._row: dict[str, int] = {}
         self._chunks: list[Events] = []
@@ -135,7 +135,7 @@ class RolloutHistory:
             raise ValueError(f"expected columns of one length, got {lengths}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
-        step = checks.count("step", step, 0, MOST_STEPS - 1)
+        step = _size("step", step, MOST_STEPS - 1)
         known = torch.full_like(chance, math.nan if progress is None else progress)
         mixed = useful_by_sum(count, size) if mixed is None else mixed
         self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
@@ -354,6 +354,13 @@ def useful_by_sum(solved: Tensor, trials: Tensor, tolerance: float = 0.0) -> Ten
     be equal all the same.
     """
     return (solved > tolerance) & (solved < trials - tolerance) & (trials > 1)
+
+
+def _size(name: str, value: Any, most: int) -> int:
+    """A whole number from 0 to `most`, above which it is an id or a time stamp."""
+    if (number := checks.count(name, value, 0)) > most:
+        raise ValueError(f"{name}: expected at most {most:,}, got {number:,}: is it an id, or a time stamp?")
+    return number
 
 
 def _check_memory(num_prompts: int, num_steps: int) -> None:

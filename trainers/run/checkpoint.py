@@ -41,6 +41,7 @@ class Checkpoint(NamedTuple):
     path: Path
     state: dict[str, Any]
     metrics: list[dict[str, Any]]  # the lines of the run's metrics up to the checkpoint's step
+    beside: dict[str, str]  # the checksums of the completions that the run had logged by then
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Load the saved moments. The learning rate and the weight decay stay those that `optimizer` has now."""
@@ -65,7 +66,7 @@ def write_checkpoint(
     folder: Path,
     label: Label,
     state: Mapping[str, Any],
-    metrics: str,
+    beside: tuple[str, Mapping[str, str]],
     policy: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     tokenizer: Reader,
@@ -76,13 +77,15 @@ def write_checkpoint(
         folder: a path where nothing is yet.
         label: the run and the step.
         state: what the loop needs to continue, as `save_state` takes it.
-        metrics: the content of the run's `metrics.jsonl`.
+        beside: the content of the run's `metrics.jsonl`, and the checksums of its logged completions.
         policy: the model that is trained.
         optimizer: its optimizer.
         tokenizer: its tokenizer or processor.
     """
     folder.mkdir()
+    metrics, completions = beside
     (folder / "metrics.jsonl").write_text(metrics, encoding="utf-8")
+    (folder / "completions.json").write_text(strict_json(dict(completions)) + "\n", encoding="utf-8")
     with quiet():
         save_state(folder, {**state, "optimizer": _optimizer_state(optimizer), "rng": _rng_state()})
         save_trained(policy, tokenizer, folder / "policy")
@@ -104,7 +107,8 @@ def read_checkpoint(folder: Path, label: Label) -> Checkpoint:
     _verify(folder, label)
     with naming(folder):
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return Checkpoint(folder, load_state(folder), [json.loads(line) for line in lines])
+        beside = json.loads((folder / "completions.json").read_text(encoding="utf-8"))
+        return Checkpoint(folder, load_state(folder), [json.loads(line) for line in lines], beside)
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -142,7 +146,7 @@ def _verify(folder: Path, label: Label) -> None:
     there = {str(file.relative_to(folder)) for file in seen} - {CHECKSUMS}
     if unlisted := sorted(there - sums.keys()):
         raise ValueError(f"{unlisted[0]} is not among the files of {CHECKSUMS}")
-    needed = {"metrics.jsonl", "state.json", "state.safetensors"} - sums.keys()
+    needed = {"metrics.jsonl", "completions.json", "state.json", "state.safetensors"} - sums.keys()
     if needed or not any(name.startswith("policy/") for name in sums):
         raise ValueError(f"{CHECKSUMS}: expected the checksum of {', '.join(sorted(needed)) or 'a policy'}, got none")
     if (wrong := not_as_written(folder, sums)) is not None:

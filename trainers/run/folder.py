@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dps_pyro.history.log import RolloutHistory
-from dps_pyro.storage import atomic_path, naming, strict_json
+from dps_pyro.storage import atomic_path, checksums, naming, not_as_written, strict_json
 from dps_pyro.support.interrupts import uninterrupted
 from dps_pyro.trainers.policy.load import quiet
 from dps_pyro.trainers.policy.lora import save_merged
@@ -61,6 +61,7 @@ class RunFolder:
             raise ValueError(f"out: expected a new folder, but {path} holds a run; --resume goes on with it")
         self.path = path
         self._boards: Boards | None = None
+        self._completions: dict[str, str] = {}  # the checksums of those that are logged
 
     @contextmanager
     def starting(self, config: str) -> Iterator[None]:
@@ -248,7 +249,8 @@ class RunFolder:
             lines = file.read().decode("utf-8")
         path = self._checkpoint(step)
         with atomic_path(path) as aside:
-            write_checkpoint(aside, Label(self._run(), step), state, lines, policy, optimizer, tokenizer)
+            beside = lines, self._logged()
+            write_checkpoint(aside, Label(self._run(), step), state, beside, policy, optimizer, tokenizer)
         for old in self.checkpoints()[:-keep]:
             going = self._checkpoint(old)  # renamed first: half a checkpoint never has a checkpoint's name
             shutil.rmtree(going.rename(going.with_name(f".{going.name}.tmp")))
@@ -302,6 +304,22 @@ class RunFolder:
             if len(steps) > 1:
                 offer = f"the one before, {self._checkpoint(steps[-2])}, then takes its place"
             raise ValueError(f"{path} is damaged: {error}. Remove it and resume again: {offer}.") from error
+
+    def damaged_completions(self, checkpoint: Checkpoint) -> list[str]:
+        """The names of logged completions that are not as the run wrote them. People read them and nothing else does,
+        so that a run continues without them; later checkpoints know them as they are."""
+        wrong = [name for name, one in checkpoint.beside.items() if not_as_written(self.path, {name: one}) is not None]
+        self._completions = dict(checkpoint.beside)
+        return wrong
+
+    def _logged(self) -> dict[str, str]:
+        """The checksums of the logged completions; each file is read once."""
+        files = (self.path / "completions").glob("step-*.parquet")
+        names = {str(file.relative_to(self.path)) for file in files}
+        known = {name: one for name, one in self._completions.items() if name in names}
+        known |= checksums(self.path, (self.path / name for name in names - known.keys()))
+        self._completions = dict(sorted(known.items()))
+        return self._completions
 
     def _run(self) -> str:
         """The id of this run, which its checkpoints carry.

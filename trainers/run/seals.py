@@ -14,8 +14,9 @@ __all__ = ["SEAL", "broken_seal", "check_text", "seal", "seal_run", "sealed_text
 SEAL = "checksums.json"
 """The file with the checksums of the others beside it."""
 
-_OF_A_RUN = ("summary.json", "metrics.jsonl", "history.parquet", "full_log.parquet", "report.html")
-"""The files of a finished run that its seal covers, beside the folders `posterior/` and `completions/`."""
+_NOT_SEALED = ("tensorboard", "wandb", "figures", "config.yaml", SEAL)
+"""What a run's seal leaves out: what others write, what is drawn again for a report, and the configuration, which has a
+checksum of its own."""
 
 _LINE = re.compile(r"# sha256 of the lines above: ([0-9a-f]{64})\n?\Z")
 
@@ -30,8 +31,9 @@ def seal(folder: Path, *files: Path) -> None:
 def seal_run(folder: Path) -> None:
     """Write the checksums of a finished run: the last thing that the run does, so that a run with a whole seal is
     complete."""
-    inside = (file for name in ("posterior", "completions") for file in (folder / name).rglob("*") if file.is_file())
-    seal(folder, *(folder / name for name in _OF_A_RUN if (folder / name).is_file()), *inside)
+    files = (file for file in folder.rglob("*") if file.is_file())
+    kept = (file for file in files if file.relative_to(folder).parts[0] not in _NOT_SEALED)
+    seal(folder, *(file for file in kept if not file.name.startswith(".")))
 
 
 def broken_seal(folder: Path) -> str | None:
