@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import random
 import shutil
-import time
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.torture.runs import CONFIGURATIONS, begin, command, differences, finish, make_config, text_of, warm_up
+from benchmarks.torture.runs import (
+    CONFIGURATIONS,
+    Doom,
+    begin,
+    command,
+    differences,
+    events_of,
+    finish,
+    make_config,
+    text_of,
+    warm_up,
+)  # fmt: skip
 
 __all__ = ["kill_runs"]
 
@@ -42,10 +53,9 @@ def kill_runs(folder: Path, names: Sequence[str], kills: int, seed: int) -> Iter
 def _configuration(work: Path, name: str, kills: int, chance: random.Random) -> dict[str, Any]:
     config = make_config(work / "config.yaml", **CONFIGURATIONS[name])
     straight = work / "straight"
-    start = time.monotonic()
     if finish(begin(command(straight, config), work / "straight.log")) != 0:
         raise RuntimeError(f"{name}: the run that nobody killed failed: {text_of(work / 'straight.log')[-500:]}")
-    whole = time.monotonic() - start
+    whole = events_of(work / "straight.log")
     done, runs, steps = 0, Counter[str](), Counter[str]()
     wrong: list[dict[str, Any]] = []
     while done < kills:
@@ -53,7 +63,7 @@ def _configuration(work: Path, name: str, kills: int, chance: random.Random) -> 
         latest = [0.95] if kind == "once" else [0.95, 0.95] if kind == "twice" else [0.95, 0.35]
         landed = 0
         for share in latest:
-            landed += _killed(run, config, log, chance.uniform(0.02, share) * whole)
+            landed += _killed(run, config, log, Doom(chance.randint(1, int(share * whole)), chance.uniform(0, 0.3)))
             steps[_reached(run)] += 1
         status = finish(begin(command(run, config), log))
         apart = [f"exit status {status}: {text_of(log)[-300:]}"] if status else differences(run, straight)
@@ -63,16 +73,13 @@ def _configuration(work: Path, name: str, kills: int, chance: random.Random) -> 
             wrong.append({"kind": kind, "kills": landed, "apart": apart[:5]})
         shutil.rmtree(run)
         log.unlink()
+        Path(f"{log}.events").unlink()
     return {"kills": done, "runs": dict(runs), "reached": dict(sorted(steps.items())), "wrong": wrong}
 
 
-def _killed(run: Path, config: Path, log: Path, seconds: float) -> int:
-    """Start or resume the run and kill it after so long; returns 1, or 0 where it had ended by itself."""
-    process = begin(command(run, config), log)
-    time.sleep(seconds)
-    process.kill()
-    process.join()
-    return int(process.exitcode != 0)
+def _killed(run: Path, config: Path, log: Path, doom: Doom) -> int:
+    """Start or resume the run, which is killed then; returns 1, or 0 where it ended before."""
+    return int(finish(begin(command(run, config), log, doom=doom)) == -signal.SIGKILL)
 
 
 def _reached(run: Path) -> str:

@@ -6,11 +6,13 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -83,14 +85,22 @@ def command(run: Path, config: Path | None) -> list[str]:
     return ["train", *first, "--resume", "--out", str(run)]
 
 
-def begin(arguments: Sequence[str], log: Path, barrier: Any = None) -> ForkServerProcess:
+class Doom(NamedTuple):
+    """When a process is to be killed: after so many file events, such as an open, a rename or a removal, and a delay.
+    Counted in events and not in seconds alone, the moments are spread over a run on a busy machine, too."""
+
+    events: int
+    delay: float  # seconds
+
+
+def begin(arguments: Sequence[str], log: Path, barrier: Any = None, doom: Doom | None = None) -> ForkServerProcess:
     """Start `dps-pyro` with these arguments in a process of its own, what it says going to `log`.
 
     The process is forked from one that has imported everything, which takes a few milliseconds. With a `barrier` it
-    waits there first.
+    waits there first. With `doom` it is killed then; without, it leaves the number of its file events in `log`.events.
     """
     _CONTEXT.set_forkserver_preload(list(_IMPORTED))
-    process = _CONTEXT.Process(target=_child, args=(list(arguments), log, barrier))
+    process = _CONTEXT.Process(target=_child, args=(list(arguments), log, barrier, doom))
     process.start()
     return process
 
@@ -149,14 +159,31 @@ def differences(run: Path, straight: Path) -> list[str]:
     return found
 
 
-def _child(arguments: list[str], log: Path, barrier: Any) -> None:
+def events_of(log: Path) -> int:
+    """The number of file events of a process that ended by itself."""
+    return int(Path(f"{log}.events").read_text(encoding="ascii"))
+
+
+def _child(arguments: list[str], log: Path, barrier: Any, doom: Doom | None) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     torch.set_num_threads(1)
+    count = 0
+
+    def hear(event: str, _: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event == "open" or event.startswith(("os.", "shutil.")):
+            count += 1
+            if doom is not None and count == doom.events:
+                threading.Timer(doom.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    sys.addaudithook(hear)
     if barrier is not None:
         barrier.wait()
-    sys.exit(main(arguments))
+    status = main(arguments)
+    Path(f"{log}.events").write_text(str(count), encoding="ascii")
+    sys.exit(status)
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
