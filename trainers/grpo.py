@@ -90,8 +90,11 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
         if checkpoint is not None:
             ledger.load_state_dict(checkpoint.state["ledger"])
             sampler.load_state_dict(checkpoint.state["sampler"])
-            again = partial(pictured, tokenizer, task, prompts, config)
-            ahead.load_state_dict(checkpoint.state.get("ahead", {}), policy.device, again)
+            if sampler.matched is not None:
+                say(f"The prompts are not those that the run was saved with: {sampler.matched}.")
+            else:  # rollouts that were drawn ahead are of the prompts as they were
+                again = partial(pictured, tokenizer, task, prompts, config)
+                ahead.load_state_dict(checkpoint.state.get("ahead", {}), policy.device, again)
             checkpoint.restore_optimizer(optimizer)
             checkpoint.restore_rng()
             if full_log is not None:

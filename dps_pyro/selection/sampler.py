@@ -9,6 +9,7 @@ The three lines of a training script::
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,10 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.inference.refit import Refit, Refitter
 from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast
+from dps_pyro.selection.arguments import booleans, check_columns
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.handed_out import Ahead
+from dps_pyro.selection.matching import Matched, for_ids
 from dps_pyro.support import checks
 from dps_pyro.support.locks import Lock, one_at_a_time
 from dps_pyro.tracking.predictor import Predictor
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from dps_pyro.inference.posterior import Posterior
 
 __all__ = ["PromptSampler"]
+
+logger = logging.getLogger(__name__)
 
 LONGEST_GAP = 100_000
 """Steps that may pass between two observations; more than that is a mistaken number."""
@@ -88,7 +93,7 @@ class PromptSampler:
             raise ValueError(f"posterior: expected a Posterior (Posterior.load reads one), got {posterior!r}")
         self.dynamics = dynamics
         if posterior is not None and isinstance(dynamics, Dynamics):
-            _same_columns(dynamics, posterior)
+            check_columns(dynamics, posterior)
         self._acquire: Acquisition = acquire
         values = None if posterior is None else posterior.point
         self.tracker = track(dynamics, self.num_prompts, values=values, dtype=dtype)
@@ -106,6 +111,8 @@ class PromptSampler:
         self._predicted: dict[int, float] = {}
         self._totals = dict.fromkeys(("rollouts", "groups", "useful", "log_evidence", "impossible"), 0.0)
         self._last: dict[str, float] = {}
+        self.matched: Matched | None = None
+        """How the prompts of the state that was loaded last belong to these, where they were not the same."""
         self.ahead = Ahead(self.lock)  # what loaders have had selected
 
     # ------------------------------------------------------------------------------------------------- the verbs
@@ -187,7 +194,7 @@ class PromptSampler:
         if step > now + LONGEST_GAP:
             raise ValueError(f"step: expected at most {LONGEST_GAP:,} steps past the coming one, {now}, got {step}")
         predicted = torch.tensor([self._predicted.get(row, math.nan) for row in rows.tolist()])
-        learned, mixed = _booleans("trained", trained, rows), _booleans("useful", useful, rows)
+        learned, mixed = booleans("trained", trained, rows), booleans("useful", useful, rows)
         if mixed is None:
             mixed = useful_by_sum(count, size, self.tolerance)
         if bool((mixed & (size < 2)).any()):
@@ -285,20 +292,27 @@ class PromptSampler:
 
     @one_at_a_time
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state, into a sampler of the same model and prompts (`add` those that were added).
+        """Continue from a saved state of a sampler of the same model.
+
+        Where both have ids, prompts are matched by them: they may stand in another order, new ones start unvisited, and
+        those that are no longer there are left out; `matched` says so afterwards. Without ids the prompts have to be
+        the same, in the same order.
 
         Raises:
-            ValueError: the state is another sampler's, or none.
+            ValueError: the state is another sampler's, or no state.
         """
         missing = self.state_dict().keys() - checks.instance("state", state, Mapping).keys()
         if missing:
             raise ValueError(f"state: expected a sampler's, got one without {', '.join(sorted(missing))}")
         if self._totals.keys() != checks.instance("state", state["totals"], Mapping).keys():
             raise ValueError(f"state: expected totals of {', '.join(self._totals)}, got {', '.join(state['totals'])}")
+        if self.ids is not None and state["ids"] is not None and state["ids"] != self.ids:
+            state, self.matched = for_ids(state, self.ids)
+            logger.warning("%s", self.matched)
         if checks.instance("state", state["visits"], Tensor).shape != self._visits.shape:
             hint = "; add the others first" if len(state["visits"]) > self.num_prompts else ""
             raise ValueError(f"state: expected {self.num_prompts} prompts, got {len(state['visits'])}{hint}")
-        if state["ids"] != self.ids:
+        if state["ids"] != self.ids:  # one of the two has none
             raise ValueError("state: expected the same prompt ids in the same order, got others")
         generator = torch.Generator()
         try:
@@ -378,22 +392,3 @@ class PromptSampler:
         count = self.tracker.belief.shape[-1]
         names = self.tracker.states
         return names if len(names) == count else [f"state_{k}" for k in range(count)]
-
-
-def _booleans(name: str, values: Tensor | Sequence[bool] | None, rows: Tensor) -> Tensor | None:
-    column = None if values is None else torch.as_tensor(values)
-    if column is not None and (column.dtype != torch.bool or column.shape != rows.shape):
-        raise ValueError(f"{name}: expected {len(rows)} booleans, one a prompt, got {values!r}")
-    return column
-
-
-def _same_columns(dynamics: Dynamics[Any], posterior: Posterior) -> None:
-    """Whether the values mean in this model what they meant in the one that was fitted."""
-    fitted, own = posterior.about.get("columns"), dynamics.carried()
-    if fitted and own and fitted != own:
-        name = type(dynamics).__name__
-        what = ", ".join(f"{key}={value!r}" if key == "labels" else f"another {key}" for key, value in own.items())
-        raise ValueError(
-            f"posterior: expected one fitted with the same {' and '.join(own)}; this {name} has {what}: make it with "
-            f'{name}(..., **posterior.about["columns"])'
-        )

@@ -195,6 +195,10 @@ class Filter(ABC):
         self.history.load_state_dict(state["history"])
         self.step, self._known = step, known
         self._state = {name: value.to(self._state[name].dtype) for name, value in saved.items()}
+        new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.matching`)
+        if new is not None and len(new):
+            again = self._replay(new, self._parameters(new), until=self.step)
+            self._state = {name: value.index_copy(0, new, again[name]) for name, value in self._state.items()}
 
     def _replay(self, rows: Tensor, theta: Any, until: int) -> State:
         """The state of `rows` [V], at least one, before step `until`, filtered anew from the history."""
