@@ -214,5 +214,6 @@ def _flat(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(other, torch.Tensor):
-        return isinstance(one, torch.Tensor) and torch.equal(one, other)
+        alike = isinstance(one, torch.Tensor) and one.dtype == other.dtype and one.shape == other.shape
+        return alike and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
     return bool(one == other)
