@@ -9,7 +9,6 @@ keep it to a private network.
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from dps_pyro.lm.inputs import Query
 from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, queries
 from dps_pyro.rollouts.guard import Guard
 from dps_pyro.rollouts.json_http import RefusedError, Server
-from dps_pyro.rollouts.scratch import memory, remove_stale, scratch_folder
+from dps_pyro.rollouts.scratch import memory, remove, remove_stale, scratch_folder
 from dps_pyro.rollouts.seeds import request_seeds
 from dps_pyro.rollouts.tokens import Completion, encode, eos_ids, pack, pad_id
 from dps_pyro.rollouts.vllm_worker import shape_of
@@ -160,7 +159,7 @@ class VllmServerEngine:
                         f"{error} (its log says more; does it see {folder.parent}, and do the weights fit?)"
                     ) from error
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove(folder)
             for cache in ("prefix", "mm", "encoder"):
                 self._reset(cache)
             self._version = version

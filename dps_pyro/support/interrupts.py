@@ -49,7 +49,7 @@ def uninterrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number, frame in heard[:1]:
-            before[number](number, frame)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        for one, frame in heard[:1]:
+            before[one](one, frame)

@@ -36,7 +36,7 @@ def one_at_a_time(
     """A decorator for methods of an object with a `lock`: a thread waits until no other is within any of them."""
 
     @wraps(method)
-    def locked(self: Owner, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+    def locked(self: Owner, /, *args: Given.args, **kwargs: Given.kwargs) -> Result:
         lock: Any = self.lock  # type: ignore[attr-defined]
         with lock:
             return method(self, *args, **kwargs)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dps_pyro.rollouts.scratch import started
 from dps_pyro.storage import atomic_path
 
 __all__ = ["LOCK", "OWNER", "claimed"]
@@ -111,4 +110,11 @@ def _owner(path: Path) -> dict[str, object] | None:
 
 def _lives(owner: dict[str, object]) -> bool:
     """Whether the owner's process is there, as far as this machine can tell."""
-    return owner["host"] != socket.gethostname() or started(int(str(owner["pid"]))) is not None
+    if owner["host"] == socket.gethostname():
+        try:
+            os.kill(int(str(owner["pid"])), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # somebody else's
+            return True
+    return True
