@@ -270,7 +270,7 @@ class VllmServerEngine:
 class _Limits(NamedTuple):
     """What the completions of one prompt have to keep to."""
 
-    count: int  # their number
+    completions: int  # how many there are
     tokens: int  # the most tokens of one
     vocabulary: int  # token ids are below this
 
@@ -286,12 +286,12 @@ def _completions(answer: Any, limits: _Limits) -> list[Completion]:
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise EngineError(f"expected completions under choices, got {str(answer)[:200]}")
     by_index = {choice.get("index"): choice for choice in choices if type(choice.get("index")) is int}
-    if len(choices) != limits.count or by_index.keys() != set(range(limits.count)):
+    if len(choices) != limits.completions or by_index.keys() != set(range(limits.completions)):
         raise EngineError(
-            f"expected {limits.count} completions of a prompt, numbered from 0 on, got {len(choices)} numbered "
+            f"expected {limits.completions} completions of a prompt, numbered from 0 on, got {len(choices)} numbered "
             f"{str(sorted(by_index))[:80]}"
         )
-    return [_completion(by_index[index], limits) for index in range(limits.count)]
+    return [_completion(by_index[index], limits) for index in range(limits.completions)]
 
 
 def _completion(choice: dict[str, Any], limits: _Limits) -> Completion:

@@ -139,7 +139,9 @@ def _verify(folder: Path, label: Label) -> None:
         expected = "the run, the step and the checksum of every file"
         raise ValueError(f"{CHECKSUMS}: expected {expected}, got {type(error).__name__}: {error}") from error
     if run != label.run:
-        raise ValueError(f"{CHECKSUMS}: expected a checkpoint of this run, {label.run}, got one of the run {run}")
+        raise ValueError(
+            f"{CHECKSUMS}: expected a checkpoint of this run, {label.run} by the file run_id, got one of the run {run}"
+        )
     if step != label.step:
         raise ValueError(f"{CHECKSUMS}: expected a checkpoint of step {label.step}, as its name says, got step {step}")
     seen = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
