@@ -270,8 +270,8 @@ def test_runs_are_numbered_and_never_overwritten(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with claimed(None) as first, claimed(None) as second:
         assert (first, second) == (Path("runs/001"), Path("runs/002"))
-    assert list((tmp_path / "runs").iterdir()) == []  # a run that fails before it begins leaves nothing
-    (tmp_path / "runs/demo").mkdir()
+    assert not (tmp_path / "runs").exists()  # a run that fails before it begins leaves nothing
+    (tmp_path / "runs/demo").mkdir(parents=True)
     (tmp_path / "runs/041").mkdir()
     with claimed(None) as path:
         assert path == Path("runs/042")

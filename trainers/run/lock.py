@@ -45,10 +45,11 @@ def claimed(path: Path | None, *, resume: bool = False) -> Iterator[Path]:
     """
     if path is None and resume:
         raise ValueError("resume: expected --out, the folder of the run to go on with")
-    given = path
-    path = _next_free() if given is None else given
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    if path is None:
+        path, made = _next_free()
+    else:
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / LOCK, timeout=0, thread_local=False)
     try:
         lock.acquire()
@@ -62,27 +63,30 @@ def claimed(path: Path | None, *, resume: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             (path / OWNER).unlink(missing_ok=True)
-            if given is None or made:
+            if made:
                 _remove_empty(path, made)
         lock.release()
 
 
-def _next_free() -> Path:
-    """A new folder below runs/, which nobody else gets: making a folder is atomic."""
-    Path("runs").mkdir(exist_ok=True)
+def _next_free() -> tuple[Path, list[Path]]:
+    """A new folder below runs/, which nobody else gets, since making a folder is atomic; and the folders that were made
+    for it."""
+    parent = Path("runs")
+    above = [] if parent.exists() else [parent]
+    parent.mkdir(exist_ok=True)
     while True:
-        taken = [int(entry.name) for entry in Path("runs").glob("*") if entry.name.isdecimal()]
-        path = Path("runs") / f"{max(taken, default=0) + 1:03d}"
+        taken = [int(entry.name) for entry in parent.glob("*") if entry.name.isdecimal()]
+        path = parent / f"{max(taken, default=0) + 1:03d}"
         with suppress(FileExistsError):
             path.mkdir()
-            return path
+            return path, [path, *above]
 
 
 def _remove_empty(path: Path, made: list[Path]) -> None:
     """Remove a folder in which there is nothing but the lock, and the empty parents that were made for it."""
     if {entry.name for entry in path.iterdir()} <= {LOCK}:
         (path / LOCK).unlink()
-        for folder in made or [path]:
+        for folder in made:
             folder.rmdir()
 
 
