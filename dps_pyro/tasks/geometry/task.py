@@ -163,8 +163,19 @@ class Geometry:
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
         """Judge many completions at once."""
         if self.style == "instruct":
-            return shared_grader().grade_all([str(prompt.answer) for prompt in prompts], completions)
+            return self._graded(prompts, completions)
         return [_compact(prompt.answer, text) for prompt, text in zip(prompts, completions, strict=True)]
+
+    def _graded(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
+        """Grade by the final answer. The answer of a rendered problem is a number, and only a plain one is right."""
+        rendered = [prompt.id.startswith("geometry:") for prompt in prompts]
+        found: dict[int, Reward] = {}
+        for number in (True, False):
+            places = [place for place, one in enumerate(rendered) if one == number]
+            golds = [str(prompts[place].answer) for place in places]
+            rewards = shared_grader().grade_all(golds, [completions[place] for place in places], number=number)
+            found |= zip(places, rewards, strict=True)
+        return [found[place] for place in range(len(prompts))]
 
     def _draw(self, split: str, size: int, seed: int, kinds: list[str], levels: list[int]) -> PromptSet:
         rng = random.Random(f"geometry/{split}/{seed}")

@@ -95,11 +95,17 @@ class Math:
         # The test split is drawn first: a larger training set leaves it as it was.
         test = _draw("test", sorted(set(levels)), test_size, seed, style, seen)
         train = _draw("train", sorted(set(levels)), train_size, seed, style, seen)
-        self._fill({"train": train, "test": test}, grader)
+        self._fill({"train": train, "test": test}, grader, number=True)
 
-    def _fill(self, splits: Mapping[str, PromptSet], grader: Grader | None) -> None:
+    def _fill(
+        self, splits: Mapping[str, PromptSet], grader: Grader | None, tolerance: float = 0.0, *, number: bool = False
+    ) -> None:
+        if not 0 <= tolerance < 1:
+            raise ValueError(f"expected tolerance in [0, 1), got {tolerance}")
         self._splits = dict(splits)
         self._grader = grader
+        self._tolerance = tolerance
+        self._number = number
 
     @classmethod
     def from_records(
@@ -112,6 +118,7 @@ class Math:
         test_size: int = 256,
         seed: int = 0,
         grader: Grader | None = None,
+        tolerance: float = 0.0,
     ) -> Math:
         r"""Problems with their answers, MATH-style: ``{"problem": ..., "answer": ..., "level": 3, "type": "Algebra"}``.
 
@@ -124,6 +131,8 @@ class Math:
             test_size: how many are held out, where `test` is left out.
             seed: which are held out.
             grader: judges the answers; if left out the one that all tasks share.
+            tolerance: The relative error that a numeric answer may have, in [0, 1); 0.01 for data sets of measured
+                quantities, such as Minerva.
 
         Repeated problems are kept once. ``level``, ``subject``, ``type`` and the like become features.
 
@@ -141,7 +150,7 @@ class Math:
         if not rest and test is None:
             raise ValueError("expected at least one record, got none")
         made = cls.__new__(cls)
-        made._fill({"train": PromptSet(rest), "test": PromptSet(held_out.values())}, grader)
+        made._fill({"train": PromptSet(rest), "test": PromptSet(held_out.values())}, grader, tolerance)
         return made
 
     @classmethod
@@ -154,6 +163,7 @@ class Math:
         answer: str | None = None,
         test_size: int = 256,
         seed: int = 0,
+        tolerance: float = 0.0,
     ) -> Math:
         """As `from_records`, from files, folders or data sets (see `read_records`), or suites by name (`SUITES`).
 
@@ -162,7 +172,13 @@ class Math:
         """
         held_out = None if test is None else _source(test, "test")
         return cls.from_records(
-            _source(train, "train"), held_out, problem=problem, answer=answer, test_size=test_size, seed=seed
+            _source(train, "train"),
+            held_out,
+            problem=problem,
+            answer=answer,
+            test_size=test_size,
+            seed=seed,
+            tolerance=tolerance,
         )
 
     @classmethod
@@ -192,13 +208,17 @@ class Math:
         return split_of(self._splits, split)
 
     def reward(self, prompt: Prompt, completion: str) -> Reward:
-        """1.0 where the completion's final answer equals the prompt's, else 0.0; why, as `Grader` says."""
+        """1.0 where the completion's final answer equals the prompt's, else 0.0, with the reason as `Grader` says it.
+
+        For a generated problem only a plain number is right: an expression that is worth as much earns nothing.
+        """
         return self.rewards([prompt], [completion])[0]
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
         """The reward of each completion of its prompt, graded side by side."""
         grader = shared_grader() if self._grader is None else self._grader
-        return grader.grade_all([prompt.answer for prompt in prompts], completions)
+        golds = [prompt.answer for prompt in prompts]
+        return grader.grade_all(golds, completions, tolerance=self._tolerance, number=self._number)
 
 
 def _draw(split: str, levels: Sequence[int], size: int, seed: int, style: str, seen: set[str]) -> PromptSet:

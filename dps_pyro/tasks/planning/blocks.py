@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
+from dps_pyro.tasks.planning.reading import OpenError, answer_of
 
 __all__ = ["TABLE", "BlocksWorld", "Move", "State", "move", "plan", "random_state"]
 
@@ -24,7 +25,11 @@ Move = tuple[str, str]
 TABLE = "_"
 _LETTERS = "abcdef"
 _MAX_CHARS = 600
-_WORDS = re.compile(r"(?:move)?(?:the)?(?:block)?([a-f])(?:onto|ontopof|on|to)?(?:block)?(?:the)?(?:([a-f])|_|table)")
+_STEP = re.compile(
+    r"(?:\(?\d{1,3}[.):]\)?|[-*•])?(?:then|and|finally|next|first|put|place|stack|move|unstack)*(?:the)?(?:block)?([a-f])(?:from(?:the)?(?:top)?(?:of)?"
+    r"(?:the)?(?:block)?(?:[a-f]|table))?(?:->|→|ontopof|onto|on|to|down)*(?:top)?(?:of)?(?:the)?(?:block)?(?:([a-f])|_|table)"
+)
+"""A move in words, without white space: ``movetheblockaontotheblockb``, ``moveafrombtothetable``, ``1.a->c``."""
 
 
 def move(state: State, block: str, onto: str) -> State | None:
@@ -175,7 +180,7 @@ class BlocksWorld:
 
         The plan is the text of the last ``<answer>...</answer>``, or the whole completion. The reasons: ``"correct"``,
         ``"goal not reached"``, ``"illegal move"``, ``"too many moves"``, ``"not shortest"``, and for what is no plan
-        ``"unclosed answer"``, ``"empty"``, ``"too long"`` and ``"not a plan"``.
+        ``"unfinished thinking"``, ``"unclosed answer"``, ``"empty"``, ``"too long"`` and ``"not a plan"``.
         """
         start, goal = prompt.answer
         steps = _read(completion)
@@ -233,21 +238,19 @@ def _told(state: State) -> str:
 
 def _read(completion: str) -> list[Move] | str:
     """The moves of a plan, or why there are none."""
-    text = completion
-    start = completion.rfind("<answer>", 0, max(completion.rfind("</answer>"), 0))
-    if start >= 0:
-        start += len("<answer>")
-        text = completion[start : completion.find("</answer>", start)]
-    elif "<answer>" in completion:
-        return "unclosed answer"
-    text = text.strip().rstrip(";.").lower()
+    try:
+        text = answer_of(completion)
+    except OpenError as error:
+        return error.reason
+    text = text.strip().rstrip(";.,").lower()
     if not text:
         return "empty"
     if len(text) > _MAX_CHARS:
         return "too long"
     steps: list[Move] = []
-    for part in re.split(r"[;,\n]", text):
-        if (match := _WORDS.fullmatch("".join(part.split()).removesuffix("."))) is None:
+    lines = [line.strip().rstrip(";,") for line in text.splitlines() if line.strip()]
+    for part in re.split(r"[;,\n]", "\n".join(lines)):
+        if (match := _STEP.fullmatch("".join(part.split()).strip(".*`"))) is None:
             return "not a plan"
         steps.append((match[1], match[2] or TABLE))
     return steps

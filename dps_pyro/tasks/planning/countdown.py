@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from dps_pyro.support.records import read_records
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
 from dps_pyro.tasks.planning.expression import ExpressionError, evaluate
+from dps_pyro.tasks.planning.reading import OpenError, answer_of, arithmetic
 
 Style = Literal["compact", "instruct", "tinyzero"]
 """How a prompt is put."""
@@ -303,20 +304,22 @@ class Countdown:
         return self._solutions[prompt.id]
 
     def reward(self, prompt: Prompt, completion: str) -> Reward:
-        """1.0 for an expression of each given number exactly once that is worth the target, else 0.0.
+        r"""1.0 for an expression of each given number exactly once that is worth the target, else 0.0.
 
-        The answer is the text within the last ``<answer>...</answer>`` (from the last ``<answer>`` that has a
-        ``</answer>`` after it, to the first of those) or, where there is no ``<answer>``, the whole completion. The
-        reasons: ``"correct"``, ``"wrong value"``, ``"wrong numbers"`` (whatever the value), ``"division by zero"``,
-        ``"unclosed answer"``, and for what could not be parsed ``"empty"``, ``"too long"``, ``"number too long"`` and
-        ``"not an expression"``. Never raises on a string, and takes at most milliseconds.
+        The answer is the text within the last ``<answer>...</answer>`` behind the thinking (``</think>``), or the whole
+        text behind it where nothing is tagged; within either, the content of the last ``\boxed{}``, if there is one.
+        ``×``, ``÷``, ``\times``, ``\frac{}{}`` and brackets of other kinds are read as they are meant, and "= target"
+        on either side is left out; another equation is no expression.
+
+        The reasons are ``"correct"``, ``"wrong value"``, ``"wrong numbers"`` (whatever the value), ``"division by
+        zero"``, ``"unclosed answer"``, ``"unfinished thinking"``, and for text that could not be parsed ``"empty"``, ``"too long"``, ``"number too
+        long"`` and ``"not an expression"``. It never raises on a string, and it takes at most milliseconds.
         """
         numbers, target = prompt.answer
-        answer = _answer(completion)
-        if answer is None:
-            return Reward(0.0, "unclosed answer")
         try:
-            value, literals = evaluate(answer)
+            value, literals = evaluate(arithmetic(answer_of(completion), target))
+        except OpenError as error:
+            return Reward(0.0, error.reason)
         except ExpressionError as error:
             return Reward(0.0, error.reason)
         if sorted(literals) != sorted(numbers):
@@ -379,16 +382,3 @@ def _apportion(weights: Mapping[int, float], size: int) -> dict[int, int]:
     for key in by_remainder[: size - sum(shares.values())]:
         shares[key] += 1
     return shares
-
-
-def _answer(completion: str) -> str | None:
-    """The text of the last pair: the last ``<answer>`` that has a ``</answer>`` after it, up to the first such one.
-
-    Without a pair: None where there is an ``<answer>``, else the whole completion. Three searches, each linear in the
-    completion's length: ``<answer>1</answer>2</answer>`` -> ``1``, ``<answer><answer>1</answer>`` -> ``1``.
-    """
-    start = completion.rfind("<answer>", 0, max(completion.rfind("</answer>"), 0))
-    if start >= 0:
-        start += len("<answer>")
-        return completion[start : completion.find("</answer>", start)]
-    return None if "<answer>" in completion else completion
