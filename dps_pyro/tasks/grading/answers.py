@@ -61,7 +61,7 @@ def final_answer(completion: str) -> str:
     return _checked(_in_words(said.strip()))
 
 
-_TOKEN = re.compile(r"(?:<\|[a-z_]{1,30}\|>|</s>|\s)+\Z")
+_TOKEN = re.compile(r"(?:<\|[a-z_]{1,30}\|>|</s>|\s){1,50}\Z")
 
 
 def said_after_thinking(completion: str) -> str | None:
@@ -91,7 +91,7 @@ def tagged(text: str) -> tuple[str | None, bool]:
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:[ \t]{0,9})\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_BETWEEN = re.compile(r"(?:[\s,;.$]|\\[()\[\],; ]|\\q?quad|and|or){0,40}", re.IGNORECASE)
+_BETWEEN = re.compile(r"(?:[\s,;.$]|\\[()\[\],; ]|\\q?quad|and|or|[A-Za-z]\s?=){0,40}", re.IGNORECASE)
 
 
 def last_box(text: str) -> str | None:
@@ -185,7 +185,7 @@ def _after(text: str) -> str:
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _DOLLARS = re.compile(r"(?<![\\$])\$([^$\n]{1,200})\$")
 _PROSE = re.compile(r"[A-Za-z]{2,20} [a-z]{1,20} |\b(?:So|Thus|Hence|Therefore|is|are)\b")
-_ENDS = re.compile(r"\b(?:is|are|equals)\s([^\n]{1,100})\Z")
+_ENDS = re.compile(r"\b(?:is|are|equals|get|have|obtain|find)\s([^\n]{1,100})\Z")
 
 
 def _of_tag(text: str) -> str:
@@ -209,12 +209,16 @@ _VALUE_AND_WORDS = re.compile(
     r"(?![\s,]{1,3}(?:and|or|not|to|if|unless|plus|minus|times|over)\b)[^\d$\\=<>+*/^]*"
 )
 _ASIDE = re.compile(r"\s\(?(?:since|because|as|where|for)\b")
+_LEAD = re.compile(r"\A(?:So|Thus|Hence|Therefore|Then|Finally|we|get|have|obtain|find|that|[,\s]){1,20}(?![A-Za-z])", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?](?=\s|\Z)")
 
 
 def _trimmed(text: str) -> str:
     """The answer without emphasis, dollars and full stop around it, and without the words after a value."""
     text = text.strip().strip("*_`").strip().rstrip(".").strip("*_`").strip()
+    text = _LEAD.sub("", text, count=1)
+    if (aside := _ASIDE.search(text)) is not None and any(c.isalnum() for c in text[: aside.start()]):
+        text = text[: aside.start()].rstrip(" ,;")
     for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if text.startswith(opening) and (end := text.find(closing, len(opening))) > 0:
             inside, rest = text[len(opening) : end].strip().removesuffix("."), text[end + len(closing) :]
@@ -222,8 +226,6 @@ def _trimmed(text: str) -> str:
                 return inside
     if (sentence := _SENTENCE.search(text)) is not None and sentence.end() < len(text):
         text = text[: sentence.start()]
-    if (aside := _ASIDE.search(text)) is not None and any(c.isalnum() for c in text[: aside.start()]):
-        text = text[: aside.start()].rstrip(" ,;")
     text = text.strip().strip("*_`").strip()
     if (match := _VALUE_AND_WORDS.fullmatch(text)) is not None:
         text = match[1].rstrip(",").strip("$")

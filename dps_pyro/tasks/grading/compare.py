@@ -102,7 +102,7 @@ class _Comparison:
     def _values(self, gold: str, answer: str) -> bool:
         one, other = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
         if one is not None and other is not None and (one[2] or other[2]):
-            return one[1] == other[1] and (one[2] == other[2] or not one[2] or not other[2])
+            return one[1] == other[1] and (one[2] == other[2] or not other[2] or (not one[2] and other[2] == "10"))
         percents = gold.endswith("%"), answer.endswith("%")
         gold, answer = gold.rstrip("%"), answer.rstrip("%")
         if percents == (True, False):

@@ -49,9 +49,10 @@ _FIRST: tuple[_Spelling, ...] = (
     (re.compile(r"(?:\\\\\s{0,9}){1,9}\Z"), ""),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\frac\s{0,9}(\d)\s{0,9}(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\frac\s{0,9}(\d)\s{0,9}(?=\{)"), r"\\frac{\1}"),
+    (re.compile(r"\\frac\s{0,9}(\d)\s{0,9}(?:(?=\{)|([A-Za-z]))"), lambda m: rf"\frac{{{m[1]}}}" + (f"{{{m[2]}}}" if m[2] else "")),
     (re.compile(r"\\frac\s{0,9}(\{[^{}]{0,200}\})\s{0,9}([0-9A-Za-z])"), r"\\frac\1{\2}"),
     (re.compile(r"\\sqrt\s{0,9}([0-9A-Za-z])"), r"\\sqrt{\1}"),
+    (re.compile(rf"(?<=[\d}}])\s{{0,3}}\\(?:{_FONTS}|text)\s?\{{[^{{}}]{{0,40}}(?:\^\{{-?\d\}}[^{{}}]{{0,40}}){{1,4}}\}}\s{{0,9}}\Z"), ""),
     (re.compile(rf"\\(?:{_FONTS})\s{{0,9}}\{{([^{{}}]{{0,200}})\}}"), lambda m: m[1] if len(m[1].strip()) < 2 or not
         m[1].strip().isalpha() else rf"\text{{{m[1]}}}"),
     (re.compile(r"\\(?:le|leqslant)(?![A-Za-z])|<="), r"\\leq "),
@@ -61,6 +62,7 @@ _FIRST: tuple[_Spelling, ...] = (
     (re.compile(r"\\(?:ne)(?![A-Za-z])|!="), r"\\neq "),
     (re.compile(r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])|\.\.\."), r"\\ldots "),
     (re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s{0,9}\\\}"), r"\\emptyset "),
+    (re.compile(r"(?<![\\A-Za-z{])(?:or|and)(?![A-Za-z}])"), ","),
     (re.compile(r"\\mathbf\{?([RZNQC])\}?"), r"\\mathbb{\1}"),
     (re.compile(r"\\lvert|\\rvert|\\vert|\\mid(?![A-Za-z])"), "|"),
     (re.compile(r"\*\*"), "^"),
@@ -78,10 +80,10 @@ _TEXT = re.compile(rf"\\(?:{_TEXTS})\s{{0,9}}\{{([^{{}}]{{0,300}})\}}(\^\s{{0,3}
 _BARE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,40}(?:[ '\-.,/]{1,3}[A-Za-z]{2,40}){0,20}(?![A-Za-z])")
 _MATH_OPENS = re.compile(r"\\(?:begin|end|pmod|bmod|mathbb)\{?[A-Za-z]{0,20}\}?\*?")
 _JOINS = re.compile(r"[\s,]{0,9}(?:and|or|as well as|,|;|&)[\s,]{0,9}", re.IGNORECASE)
-_ASIDE = re.compile(r"[\s(,]{0,9}\b(?:since|because|for|where|when|if|with|as|so|but|note)\b", re.IGNORECASE)
+_ASIDE = re.compile(r"[\s(,]{0,9}(?:since|because|for|where|when|if|with|as|so|but|note)\b", re.IGNORECASE)
 _LEADS = re.compile(
-    r"(?:[A-Za-z' ]{0,60}\b(?:is|are|equals|be)\b|[A-Za-z' ]{0,60}:|(?:all|any|every|the|real|positive|negative|natural|"
-    r"non-?negative|numbers?|integers?|values?|of|for|such|that|only|about|approximately| )*)[\s:]{0,9}",
+    r"(?:[A-Za-z' ]{0,40}\b(?:is|are|equals|be)\b|[A-Za-z' ]{0,40}:|(?:all|any|every|the|real|positive|negative|natural|"
+    r"non-?negative|numbers?|integers?|values?|of|for|such|that|only|about|approximately| ){0,12})[\s:]{0,9}",
     re.IGNORECASE,
 )
 _FILLER = re.compile(r"(?:all|any|every|the|real|numbers?|integers?|values?|of|for|such|that|only|exactly|[\s,])*", re.IGNORECASE)
@@ -109,12 +111,13 @@ _LAST: tuple[_Spelling, ...] = (
     (re.compile(r"(?<![\d.])(\d{1,20})\s{1,9}(\d{1,20})\s?/\s?(\d{1,20})(?![\d.])"), r"\1\\frac{\2}{\3}"),
     (re.compile(r"(?<![\d.])(\d{1,20})\s{1,9}(?=\\frac\{\d{1,20}\}\{\d{1,20}\})"), r"\1"),
     (re.compile(r"(\\[A-Za-z]{1,30})\s{1,9}(?=[A-Za-z])"), "\\1\0"),
+    (re.compile(r"_(\d)\s{1,9}(?=\d)"), r"_{\1}"),
     (re.compile(r"(?<=\d)\s{1,9}(?=\d)"), "\1"),
     (re.compile(r"\s{1,99}"), ""),
     (re.compile("\0"), " "),
     (re.compile("\1"), "\\ "),
-    (re.compile(r"_\{(\d{1,3})\}"), r"_\1"),
-    (re.compile(r"\^\{(\d)\}"), r"^\1"),
+    (re.compile(r"([_^])(\d{1,30})"), r"\1{\2}"),
+    (re.compile(r"\A\\text\{([a-z]{3,30})\}(\d{1,9})\Z"), r"\\text{\1\2}"),
 )  # fmt: skip
 
 
@@ -139,7 +142,7 @@ def normalise(text: str) -> str:
     text = _words(_SHORT_UNIT.sub("", _in_text(text)))
     for pattern, spelling in _LAST:
         text = pattern.sub(spelling, text)
-    text = text.rstrip(".,;:") if text[-1:] in ".,;:" else text
+    text = text.rstrip(".,;:\\")
     if "°" in text and not any(f"\\{name}" in text for name in ("sin", "cos", "tan", "cot", "sec", "csc")):
         text = text.replace("°", "")
     return _bare(text)
@@ -169,35 +172,48 @@ def _words(text: str) -> str:
     r"""Decide of each ``\text{...}`` what it is: a join, a unit, an aside, a lead, plain mathematics, or words."""
     out: list[str] = []
     place = 0
+    tail, begun = "", False  # the last characters so far, and whether there are any
     for found in _TEXT.finditer(text):
-        before = "".join(out) + text[place : found.start()]
-        out, place = [before], found.end()
+        between, place = text[place : found.start()], found.end()
+        out.append(between)
+        tail, begun = (tail + between)[-60:], begun or bool(between.strip())
         content = " ".join(found[1].split())
-        number_before = bool(re.search(r"\d|\\pi", before[-40:])) and before.rstrip()[-1:] not in ",;(=<>"
-        if not content:
-            continue
-        if _JOINS.fullmatch(content):
-            out.append(",")
-        elif number_before and _ASIDE.match(found[1]):
-            cut = before.rstrip().rstrip("(,").rstrip()
-            return cut
-        elif _PLAIN.fullmatch(content):
-            out.append(content + (found[2] or ""))
-        elif not before.strip() and text[place:].strip(" .") and _LEADS.fullmatch(content):
-            continue
-        elif _FILLER.fullmatch(content):
-            continue
-        elif number_before and (scaled := _SCALED.match(content)) is not None:
-            out.append(rf"\cdot {_SCALES[scaled[1].lower()]}")
-        elif number_before and content.lower() in ("percent", "per cent"):
-            out.append("%")
-        elif number_before and len(content.split()) <= 5 and (not _NO_UNIT.search(content) or _PER.search(content)):
-            continue
-        else:
-            out.append(rf"\text{{{content.lower().rstrip('.')}}}")
+        kept = _word(content, found[2] or "", tail, first=not begun, after=text[place : place + 60])
+        if kept is None:
+            return "".join(out).rstrip().rstrip("(,").rstrip()
+        out.append(kept)
+        tail, begun = (tail + kept)[-60:], begun or bool(kept)
+        if not begun and (colon := text[place : place + 9].lstrip()).startswith(":"):
+            place += text[place : place + 9].index(colon) + 1
     return "".join(out) + text[place:]
 
 
+def _word(content: str, power: str, before: str, *, first: bool, after: str) -> str | None:
+    r"""What the words of one ``\text{...}`` become; None where what follows them is an aside."""
+    number_before = bool(_QUANTITY.search(before))
+    unit_before = number_before and before.rstrip()[-1:] not in ",;(=<>"
+    if not content:
+        return ""
+    if _JOINS.fullmatch(content):
+        return ","
+    if number_before and _ASIDE.match(content):
+        return None
+    if _PLAIN.fullmatch(content):
+        return content + power
+    if first and after.strip(" .") and (_LEADS.fullmatch(content) or after.lstrip().startswith(":")):
+        return ""
+    if _FILLER.fullmatch(content):
+        return ""
+    if unit_before and (scaled := _SCALED.match(content)) is not None:
+        return rf"\cdot {_SCALES[scaled[1].lower()]}"
+    if unit_before and content.lower() in ("percent", "per cent"):
+        return "%"
+    if unit_before and len(content.split()) <= 5 and (not _NO_UNIT.search(content) or _PER.search(content)):
+        return ""
+    return rf"\text{{{content.lower().rstrip('.')}}}"
+
+
+_QUANTITY = re.compile(r"\d|\\pi")
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)(?:(?P<whole>\d{0,30})(?P<point>\.\d{1,30})|(?P<integer>\d{1,30})"
     r"|(?P<top>\d{1,30})/(?P<bottom>\d{1,30})|\\frac\{(?P<num>-?\d{1,30})\}\{(?P<den>-?\d{1,30})\})"

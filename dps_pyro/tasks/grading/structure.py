@@ -131,10 +131,10 @@ def _chain(text: str, parts: list[str], relations: list[str], depth: int) -> Nod
         return read(parts[1], depth + 1)
     if "=>" in relations:
         last = len(relations) - 1 - relations[::-1].index("=>")
-        text = text[text.rfind("\\") :] if last == len(relations) - 1 else text
-        return _chain(text, parts[last + 1 :], relations[last + 1 :], depth) if relations[last + 1 :] else read(
-            parts[-1], depth + 1
-        )
+        rest = relations[last + 1 :]
+        return _chain(text, parts[last + 1 :], rest, depth + 1) if rest else read(parts[-1], depth + 1)
+    if not parts[0] and relations[0] in ("=", "\\approx"):
+        return read(text[1 if relations[0] == "=" else len("\\approx") :], depth + 1)
     if "\\to" in relations or "\\equiv" in relations or "\\in" in relations:
         return Node("text", text)
     sides = tuple(read(part, depth + 1) for part in parts)
@@ -178,7 +178,8 @@ def _bracketed(text: str, depth: int) -> Node | None:
 
 
 _SYMBOL = re.compile(r"\\?[A-Za-z]{1,12}(?:_\{?[A-Za-z0-9]{1,4}\}?)?(?:\([A-Za-z0-9,+\-]{1,12}\))?|[A-Z]{2,4}|\\text\{[^{}]{1,200}\}"
-                     r"|\([A-Za-z](?:,[A-Za-z]){1,5}\)")  # fmt: skip
+                     r"|\([A-Za-z](?:,[A-Za-z]){1,5}\)|m?\\(?:angle|triangle)\s?\{?[A-Z]{1,3}\}?|\|[A-Z]{2}\||\\overline\{[A-Z]{2}\}"
+                     r"|m?\\angle\{?\\[a-z]{1,8}\}?")  # fmt: skip
 
 
 def is_name(node: Node) -> bool:

@@ -67,9 +67,24 @@ def _parsed(text: str) -> _Value:
         return _Value((sympy.Rational(plain[0].numerator, plain[0].denominator),), place)
     text = _DECIMAL.sub(lambda m: rf"(\frac{{{int((m[1] or '0') + m[2])}}}{{{10 ** len(m[2])}}})", text)
     text = text.replace("°", r"\cdot\frac{\pi}{180}").replace("\\lg", "\\log_{10}").replace("\\infty", "\\infty ")
-    text = _grouped(text)
+    text = _grouped(_roots(text))
     readings = [_LOG.sub(r"\\ln", text), text] if _LOG.search(text) else [text]
     return _Value(tuple(_read(one) for one in readings), place)
+
+
+def _roots(text: str) -> str:
+    """Braces in place of the parentheses of ``\\sqrt(...)``."""
+    parts = text.split("\\sqrt(")
+    for place in range(1, len(parts)):
+        depth = 1
+        for at, letter in enumerate(parts[place]):
+            depth += (letter == "(") - (letter == ")")
+            if depth == 0:
+                parts[place] = f"\\sqrt{{{parts[place][:at]}}}{parts[place][at + 1 :]}"
+                break
+        else:
+            parts[place] = f"\\sqrt({parts[place]}"
+    return "".join(parts)
 
 
 def _grouped(text: str) -> str:
@@ -194,7 +209,7 @@ def _at_points(expressions: Sequence[Any]) -> Iterator[list[Any]]:
     names = {call: sympy.Symbol(f"call{place}") for place, call in enumerate(applied)}
     expressions = [e.subs(names) for e in expressions]
     symbols = sorted({symbol for e in expressions for symbol in e.free_symbols}, key=str)
-    whole = any(e.has(sympy.factorial, sympy.floor, sympy.ceiling, sympy.binomial, sympy.Sum, sympy.Product) for e in expressions)
+    whole = any(e.has(sympy.factorial, sympy.binomial, sympy.Sum, sympy.Product) for e in expressions)
     whole = whole or any(power.base.is_number and power.base.is_negative for e in expressions for power in e.atoms(sympy.Pow))
     for turn in range(6):
         values: dict[Any, Any] = {}

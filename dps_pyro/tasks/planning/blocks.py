@@ -26,8 +26,8 @@ TABLE = "_"
 _LETTERS = "abcdef"
 _MAX_CHARS = 600
 _STEP = re.compile(
-    r"(?:\(?\d{1,3}[.):]\)?|[-*•])?(?:then|and|finally|next|first|put|place|stack|move|unstack)*(?:the)?(?:block)?([a-f])(?:from(?:the)?(?:top)?(?:of)?"
-    r"(?:the)?(?:block)?(?:[a-f]|table))?(?:->|→|ontopof|onto|on|to|down)*(?:top)?(?:of)?(?:the)?(?:block)?(?:([a-f])|_|table)"
+    r"(?:\(?\d{1,3}[.):]\)?|[-*•])?(?:then|the|and|finally|next|first|put|place|stack|move|unstack|block){0,9}([a-f])"
+    r"(?:from(?:the|top|of|block){0,6}(?:[a-f]|table))?(?:->|→|down|on|top|to|of|the|block){0,9}(?:([a-f])|_|table)"
 )
 """A move in words, without white space: ``movetheblockaontotheblockb``, ``moveafrombtothetable``, ``1.a->c``."""
 
