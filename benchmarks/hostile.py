@@ -4,7 +4,7 @@
     python -m benchmarks.hostile --number 1000         # a quick look
 
 The oracle is not the product's code. A Countdown answer is written from a tree whose value is known, a plan is carried
-out on a dictionary of what stands on what, and a number is written in forms that are right or wrong by definition. About
+out on a dictionary of what stands on what, and a number is written in forms that are right or wrong by definition. Some
 half of the completions are right; the rest are wrong answers, right answers in places that do not count, expressions
 that are worth the answer, and text made to break a parser. Comparisons that need computer algebra take a hundred times
 as long as others, so that `--algebra` of them are made. Written to results/hostile.json.
@@ -43,9 +43,12 @@ class Case(NamedTuple):
 
 
 PIECES = [
-    "\\boxed{", "}", "{", "(", ")", "[", "]", "\\frac{", "\\sqrt{", "^{", "_{", "<answer>", "</answer>", "<think>", "answer is ",
-    "\\left(", "\\text{", "\\begin{pmatrix}", "\\\\", "&", "=", ",", ";", "+", "-", "*", "/", "\0", "\ud800", "é", "٣", "²", "√", "\n",
-    "####", "a", "b", "x", "^", "**", "__import__('os')", "%", "$", "!", "|", "~", "\\pm", "\\equiv", "\\pmod", "\\sum_{k=1}^{", "∞",
+    "\\boxed{", "}", "{", "(", ")", "[", "]", "\\frac{", "\\sqrt{", "^{", "_{", "<answer>", "</answer>", "<think>",
+    "answer is ",
+    "\\left(", "\\text{", "\\begin{pmatrix}", "\\\\", "&", "=", ",", ";", "+", "-", "*", "/", "\0", "\ud800", "é",
+    "٣", "²", "√", "\n",
+    "####", "a", "b", "x", "^", "**", "__import__('os')", "%", "$", "!", "|", "~", "\\pm", "\\equiv", "\\pmod",
+    "\\sum_{k=1}^{", "∞",
 ]  # fmt: skip
 
 
@@ -59,10 +62,13 @@ def noise(rng: random.Random, digits: bool) -> str:
 
 def placed(rng: random.Random, answer: str, *, right: bool, compact: bool) -> tuple[str, bool]:
     """An answer in a place, and whether it counts there."""
-    good = [f"<answer>{answer}</answer>", f"<think>Hm, 1 + 1.</think><answer> {answer} </answer>", f"<ANSWER>{answer}</ANSWER>",
+    good = [f"<answer>{answer}</answer>", f"<think>Hm, 1 + 1.</think><answer> {answer} </answer>",
+    f"<ANSWER>{answer}</ANSWER>",
             f"<answer>no</answer> wait <answer>{answer}</answer>", f"<answer>{answer}</answer><|im_end|>"]  # fmt: skip
-    bad = [f"<answer>{answer}", f"<think><answer>{answer}</answer>", f"<think><answer>{answer}</answer></think>I give up",
-           f"<answer>{answer}</answer><answer>I give up</answer>", f"<answer></answer>{answer}", f"<answer>{answer} or {answer}, who knows</answer>",
+    bad = [f"<answer>{answer}", f"<think><answer>{answer}</answer>",
+    f"<think><answer>{answer}</answer></think>I give up",
+           f"<answer>{answer}</answer><answer>I give up</answer>", f"<answer></answer>{answer}",
+           f"<answer>{answer} or {answer}, who knows</answer>",
            f"</answer>{answer}<answer>"]  # fmt: skip
     if compact and rng.random() < 0.5:
         return answer, right
@@ -93,7 +99,9 @@ def countdown(rng: random.Random, task: Countdown, prompts: Sequence[Prompt]) ->
     """A right solution in some notation, an expression of other numbers or of another value, or noise."""
     prompt = rng.choice(prompts)
     numbers, target = prompt.answer
-    signs = rng.choice((("+", "-", "*", "/"), ("+", "−", "×", "÷"), ("+", "-", r"\times", r"\div"), ("+", "-", r"\cdot", "/")))
+    signs = rng.choice(
+        (("+", "-", "*", "/"), ("+", "−", "×", "÷"), ("+", "-", r"\times", r"\div"), ("+", "-", r"\cdot", "/"))
+    )
     kind = rng.randrange(6)
     if kind == 0:
         return Case(prompt, noise(rng, digits=False), False)
@@ -108,7 +116,9 @@ def countdown(rng: random.Random, task: Countdown, prompts: Sequence[Prompt]) ->
         text, value = expression(rng, used, signs)
         right = value == target and sorted(used) == sorted(numbers)
         if not right and rng.random() < 0.1:
-            text = rng.choice((f"{text} = {target} = {target}", f"{text} + {target} - {text}", str(target), f"{target} * 1"))
+            text = rng.choice(
+                (f"{text} = {target} = {target}", f"{text} + {target} - {text}", str(target), f"{target} * 1")
+            )
     text = rng.choice((text, f"{text} = {target}", f"{target} = {text}", f"${text}$", rf"\boxed{{{text}}}"))
     return Case(prompt, *placed(rng, text, right=right, compact=True))
 
@@ -126,9 +136,9 @@ def carried_out(start: Sequence[str], goal: Sequence[str], steps: Sequence[tuple
     return below == wanted
 
 
-def blocks(rng: random.Random, task: BlocksWorld, prompts: Sequence[Prompt]) -> Case:
+def blocks(rng: random.Random, _: BlocksWorld, prompts: Sequence[Prompt]) -> Case:
     """A shortest plan, one with a step changed, dropped or added, a random one, or noise."""
-    from dps_pyro.tasks.planning.blocks import plan  # noqa: PLC0415 - for right plans; the oracle judges them anew
+    from dps_pyro.tasks.planning.blocks import plan
 
     prompt = rng.choice(prompts)
     start, goal = prompt.answer
@@ -148,7 +158,7 @@ def blocks(rng: random.Random, task: BlocksWorld, prompts: Sequence[Prompt]) -> 
         place_to = "the table" if onto == "_" else onto
         written.append(
             (f"{block} {onto}", f"move {block} onto {place_to}", f"{block} -> {place_to}",
-             f"Move the block {block} to the table" if onto == "_" else f"Move the block {block} onto the block {onto}")[way]
+             f"Move the block {block} {'to the table' if onto == '_' else f'onto the block {onto}'}")[way]
         )  # fmt: skip
     text = rng.choice(("; ", "\n", ", ")).join(written)
     return Case(prompt, *placed(rng, text, right=right, compact=True))
@@ -166,21 +176,27 @@ def number(rng: random.Random, _: Task, prompts: Sequence[Prompt]) -> Case:
         plain = str(value)
         fraction = rf"{'-' if value < 0 else ''}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
         text = rng.choice((plain, fraction, f"x = {plain}", f"${plain}$") if value.denominator > 1 else
-                          (plain, f"{plain}.0", f"x={plain}", f"+{plain}" if value >= 0 else plain.replace("-", "−"), f" {plain} "))  # fmt: skip
+                          (plain, f"{plain}.0", f"x={plain}", f"+{plain}" if value >= 0 else plain.replace("-", "−"),
+                          f" {plain} "))  # fmt: skip
     elif kind == 4:
         other = value + rng.choice((-10, -2, -1, 1, 2, 10, Fraction(1, 2), Fraction(1, 1000)))
         text = str(other)
     else:
         a = rng.randint(1, 50)
         text = rng.choice((
-            f"{value} + {a} - {a}", f"({value + a}) - {a}", f"{value * a} / {a}", rf"\frac{{{value.numerator * a}}}{{{a}}} + 0",
-            f"{value}, {value + a}", f"{value} or {value + a}", rf"\{{{value}, {value - a}\}}", f"x > {value}", f"{value}!" if value != 1 and value != 2
-            else "y", rf"\sqrt{{{value * value}}} + 0", f"{value} = {value + a}", rf"n \equiv {value} \pmod {a}", f"{value}x", f"({value}, {value})",
+            f"{value} + {a} - {a}", f"({value + a}) - {a}", f"{value * a} / {a}",
+            rf"\frac{{{value.numerator * a}}}{{{a}}} + 0",
+            f"{value}, {value + a}", f"{value} or {value + a}", rf"\{{{value}, {value - a}\}}", f"x > {value}",
+            f"{value}!" if value != 1 and value != 2
+            else "y", rf"\sqrt{{{value * value}}} + 0", f"{value} = {value + a}", rf"n \equiv {value} \pmod {a}",
+            f"{value}x", f"({value}, {value})",
             f"not {value}", f"{prompt.id.partition(':')[2]}", "\\boxed{", f"{value}e{a}" if value else "1e5",
         ))  # fmt: skip
-    good = [rf"So the answer is $\boxed{{{text}}}$.", rf"<think>\boxed{{0}} no</think>\boxed{{{text}}}", rf"\boxed{{1}} no, \boxed{{{text}}}<|im_end|>",
+    good = [rf"So the answer is $\boxed{{{text}}}$.", rf"<think>\boxed{{0}} no</think>\boxed{{{text}}}",
+    rf"\boxed{{1}} no, \boxed{{{text}}}<|im_end|>",
             rf"<answer>\boxed{{{text}}}</answer>"]  # fmt: skip
-    bad = [rf"\boxed{{{text}", rf"<think>\boxed{{{text}}}", rf"<think>\boxed{{{text}}}</think> I give up.", rf"\boxed{{{text}}} no, \boxed{{I give up}}",
+    bad = [rf"\boxed{{{text}", rf"<think>\boxed{{{text}}}", rf"<think>\boxed{{{text}}}</think> I give up.",
+    rf"\boxed{{{text}}} no, \boxed{{I give up}}",
            rf"\boxed{{{text}}} no, \boxed{{{text}", rf"<answer>{text}"]  # fmt: skip
     return Case(prompt, rng.choice(good), right) if rng.random() < 0.75 else Case(prompt, rng.choice(bad), False)
 
@@ -192,7 +208,18 @@ def shown(rng: random.Random, task: Task, prompts: Sequence[Prompt]) -> Case:
     kind = rng.randrange(6)
     if kind <= 2:
         return Case(case.prompt, rng.choice((f"{value}", f"180-{abs(180 - value)}={value}", f"1+1=2\n={value} ")), True)
-    wrong = rng.choice((f"{value + rng.choice((-1, 1, 10))}", f"{value}=", f"={value}+0", f"-{value}", f"{value}.5", f"{value}{value}", "=", "x"))
+    wrong = rng.choice(
+        (
+            f"{value + rng.choice((-1, 1, 10))}",
+            f"{value}=",
+            f"={value}+0",
+            f"-{value}",
+            f"{value}.5",
+            f"{value}{value}",
+            "=",
+            "x",
+        )
+    )
     return Case(case.prompt, noise(rng, digits=False) + "=" if kind == 5 else wrong, False)
 
 
@@ -200,16 +227,26 @@ def algebra(rng: random.Random) -> tuple[str, str, bool]:
     """A gold answer, a completion that takes computer algebra, and whether it is right."""
     a, b, c = rng.randint(2, 30), rng.randint(2, 30), rng.randint(2, 9)
     pairs = [
-        (str(a), rf"\sqrt{{{a * a}}}", True), (str(a), rf"\sqrt{{{a * a + 1}}}", False), (str(a), rf"{a + b} - {b}", True),
-        (rf"{a}\sqrt{{{b}}}", rf"\sqrt{{{a * a * b}}}", True), (rf"{a}\sqrt{{{b}}}", rf"\sqrt{{{a * a * b + 1}}}", False),
-        (f"(x+{a})(x-{b})", f"x^2 + {a - b}x - {a * b}", True), (f"(x+{a})(x-{b})", f"x^2 + {a - b + 1}x - {a * b}", False),
-        (rf"\frac{{1}}{{{c}^{{{a + 20}}}}}", rf"{c}^{{-{a + 20}}}", True), (rf"\frac{{1}}{{{c}^{{{a + 20}}}}}", rf"\frac{{1}}{{{c}^{{{a + 21}}}}}", False),
-        (f"{a}, {a + b}", rf"\{{{a + b}, {a}\}}", True), (f"{a}, {a + b}", f"{a}", False), (f"{a}, {a + b}", f"({a + b}, {a})", False),
-        (f"x > {a}", rf"({a}, \infty)", True), (f"x > {a}", rf"[{a}, \infty)", False), (f"{a}x + {b}y = {c}", f"{2 * a}x + {2 * b}y - {2 * c} = 0", True),
-        (f"{a}x + {b}y = {c}", f"{a}x + {b}y = {c + 1}", False), (rf"n \equiv {a} \pmod{{{a + b}}}", rf"n \equiv {2 * a + b} \pmod{{{a + b}}}", True),
-        (str(a), rf"n \equiv {a} \pmod{{{b}}}", False), (str(a), rf"x = {a - 1} + 1 = {a}", True), (str(a), f"{b} = {a}" if a != b else "x", False),
-        (f"{a}.5e{b}", rf"{a}.5 \times 10^{{{b}}}", True), (f"{a}.5e{b}", rf"{a}.5 \times 10^{{{b + 1}}}", False), (str(a), rf"\geq {a}", False),
-        (f"{a}^{{{b}}}+1", f"{a}^{{{b}}}+2", False), (str(a), "9^{9^{9^9}}", False), (str(a), noise(rng, digits=False), False),
+        (str(a), rf"\sqrt{{{a * a}}}", True), (str(a), rf"\sqrt{{{a * a + 1}}}", False), (str(a), rf"{a + b} - {b}",
+        True),
+        (rf"{a}\sqrt{{{b}}}", rf"\sqrt{{{a * a * b}}}", True), (rf"{a}\sqrt{{{b}}}", rf"\sqrt{{{a * a * b + 1}}}",
+        False),
+        (f"(x+{a})(x-{b})", f"x^2 + {a - b}x - {a * b}", True), (f"(x+{a})(x-{b})", f"x^2 + {a - b + 1}x - {a * b}",
+        False),
+        (rf"\frac{{1}}{{{c}^{{{a + 20}}}}}", rf"{c}^{{-{a + 20}}}", True), (rf"\frac{{1}}{{{c}^{{{a + 20}}}}}",
+        rf"\frac{{1}}{{{c}^{{{a + 21}}}}}", False),
+        (f"{a}, {a + b}", rf"\{{{a + b}, {a}\}}", True), (f"{a}, {a + b}", f"{a}", False), (f"{a}, {a + b}",
+        f"({a + b}, {a})", False),
+        (f"x > {a}", rf"({a}, \infty)", True), (f"x > {a}", rf"[{a}, \infty)", False), (f"{a}x + {b}y = {c}",
+        f"{2 * a}x + {2 * b}y - {2 * c} = 0", True),
+        (f"{a}x + {b}y = {c}", f"{a}x + {b}y = {c + 1}", False), (rf"n \equiv {a} \pmod{{{a + b}}}",
+        rf"n \equiv {2 * a + b} \pmod{{{a + b}}}", True),
+        (str(a), rf"n \equiv {a} \pmod{{{b}}}", False), (str(a), rf"x = {a - 1} + 1 = {a}", True), (str(a),
+        f"{b} = {a}" if a != b else "x", False),
+        (f"{a}.5e{b}", rf"{a}.5 \times 10^{{{b}}}", True), (f"{a}.5e{b}", rf"{a}.5 \times 10^{{{b + 1}}}", False),
+        (str(a), rf"\geq {a}", False),
+        (f"{a}^{{{b}}}+1", f"{a}^{{{b}}}+2", False), (str(a), "9^{9^{9^9}}", False), (str(a), noise(rng,
+        digits=False), False),
     ]  # fmt: skip
     gold, answer, right = rng.choice(pairs)
     return gold, rf"So it is $\boxed{{{answer}}}$.", right
@@ -235,10 +272,13 @@ def put(task: Task, cases: Sequence[Case]) -> dict[str, Any]:
         for case, reward in zip(part, rewards, strict=True):
             reasons[reward.reason] += 1
             if bool(reward.value) != case.right:
-                (refused if case.right else paid).append([str(case.prompt.answer), case.completion[:120], reward.reason])
+                (refused if case.right else paid).append(
+                    [str(case.prompt.answer), case.completion[:120], reward.reason]
+                )
     return {
         "completions": len(cases), "right_by_construction": sum(case.right for case in cases), "raised": raised,
-        "wrongly_paid": len(paid), "wrongly_refused": len(refused), "over_limit": late, "slowest_seconds": round(slowest, 5),
+        "wrongly_paid": len(paid), "wrongly_refused": len(refused), "over_limit": late,
+        "slowest_seconds": round(slowest, 5),
         "examples_paid": paid[:10], "examples_refused": refused[:10], "reasons": dict(reasons.most_common()),
     }  # fmt: skip
 
@@ -269,7 +309,8 @@ def put_algebra(total: int, seed: int) -> dict[str, Any]:
                 (refused if right else paid).append([gold, completion[:120], reward.reason])
     grader.close()
     return {
-        "completions": total, "right_by_construction": sum(case[2] for case in cases), "raised": [], "wrongly_paid": len(paid),
+        "completions": total, "right_by_construction": sum(case[2] for case in cases), "raised": [],
+        "wrongly_paid": len(paid),
         "wrongly_refused": len(refused), "over_limit": int(longest > 2.5), "slowest_seconds": round(longest, 3),
         "examples_paid": paid[:10], "examples_refused": refused[:10], "reasons": dict(reasons.most_common()),
     }  # fmt: skip
@@ -304,8 +345,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = measure(arguments.number, arguments.algebra, arguments.seed)
     for name, one in found.items():
         print(
-            f"{name}: {one['completions']} completions, {len(one['raised'])} raised, {one['wrongly_paid']} wrongly paid, "
-            f"{one['wrongly_refused']} wrongly refused, {one['over_limit']} over the limit, slowest {one['slowest_seconds']} s"
+            f"{name}: {one['completions']} completions, {len(one['raised'])} raised, {one['wrongly_paid']} wrongly paid,"
+            f" {one['wrongly_refused']} wrongly refused, {one['over_limit']} over the limit, slowest"
+            f" {one['slowest_seconds']} s"
         )
     result = {
         "command": f"python -m benchmarks.hostile --number {arguments.number} --algebra {arguments.algebra}",

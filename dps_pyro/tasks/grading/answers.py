@@ -138,7 +138,8 @@ def _boxes(text: str) -> tuple[str | None, bool]:
 
 
 _SAID = re.compile(
-    r"(?:\b(?:answers?|result|solutions?|option|choice|value)\b(?:[^\n.:=$\\<>]{0,40}?(?:\bis\b|\bare\b|[:=])|[*_ \t]{0,9}(?=\n))"
+    r"(?:\b(?:answers?|result|solutions?|option|choice|value)\b"
+    r"(?:[^\n.:=$\\<>]{0,40}?(?:\bis\b|\bare\b|[:=])|[*_ \t]{0,9}(?=\n))"
     r"|答案(?:是|为|：|:)?)",
     re.IGNORECASE,
 )
@@ -209,7 +210,9 @@ _VALUE_AND_WORDS = re.compile(
     r"(?![\s,]{1,3}(?:and|or|not|to|if|unless|plus|minus|times|over)\b)[^\d$\\=<>+*/^]*"
 )
 _ASIDE = re.compile(r"\s\(?(?:since|because|as|where|for)\b")
-_LEAD = re.compile(r"\A(?:So|Thus|Hence|Therefore|Then|Finally|we|get|have|obtain|find|that|[,\s]){1,20}(?![A-Za-z])", re.IGNORECASE)
+_LEAD = re.compile(
+    r"\A(?:So|Thus|Hence|Therefore|Then|Finally|we|get|have|obtain|find|that|[,\s]){1,20}(?![A-Za-z])", re.IGNORECASE
+)
 _SENTENCE = re.compile(r"[.!?](?=\s|\Z)")
 
 

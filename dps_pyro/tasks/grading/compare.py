@@ -15,10 +15,13 @@ from dps_pyro.tasks.grading.values import NoValueError
 __all__ = ["compare"]
 
 _LABEL = re.compile(
-    r"\s{0,9}(?:\\(?:text|textbf|mathrm|mathbf)\s{0,3}\{\s{0,3})?(?:option|choice|answer)?\s{0,3}\(?([A-Ja-j])(?:\)|[.:](?=[\s}]))\s{0,3}\}?\s{0,9}"
+    r"\s{0,9}(?:\\(?:text|textbf|mathrm|mathbf)\s{0,3}\{\s{0,3})?(?:option|choice|answer)?\s{0,3}"
+    r"\(?([A-Ja-j])(?:\)|[.:](?=[\s}]))\s{0,3}\}?\s{0,9}"
 )
 _LETTER = re.compile(
-    r"\s{0,9}(?:\\(?:text|textbf|mathrm|mathbf)\s{0,3}\{\s{0,3})?(?:(?:option|choice|answer)\s{1,3})?\(?([A-Ja-j])\)?[.:]?\s{0,3}\}?\s{0,9}", re.IGNORECASE
+    r"\s{0,9}(?:\\(?:text|textbf|mathrm|mathbf)\s{0,3}\{\s{0,3})?(?:(?:option|choice|answer)\s{1,3})?"
+    r"\(?([A-Ja-j])\)?[.:]?\s{0,3}\}?\s{0,9}",
+    re.IGNORECASE,
 )
 _LETTERS = re.compile(r"[A-J](?:,?[A-J]){1,9}")
 _CLOCK = re.compile(r"\d{1,2}:\d\d")
@@ -75,14 +78,14 @@ class _Comparison:
         if gold.text == answer.text:
             return True
         gold, answer = _plain(gold), _plain(answer)
-        if "chain" in (gold.kind, answer.kind):
-            return self._chains(gold, answer)
-        if "list" in (gold.kind, answer.kind):
-            return self._lists(gold, answer)
-        if "residue" in (gold.kind, answer.kind):
-            return self._residues(gold, answer)
-        if "ratio" in (gold.kind, answer.kind):
-            return self._ratios(gold, answer)
+        ways = {"chain": self._chains, "list": self._lists, "residue": self._residues, "ratio": self._ratios}
+        for kind, way in ways.items():
+            if kind in (gold.kind, answer.kind):
+                return way(gold, answer)
+        return self._parts(gold, answer)
+
+    def _parts(self, gold: Node, answer: Node) -> bool:
+        """Compare unions, tuples, matrices, texts and values."""
         if gold.kind == answer.kind == "union":
             return self._unordered(gold.parts, answer.parts)
         if gold.kind == answer.kind == "tuple":
@@ -171,7 +174,9 @@ class _Comparison:
     def _residues(self, gold: Node, answer: Node) -> bool:
         if gold.kind != answer.kind or gold.marks != answer.marks:
             return False
-        if all(re.fullmatch(r"-?\d{1,30}", text) for text in (*gold.marks, *(p.text for p in gold.parts + answer.parts))):
+        if all(
+            re.fullmatch(r"-?\d{1,30}", text) for text in (*gold.marks, *(p.text for p in gold.parts + answer.parts))
+        ):
             modulus = int(gold.marks[0]) or 1
             one, other = ({int(part.text) % modulus for part in node.parts} for node in (gold, answer))
             return one == other
@@ -270,7 +275,9 @@ def _names_agree(gold: Node, answer: Node) -> bool:
     one, other = _name(gold), _name(answer)
     if one is None or other is None or one == other:
         return True
-    return all("(" in name or name in ("y", "z") or "\\text" in name for name in (one, other)) or "\\text" in one + other
+    return (
+        all("(" in name or name in ("y", "z") or "\\text" in name for name in (one, other)) or "\\text" in one + other
+    )
 
 
 def _assigned(node: Node) -> dict[str, Node] | None:
@@ -291,7 +298,7 @@ def _variable(node: Node) -> str | None:
 
 
 def _interval(node: Node) -> Node | None:
-    """The interval of one variable that an inequality says: ``0 < x \\leq 3`` is (0, 3]; None for anything else."""
+    r"""The interval of one variable that an inequality says: ``0 < x \leq 3`` is (0, 3]; None for anything else."""
     if node.kind != "chain" or _variable(node) is None:
         return None
     parts, marks = list(node.parts), list(node.marks)

@@ -59,7 +59,7 @@ def main(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes our input
-    from dps_pyro.tasks.grading import answers  # noqa: F401, PLC0415 - read before "ready" is said
+    from dps_pyro.tasks.grading import answers  # noqa: F401 - read before "ready" is said
 
     def say(verdict: str, answer: str = "", seconds: float = 0.0) -> None:
         print(json.dumps([verdict, answer, seconds]), file=replies, flush=True)
@@ -84,7 +84,7 @@ def main(memory_bytes: int) -> None:
 
 def _loaded() -> _Compare:
     """Import the computer algebra system. The first comparisons compile much, so that they are made here."""
-    from dps_pyro.tasks.grading.compare import compare  # noqa: PLC0415 - imports SymPy
+    from dps_pyro.tasks.grading.compare import compare
 
     for pair in _WARM:
         compare(*pair, 0.0)
@@ -98,8 +98,8 @@ _EQUATION = re.compile(r"x=(.{1,80})")
 
 def _read(gold: str, completion: str, *, number_only: bool) -> tuple[str, str]:
     """The reply to a request to read."""
-    from dps_pyro.tasks.grading.answers import NoAnswer, final_answer  # noqa: PLC0415
-    from dps_pyro.tasks.grading.spelling import normalise, number, same_at_sight  # noqa: PLC0415
+    from dps_pyro.tasks.grading.answers import NoAnswer, final_answer
+    from dps_pyro.tasks.grading.spelling import normalise, number, same_at_sight
 
     try:
         answer = final_answer(completion)

@@ -1,12 +1,13 @@
 r"""The structure of a normalised answer: lists, tuples, sets, matrices, relations, and the values that they hold.
 
-A `Node` is what `read` makes of a text. Reading is linear in the text's length at each depth, and `MAX_DEPTH` bounds the
-depth, so that no answer recurses far.
+A `Node` is what `read` makes of a text. Reading is linear in the text's length at each depth, and `MAX_DEPTH` bounds
+the depth, so that no answer recurses far.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 from dps_pyro.tasks.grading.spelling import WORDS
@@ -42,15 +43,20 @@ _RELATIONS = {
     "\\sim": "\\approx", "\\simeq": "\\approx", "\\in": "\\in", "\\implies": "=>", "\\Rightarrow": "=>",
     "\\to": "\\to", "\\equiv": "\\equiv",
 }  # fmt: skip
-_AS_WRITTEN = re.compile(r"\\(?:ldots|forall|exists|notin|setminus|triangle|angle|overline|perp|parallel|Theta|mp)(?![A-Za-z])"
-                         r"|\bO\(|\\text\{[^{}]{0,300}\}|\\text(?![A-Za-z])|\\(?:iff|Leftrightarrow|cap|subset)|'|\^\{?T\}?(?![A-Za-z])"
-                         r"|\\prime|\\pmod|\\bmod|\\mathbb\{[A-Z]\}[_^]")  # fmt: skip
+_AS_WRITTEN = re.compile(
+    r"\\(?:ldots|forall|exists|notin|setminus|triangle|angle|overline|perp|parallel|Theta|mp)(?![A-Za-z])"
+    r"|\bO\(|\\text\{[^{}]{0,300}\}|\\text(?![A-Za-z])|\\(?:iff|Leftrightarrow|cap|subset)|'"
+    r"|\^\{?T\}?(?![A-Za-z])|\\prime|\\pmod|\\bmod|\\mathbb\{[A-Z]\}[_^]"
+)
+"""What is compared as it is written, for it has no value."""
 _MATRIX = re.compile(r"\\begin\{([pbvB]?matrix|array|smallmatrix)\}")
-_RESIDUE = re.compile(r"(?:([A-Za-z]{1,3})\\equiv)(.{1,200})(?:\\pmod\{?(.{1,40}?)\}?|\(?\\text\{mod\}(.{1,40}?)\)?)\Z", re.DOTALL)
+_RESIDUE = re.compile(
+    r"(?:([A-Za-z]{1,3})\\equiv)(.{1,200})(?:\\pmod\{?(.{1,40}?)\}?|\(?\\text\{mod\}(.{1,40}?)\)?)\Z", re.DOTALL
+)
 _CHAIN_MEMBER = re.compile(r"\\in(?:\\mathbb\{[ZNQRC]\}|\\text\{[a-z]{1,20}\})[+*]?(?:_\S{1,12}|\^\S{1,6})?\Z")
 
 
-def split(text: str, marks: frozenset[str] | set[str]) -> tuple[list[str], list[str]]:
+def split(text: str, marks: Collection[str]) -> tuple[list[str], list[str]]:
     """Split a text at marks outside all brackets and environments: the parts, and the marks between them."""
     parts, found = [], []
     depth = start = 0
@@ -82,7 +88,7 @@ def read(text: str, depth: int = 0) -> Node:
             return kept if isinstance(kept, Node) else _listed(text, kept, depth)
     if "\\pmod" in text:
         return Node("text", text)
-    parts, found = split(text, _RELATIONS.keys())
+    parts, found = split(text, _RELATIONS)
     if found:
         return _chain(text, parts, [_RELATIONS[one] for one in found], depth)
     parts, found = split(text, {"\\cup"})
@@ -100,7 +106,7 @@ def read(text: str, depth: int = 0) -> Node:
 
 
 def _elements(parts: list[str]) -> list[str] | Node:
-    """The elements of a list, without empty ones and without conditions such as ``k \\in \\mathbb{Z}``."""
+    r"""The elements of a list, without empty ones and without conditions such as ``k \in \mathbb{Z}``."""
     kept = [part for part in parts if part.strip()]
     without = [part for part in kept if not _CHAIN_MEMBER.search(part)]
     return (without or kept) if len(kept) > 0 else []
@@ -126,7 +132,7 @@ def _residue(text: str, depth: int) -> Node | None:
 
 
 def _chain(text: str, parts: list[str], relations: list[str], depth: int) -> Node:
-    """Sides and relations. A name before ``\\in`` says nothing, and neither does what leads to ``=>``."""
+    r"""Sides and relations. A name before ``\in`` says nothing, and neither does what leads to ``=>``."""
     if relations[0] == "\\in" and len(parts) == 2 and len(parts[0]) <= 3:
         return read(parts[1], depth + 1)
     if "=>" in relations:
@@ -142,7 +148,7 @@ def _chain(text: str, parts: list[str], relations: list[str], depth: int) -> Nod
 
 
 def _bracketed(text: str, depth: int) -> Node | None:
-    """A matrix, a set, a tuple or an interval, or a value in parentheses; None where no bracket holds the whole text."""
+    """A matrix, a set, a tuple, an interval or a value in brackets; None where no bracket holds the whole text."""
     tokens = [token[0] for token in _TOKEN.finditer(text)]
     first, last = tokens[0], tokens[-1]
     if (matrix := _MATRIX.match(text)) is not None and text.endswith(f"\\end{{{matrix[1]}}}"):
@@ -177,15 +183,26 @@ def _bracketed(text: str, depth: int) -> Node | None:
     return inner if inner.kind != "value" else Node("value", inner.text if first == "(" else text)
 
 
-_SYMBOL = re.compile(r"\\?[A-Za-z]{1,12}(?:_\{?[A-Za-z0-9]{1,4}\}?)?(?:\([A-Za-z0-9,+\-]{1,12}\))?|[A-Z]{2,4}|\\text\{[^{}]{1,200}\}"
-                     r"|\([A-Za-z](?:,[A-Za-z]){1,5}\)|m?\\(?:angle|triangle)\s?\{?[A-Z]{1,3}\}?|\|[A-Z]{2}\||\\overline\{[A-Z]{2}\}"
-                     r"|m?\\angle\{?\\[a-z]{1,8}\}?")  # fmt: skip
+_SYMBOL = re.compile(
+    r"\\?[A-Za-z]{1,12}(?:_\{?[A-Za-z0-9]{1,4}\}?)?(?:\([A-Za-z0-9,+\-]{1,12}\))?|[A-Z]{2,4}|\\text\{[^{}]{1,200}\}"
+    r"|\([A-Za-z](?:,[A-Za-z]){1,5}\)|m?\\(?:angle|triangle)\s?\{?[A-Z]{1,3}\}?|\|[A-Z]{2}\||\\overline\{[A-Z]{2}\}"
+    r"|m?\\angle\{?\\[a-z]{1,8}\}?"
+)
 
 
 def is_name(node: Node) -> bool:
     """Whether a side of an equation only names what the other side gives: ``x``, ``f(x)``, ``a_n``, ``AB``, words."""
     match = _SYMBOL.fullmatch(node.text)
-    return match is not None and node.text not in ("e", "i", "\\pi", "\\infty", "\\emptyset", "\\sqrt", "\\sin", "\\cos")
+    return match is not None and node.text not in (
+        "e",
+        "i",
+        "\\pi",
+        "\\infty",
+        "\\emptyset",
+        "\\sqrt",
+        "\\sin",
+        "\\cos",
+    )
 
 
 def is_words(node: Node) -> bool:

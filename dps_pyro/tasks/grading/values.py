@@ -33,7 +33,9 @@ _DECIMAL = re.compile(r"(?<![\d.])(\d{0,60})\.(\d{1,60})(?![\d.])")
 _ROUNDED = re.compile(r"([-+]?)(\d{0,60})\.(\d{1,60})(?:(?:\\times|\\cdot)10\^\{?([-+]?\d{1,4})\}?)?")
 _LOG = re.compile(r"\\log(?![A-Za-z_]|\s{0,3}_)")
 _GROUP = re.compile(r"(?<![\\A-Za-z_^\]}])\{")
-_NO_VALUE = re.compile(r"\\text|'|\\prime|\^\{?T\}?(?![A-Za-z])|\\ |=|<|>|\\(?:leq|geq|neq|in|approx)(?![A-Za-z])|,|;|\\pm|°°|\\begin|\\\\")
+_NO_VALUE = re.compile(
+    r"\\text|'|\\prime|\^\{?T\}?(?![A-Za-z])|\\ |=|<|>|\\(?:leq|geq|neq|in|approx)(?![A-Za-z])|,|;|\\pm|°°|\\begin|\\\\"
+)
 _POINTS = (
     Fraction(1733, 1009), Fraction(2719, 1013), Fraction(911, 1019), Fraction(4391, 1021), Fraction(613, 1031),
     Fraction(3517, 1033), Fraction(1487, 1039), Fraction(5261, 1049), Fraction(809, 1051), Fraction(2243, 1061),
@@ -45,7 +47,7 @@ class NoValueError(ValueError):
 
 
 class _Value(NamedTuple):
-    """The readings of a text (``\\log`` may be natural or decimal), and the last place of a plain decimal fraction."""
+    r"""The readings of a text (``\log`` may be natural or decimal), and the last place of a plain decimal fraction."""
 
     readings: tuple[Any, ...]
     place: Fraction | None
@@ -73,7 +75,7 @@ def _parsed(text: str) -> _Value:
 
 
 def _roots(text: str) -> str:
-    """Braces in place of the parentheses of ``\\sqrt(...)``."""
+    r"""Braces in place of the parentheses of ``\sqrt(...)``."""
     parts = text.split("\\sqrt(")
     for place in range(1, len(parts)):
         depth = 1
@@ -210,14 +212,18 @@ def _at_points(expressions: Sequence[Any]) -> Iterator[list[Any]]:
     expressions = [e.subs(names) for e in expressions]
     symbols = sorted({symbol for e in expressions for symbol in e.free_symbols}, key=str)
     whole = any(e.has(sympy.factorial, sympy.binomial, sympy.Sum, sympy.Product) for e in expressions)
-    whole = whole or any(power.base.is_number and power.base.is_negative for e in expressions for power in e.atoms(sympy.Pow))
+    whole = whole or any(
+        power.base.is_number and power.base.is_negative for e in expressions for power in e.atoms(sympy.Pow)
+    )
     for turn in range(6):
         values: dict[Any, Any] = {}
         for place, symbol in enumerate(symbols):
             point = _POINTS[(turn + 3 * place) % len(_POINTS)] + place
             sign = -1 if turn in (4, 5) and not whole and (turn + place) % 2 == 0 else 1
             values[symbol] = (
-                sympy.Integer(3 + (5 * turn + 7 * place) % 11) if whole else sign * sympy.Rational(point.numerator, point.denominator)
+                sympy.Integer(3 + (5 * turn + 7 * place) % 11)
+                if whole
+                else sign * sympy.Rational(point.numerator, point.denominator)
             )
         try:
             yield [_number(e.subs(values)) for e in expressions]

@@ -312,8 +312,9 @@ class Countdown:
         on either side is left out; another equation is no expression.
 
         The reasons are ``"correct"``, ``"wrong value"``, ``"wrong numbers"`` (whatever the value), ``"division by
-        zero"``, ``"unclosed answer"``, ``"unfinished thinking"``, and for text that could not be parsed ``"empty"``, ``"too long"``, ``"number too
-        long"`` and ``"not an expression"``. It never raises on a string, and it takes at most milliseconds.
+        zero"``, ``"unclosed answer"``, ``"unfinished thinking"``, and for text that could not be parsed ``"empty"``,
+        ``"too long"``, ``"number too long"`` and ``"not an expression"``. It never raises on a string, and it takes at
+        most milliseconds.
         """
         numbers, target = prompt.answer
         try:

@@ -11,7 +11,8 @@ __all__ = ["OpenError", "answer_of", "arithmetic"]
 _LONGEST = 600
 """The longest answer, in characters, of which an expression is made."""
 
-_SIGNS = str.maketrans({"×": "*", "·": "*", "⋅": "*", "∙": "*", "✕": "*", "÷": "/", "∕": "/", "⁄": "/", "−": "-", "–": "-",
+_SIGNS = str.maketrans({"×": "*", "·": "*", "⋅": "*", "∙": "*", "✕": "*", "÷": "/", "∕": "/", "⁄": "/", "−": "-",
+"–": "-",
                         "—": "-", "＋": "+", "（": "(", "）": ")", "［": "(", "］": ")", "[": "(", "]": ")", "＝": "=",
                         "$": " ", "`": " ", "\u00a0": " ", "\u2009": " "})  # fmt: skip
 _COMMANDS = (
