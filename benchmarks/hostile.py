@@ -344,11 +344,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     found = measure(arguments.number, arguments.algebra, arguments.seed)
     for name, one in found.items():
-        print(
-            f"{name}: {one['completions']} completions, {len(one['raised'])} raised, {one['wrongly_paid']} wrongly paid,"
-            f" {one['wrongly_refused']} wrongly refused, {one['over_limit']} over the limit, slowest"
-            f" {one['slowest_seconds']} s"
-        )
+        keys = ("wrongly_paid", "wrongly_refused", "over_limit")
+        counts = ", ".join(f"{one[key]} {key.replace('_', ' ')}" for key in keys)
+        print(f"{name}: {one['completions']} completions, {len(one['raised'])} raised, {counts}, slowest", end="")
+        print(f" {one['slowest_seconds']} s")
     result = {
         "command": f"python -m benchmarks.hostile --number {arguments.number} --algebra {arguments.algebra}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

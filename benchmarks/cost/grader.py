@@ -4,7 +4,8 @@
     python -m benchmarks.cost.grader path/to/math --only time   # the timing alone, where nothing else runs
 
 Each gold answer, written in a box, must be accepted against itself, and the gold of another problem (a random
-permutation) must be rejected, unless the two are equal after all: those are listed. The result, with what grading costs, is written to results/grader.json.
+permutation) must be rejected, unless the two are equal after all: those are listed. The result, with what grading
+costs, is written to results/grader.json.
 """
 
 from __future__ import annotations
