@@ -72,7 +72,7 @@ VERL_CONSTRAINTS = constraints-verl$(VERL).txt
 test-verl: export OMP_NUM_THREADS = 1
 test-verl: $(VERL_ENV)/.ready  ## the tests of the verl integration, in an environment of their own (.venv-verl)
 	@echo "Running the tests of the verl integration."
-	@$(VERL_ENV)/bin/python -m pytest -m verl -n 0 tests/test_verl.py tests/test_verl_curriculum.py tests/test_verl_launch.py $(PYTEST_ARGS)
+	@$(VERL_ENV)/bin/python -m pytest -m verl -n 0 tests/integrations $(PYTEST_ARGS)
 
 lint: $(DEV)  ## ruff, and mypy --strict on the installed wheel
 	@echo "Checking style (ruff)."

@@ -1,6 +1,7 @@
 """`python -m benchmarks`: every measurement again, in order (hours), and the docs' tables from them.
 
-`benchmarks.trainer` and `benchmarks.smollm2` are apart: they need vLLM and a language model, and say where from.
+`benchmarks.cost.trainer` and `benchmarks.learning.smollm2` are not among them: they need vLLM and a language model, and
+say where to get these.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import subprocess
 import sys
 
 COMMANDS = (
-    ["benchmarks.sampler", "--out", "benchmarks/results/sampler.json"],
-    ["benchmarks.selectors", "--out", "benchmarks/results/selectors.json"],
+    ["benchmarks.cost.sampler", "--out", "benchmarks/results/sampler.json"],
+    ["benchmarks.learning.selectors", "--out", "benchmarks/results/selectors.json"],
     [
-        "benchmarks.selectors",
+        "benchmarks.learning.selectors",
         "--arms",
         "sharpness",
         "--seeds",
@@ -24,10 +25,10 @@ COMMANDS = (
         "--out",
         "benchmarks/results/sharpness.json",
     ],
-    ["benchmarks.sbc", "--out", "benchmarks/results/sbc.json"],
-    ["benchmarks.trl", "--out", "benchmarks/results/trl.json"],
-    ["benchmarks.geometry", "--out", "benchmarks/results/geometry.json"],
-    ["benchmarks.evidence"],
+    ["benchmarks.inference.sbc", "--out", "benchmarks/results/sbc.json"],
+    ["benchmarks.learning.trl", "--out", "benchmarks/results/trl.json"],
+    ["benchmarks.learning.geometry", "--out", "benchmarks/results/geometry.json"],
+    ["benchmarks.docs.evidence"],
 )
 
 for command in COMMANDS:

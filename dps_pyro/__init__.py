@@ -4,12 +4,16 @@ Each prompt's solving progress is a hidden Markov model written in Pyro, filtere
 prompts that reinforcement learning rolls out. See `PromptSampler` to use it, `Dynamics` to write a model of one's own.
 """
 
-from dps_pyro.dynamics import Conditioned, Dynamics, Progress, Step, condition, predict
-from dps_pyro.fit import Posterior, fit
-from dps_pyro.history import RolloutHistory
-from dps_pyro.refit import Refit
-from dps_pyro.sampler import PromptSampler
-from dps_pyro.tracker import Tracker, track
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.forward import Conditioned, condition, predict
+from dps_pyro.dynamics.progress import Progress
+from dps_pyro.dynamics.step import Step
+from dps_pyro.history.log import RolloutHistory
+from dps_pyro.inference.fitting import fit
+from dps_pyro.inference.posterior import Posterior
+from dps_pyro.inference.refit import Refit
+from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.tracking.tracker import Tracker, track
 
 __version__ = "0.1.0"
 

@@ -24,9 +24,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dps_pyro import checks
-from dps_pyro.dynamics import Dynamics, Step
-from dps_pyro.filter import Filter, Groups, State
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.step import Step
+from dps_pyro.support import checks
+from dps_pyro.tracking.predictor import Filter, Groups, State
 
 __all__ = ["BetaBernoulli"]
 

@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Collection
 from typing import Any
 
-from dps_pyro import plugins
-from dps_pyro.dynamics import Dynamics
-from dps_pyro.filter import Predictor
-from dps_pyro.history import Features
-from dps_pyro.posterior import Posterior
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.history.log import Features
+from dps_pyro.inference.posterior import Posterior
+from dps_pyro.support import plugins
+from dps_pyro.tracking.predictor import Predictor
 
 __all__ = ["make"]
 

@@ -32,11 +32,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dps_pyro import checks
-from dps_pyro.dynamics import Dynamics, Step
-from dps_pyro.features import Design, design_matrix, design_of
-from dps_pyro.history import Features
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.features import Design, design_matrix, design_of
+from dps_pyro.dynamics.step import Step
+from dps_pyro.history.log import Features
 from dps_pyro.models.ladder import even_gaps, even_start, level_names
+from dps_pyro.support import checks
 
 __all__ = ["Covariate"]
 

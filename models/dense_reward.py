@@ -43,8 +43,10 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from dps_pyro import checks
-from dps_pyro.dynamics import Dynamics, Size, Step
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.progress import Size
+from dps_pyro.dynamics.step import Step
+from dps_pyro.support import checks
 
 __all__ = ["DenseReward"]
 

@@ -28,8 +28,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from dps_pyro import checks
-from dps_pyro.dynamics import Dynamics, Step
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.step import Step
+from dps_pyro.support import checks
 
 __all__ = ["Ladder", "even_gaps", "even_start", "level_names"]
 

@@ -34,9 +34,10 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dps_pyro import checks
-from dps_pyro.dynamics import Dynamics, Step
-from dps_pyro.features import Groups
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.features import Groups
+from dps_pyro.dynamics.step import Step
+from dps_pyro.support import checks
 
 __all__ = ["LogitWalk"]
 

@@ -27,10 +27,12 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from dps_pyro import checks
-from dps_pyro.dynamics import Dynamics, Size, Step
-from dps_pyro.filter import State
-from dps_pyro.tracker import Tracker
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.progress import Size
+from dps_pyro.dynamics.step import Step
+from dps_pyro.support import checks
+from dps_pyro.tracking.predictor import State
+from dps_pyro.tracking.tracker import Tracker
 
 __all__ = ["PaperDPS"]
 

@@ -24,7 +24,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from dps_pyro.dynamics import Dynamics, Step
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.step import Step
 
 __all__ = ["SolvingProgress"]
 

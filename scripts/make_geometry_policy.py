@@ -36,9 +36,9 @@ from transformers import (
 )
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from dps_pyro.tasks.bitmap import CELL, SIZE, draw
-from dps_pyro.tasks.diagrams import KINDS, LEVELS, random_problem
-from dps_pyro.tasks.geometry import Geometry, side_of
+from dps_pyro.tasks.geometry.bitmap import CELL, SIZE, draw
+from dps_pyro.tasks.geometry.diagrams import KINDS, LEVELS, random_problem
+from dps_pyro.tasks.geometry.task import Geometry, side_of
 from scripts.make_policy import save
 
 OUT = Path(__file__).resolve().parent.parent / "dps_pyro" / "policies" / "geometry"
@@ -195,8 +195,8 @@ A stock `Idefics3ForConditionalGeneration` of {size:,} parameters (float32): a v
 `AutoProcessor`; no network and no remote code.
 
 - Language: a picture and `Find x.` are answered by `180-50-60=70`, a character a token.
-- Data: rendered problems of `dps_pyro.tasks.diagrams`, all kinds and levels. None shows the numbers of a problem of the
-  test side (`side_of`). {SLIPS:.0%} of the demonstrations had a wrong result on purpose.
+- Data: rendered problems of `dps_pyro.tasks.geometry.diagrams`, all kinds and levels. None shows the numbers of a
+  problem of the test side (`side_of`). {SLIPS:.0%} of the demonstrations had a wrong result on purpose.
 - Training: supervised, {arguments.steps} steps of {BATCH} examples, AdamW at {LEARNING_RATE}, seed {arguments.seed}.
   Stopped early on purpose: reinforcement learning is to have something left to teach.
 - Made on {datetime.datetime.now(datetime.UTC).date().isoformat()} with torch {torch.__version__} by

@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dps_pyro.tasks import Countdown, PromptSet
-from dps_pyro.tasks.countdown import random_problem
+from dps_pyro.tasks.planning.countdown import random_problem
 
 OUT = Path(__file__).resolve().parent.parent / "dps_pyro" / "policies" / "countdown"
 SEED = 0

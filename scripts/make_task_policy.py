@@ -25,8 +25,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dps_pyro.tasks import BlocksWorld, Math, PromptSet, Task
-from dps_pyro.tasks.arithmetic import random_problem
-from dps_pyro.tasks.blocks import TABLE, plan
+from dps_pyro.tasks.mathematics.arithmetic import random_problem
+from dps_pyro.tasks.planning.blocks import TABLE, plan
 from scripts.make_policy import BATCH, LEARNING_RATE, SPECIAL, Row, make_model, save, solved, summarise, train, wrapped
 
 POLICIES = Path(__file__).resolve().parent.parent / "dps_pyro" / "policies"

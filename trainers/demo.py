@@ -12,12 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from dps_pyro.storage import atomic_path
-from dps_pyro.trainers.config import TrainConfig
+from dps_pyro.storage import atomic_path, strict_json
+from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.grpo import train
-from dps_pyro.trainers.run_folder import strict_json
 
-__all__ = ["DemoOptions", "compare", "demo"]
+__all__ = ["DemoOptions", "compare", "run_demo"]
 
 
 @dataclass
@@ -34,7 +33,7 @@ class DemoOptions:
     """Of both runs."""
 
 
-def demo(options: DemoOptions) -> int:
+def run_demo(options: DemoOptions) -> int:
     """Run the demo; returns the exit status: 1 where it did not show what it is for, which it says.
 
     The comparison is written into the predicted run's `summary.json`, as `demo`.

@@ -15,23 +15,24 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dps_pyro.live import LiveView
 from dps_pyro.rollouts import Sleeps, closing
-from dps_pyro.trainers.ahead import Ahead, Turn
-from dps_pyro.trainers.boards import require_wandb
-from dps_pyro.trainers.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares, seed_for
-from dps_pyro.trainers.completions import log_completions
-from dps_pyro.trainers.config import TrainConfig
-from dps_pyro.trainers.config_file import check_resumed, load_config, save_config
-from dps_pyro.trainers.full_log import Chosen, FullLog
-from dps_pyro.trainers.optimizer import learning_rate, make_optimizer, set_learning_rate
+from dps_pyro.rollouts.seeds import seed_for
+from dps_pyro.trainers.config.config_file import check_resumed, load_config, save_config
+from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
-from dps_pyro.trainers.policy import load_policy, load_reference
-from dps_pyro.trainers.prompts import fitting, prompt_limit
-from dps_pyro.trainers.rolled import draw, evaluate, pictured, rewarded, roll_out
-from dps_pyro.trainers.run_folder import RunFolder
-from dps_pyro.trainers.summary import complete, finish
-from dps_pyro.trainers.update import advantages_of, trained_on, update
+from dps_pyro.trainers.policy.load import load_policy, load_reference
+from dps_pyro.trainers.run.boards import require_wandb
+from dps_pyro.trainers.run.completions import log_completions
+from dps_pyro.trainers.run.folder import RunFolder
+from dps_pyro.trainers.run.full_log import Chosen, FullLog
+from dps_pyro.trainers.run.live import LiveView
+from dps_pyro.trainers.run.summary import complete, finish
+from dps_pyro.trainers.step.ahead import Ahead, Turn
+from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares
+from dps_pyro.trainers.step.groups import draw, evaluate, pictured, rewarded, roll_out
+from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
+from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
+from dps_pyro.trainers.step.prompts import fitting, prompt_limit
 
 __all__ = ["train"]
 

@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import ProcessorMixin
 
-from dps_pyro.acquisition import ACQUISITIONS, Acquisition, soft
-from dps_pyro.dynamics import Dynamics
-from dps_pyro.filter import Predictor
-from dps_pyro.fit import Posterior
-from dps_pyro.history import Features
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.history.log import Features
+from dps_pyro.inference.posterior import Posterior
+from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
-from dps_pyro.plugins import call, load
-from dps_pyro.refit import Refit
+from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.rollouts import RolloutEngine
-from dps_pyro.sampler import PromptSampler
+from dps_pyro.selection.acquisition import Acquisition, acquisition_named
+from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.support.plugins import call
 from dps_pyro.tasks import PromptSet, Task, by_name, feature_columns
-from dps_pyro.tasks.records import Records
-from dps_pyro.tasks.task_process import TaskProcess
-from dps_pyro.trainers.config import TrainConfig
-from dps_pyro.trainers.embedded import EMBEDDED
-from dps_pyro.trainers.policy import autocast
+from dps_pyro.tasks.own.records import Records
+from dps_pyro.tasks.own.task_process import TaskProcess
+from dps_pyro.tracking.predictor import Predictor
+from dps_pyro.trainers.config.settings import TrainConfig
+from dps_pyro.trainers.policy.load import autocast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from dps_pyro.trainers.processors import Reader
+    from dps_pyro.trainers.policy.processors import Reader
 
-__all__ = ["acquisition_named", "make_acquisition", "make_engine", "make_model", "make_sampler", "make_task"]
+__all__ = ["make_acquisition", "make_engine", "make_model", "make_sampler", "make_task"]
 
 
 def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader) -> RolloutEngine:
@@ -94,22 +94,6 @@ def make_acquisition(config: TrainConfig) -> str | Acquisition:
         ValueError: it is of a file that is not there, or is no function.
     """
     return acquisition_named(config.acquisition, config.sharpness)
-
-
-def acquisition_named(name: str, sharpness: float) -> str | Acquisition:
-    """An acquisition by its name, or of a user's file: path/to/file.py:function.
-
-    Raises:
-        ValueError: it is of a file that is not there, or is no function.
-    """
-    if name == "soft":
-        return soft(sharpness)
-    if name in ACQUISITIONS:
-        return name
-    found: Acquisition | None = load("acquisition", name)
-    if not callable(found):
-        raise ValueError(f"acquisition: expected a function, path/to/file.py:function, got {name!r}")
-    return found
 
 
 def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:

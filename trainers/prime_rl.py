@@ -15,9 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from dps_pyro import checks
-from dps_pyro.sampler import PromptSampler
-from dps_pyro.solved import count_groups
+from dps_pyro.history.counts import count_groups
+from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.support import checks
 
 __all__ = ["PredictiveTaskSampler"]
 

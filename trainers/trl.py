@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dps_pyro import checks
-from dps_pyro.sampler import PromptSampler
-from dps_pyro.solved import count_groups
+from dps_pyro.history.counts import count_groups
+from dps_pyro.selection.sampler import PromptSampler
 from dps_pyro.storage import atomic_path, load_state, save_state
-from dps_pyro.versions import require
+from dps_pyro.support import checks
+from dps_pyro.support.versions import require
 
 SUPPORTED = ">=1.0,<2"
 """The versions of TRL that this module was made for."""

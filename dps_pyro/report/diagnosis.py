@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dps_pyro.compare import Compared
-    from dps_pyro.diagnose import Diagnosis
-    from dps_pyro.predictive import Check
-    from dps_pyro.sbc import Ranks
+    from dps_pyro.evaluation.comparison import Compared
+    from dps_pyro.evaluation.diagnosis import Diagnosis
+    from dps_pyro.evaluation.predictive import Check
+    from dps_pyro.evaluation.sbc_ranks import Ranks
 
 __all__ = ["draw_comparison", "draw_diagnosis", "draw_ranks"]
 

@@ -188,7 +188,7 @@ def _read_history(path: Path, notes: list[str]) -> EventLog | None:
         return None
     import pyarrow as pa
 
-    from dps_pyro.history import RolloutHistory
+    from dps_pyro.history.log import RolloutHistory
 
     try:
         history = RolloutHistory.from_parquet(path)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from dps_pyro.lm.inputs import Query
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,6 @@ class Sampling:
             raise ValueError(f"expected top_p in (0, 1], got {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"expected top_k >= 0 (0 keeps all tokens), got {self.top_k}")
-
-
-class Query(NamedTuple):
-    """What a policy is asked: a text, its chat template already applied where there is one, and the images it shows.
-
-    The text holds one of the model's own placeholders an image (``<image>``, say, or ``<|image_pad|>``), in the images'
-    order; an engine expands each into as many tokens as the image takes.
-    """
-
-    text: str
-    images: tuple[Image, ...] = ()
 
 
 def queries(prompts: Sequence[str | Query], n: int = 1, *, sees: bool = False) -> list[Query]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from dps_pyro.model_inputs import encode as encode_images
-from dps_pyro.rollouts.base import Query, Rollouts
+from dps_pyro.lm.inputs import Query
+from dps_pyro.lm.inputs import encode as encode_images
+from dps_pyro.rollouts.base import Rollouts
 
 if TYPE_CHECKING:
     from torch import Tensor

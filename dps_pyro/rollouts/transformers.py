@@ -28,8 +28,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dps_pyro.model_inputs import barred_tokens, forward_parameters, model_inputs
-from dps_pyro.rollouts.base import Query, Rollouts, Sampling, queries
+from dps_pyro.lm.inputs import Query, barred_tokens, forward_parameters, model_inputs
+from dps_pyro.rollouts.base import Rollouts, Sampling, queries
 from dps_pyro.rollouts.tokens import context_length, encode_queries, eos_ids, pad_id
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ import torch
 from torch import nn
 from transformers import ProcessorMixin
 
-from dps_pyro.model_inputs import barred_tokens
-from dps_pyro.rollouts.base import EngineError, Query, Rollouts, Sampling, queries
+from dps_pyro.lm.inputs import Query, barred_tokens
+from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, queries
 from dps_pyro.rollouts.guard import Guard, first_line
 from dps_pyro.rollouts.scratch import memory, remove_stale, scratch_folder
 from dps_pyro.rollouts.seeds import request_seeds

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dps_pyro.rollouts.base import EngineError, Query, Rollouts, Sampling, queries
+from dps_pyro.lm.inputs import Query
+from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, queries
 from dps_pyro.rollouts.guard import Guard
 from dps_pyro.rollouts.json_http import RefusedError, Server
 from dps_pyro.rollouts.scratch import memory, remove_stale, scratch_folder

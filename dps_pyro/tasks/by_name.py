@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dps_pyro import plugins
+from dps_pyro.support import plugins
 from dps_pyro.tasks.base import Task
-from dps_pyro.tasks.blocks import BlocksWorld
-from dps_pyro.tasks.countdown import Countdown
-from dps_pyro.tasks.geometry import Geometry
-from dps_pyro.tasks.mathematics import Math
+from dps_pyro.tasks.geometry.task import Geometry
+from dps_pyro.tasks.mathematics.task import Math
+from dps_pyro.tasks.planning.blocks import BlocksWorld
+from dps_pyro.tasks.planning.countdown import Countdown
 
 __all__ = ["TASKS", "make"]
 

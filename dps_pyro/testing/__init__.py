@@ -8,8 +8,8 @@ from typing import Any
 import pyro
 import torch
 
-from dps_pyro import checks
-from dps_pyro.dynamics import Dynamics
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.support import checks
 from dps_pyro.testing.case import Case, DynamicsError
 from dps_pyro.testing.inference import (
     check_enumeration,

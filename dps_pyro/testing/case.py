@@ -15,9 +15,10 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from dps_pyro.dynamics import Dynamics, Step
-from dps_pyro.history import RolloutHistory
-from dps_pyro.outcome_laws import unchecked
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.laws import unchecked
+from dps_pyro.dynamics.step import Step
+from dps_pyro.history.log import RolloutHistory
 
 __all__ = ["Case", "Drawn", "DynamicsError", "Laws", "differ"]
 

@@ -12,13 +12,14 @@ from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor
 from torch.distributions import biject_to
 
-from dps_pyro.dynamics import Progress, Step
-from dps_pyro.fit import fit
-from dps_pyro.history import RolloutHistory
-from dps_pyro.outcome_laws import unchecked
+from dps_pyro.dynamics.laws import unchecked
+from dps_pyro.dynamics.progress import Progress
+from dps_pyro.dynamics.step import Step
+from dps_pyro.history.log import RolloutHistory
+from dps_pyro.inference.fitting import fit
 from dps_pyro.testing.case import BROADCAST, MISSING, Case, DynamicsError, differ
 from dps_pyro.testing.sites import own_rows
-from dps_pyro.tracker import Tracker, is_fitted
+from dps_pyro.tracking.tracker import Tracker, is_fitted
 
 __all__ = [
     "check_enumeration",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
-from dps_pyro.dynamics import Step
-from dps_pyro.outcome_laws import unchecked
+from dps_pyro.dynamics.laws import unchecked
+from dps_pyro.dynamics.step import Step
 from dps_pyro.testing.case import BROADCAST, Case, differ
 
 __all__ = [

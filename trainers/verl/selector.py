@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dps_pyro.sampler import PromptSampler
+from dps_pyro.selection.sampler import PromptSampler
 from dps_pyro.storage import atomic_path, load_state, save_state
 from dps_pyro.trainers.verl.groups import Count
 

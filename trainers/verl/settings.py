@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dps_pyro import checks
-from dps_pyro.fit import Posterior
+from dps_pyro.inference.posterior import Posterior
+from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
-from dps_pyro.refit import Refit
-from dps_pyro.sampler import PromptSampler
-from dps_pyro.trainers.convert import convert
-from dps_pyro.trainers.parts import acquisition_named
+from dps_pyro.selection.acquisition import acquisition_named
+from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.support import checks
+from dps_pyro.trainers.config.convert import converted
 from dps_pyro.trainers.verl.groups import Rule
 from dps_pyro.trainers.verl.rows import Rows, features
 
@@ -74,7 +74,7 @@ class Settings:
         unknown = sorted(str(name) for name in given if name not in hints)
         if unknown:
             raise ValueError(f"data.dps_pyro: expected settings among {', '.join(hints)}; got {', '.join(unknown)}")
-        made = cls(**{name: convert(f"data.dps_pyro.{name}", value, hints[name]) for name, value in given.items()})
+        made = cls(**{name: converted(f"data.dps_pyro.{name}", value, hints[name]) for name, value in given.items()})
         seed, trials = made.seed, made.trials
         seed = data.get("seed") or 0 if seed is None else seed
         trials = rollouts if trials is None else trials

@@ -1,0 +1,1 @@
+"""What things cost: the sampler, the trainer, the grader."""

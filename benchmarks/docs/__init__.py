@@ -1,0 +1,1 @@
+"""The tables and pictures of the documentation, made from committed results."""

@@ -1,0 +1,267 @@
+"""Write the tables and pictures of docs/evidence.md, and the tables of other pages, from the result files.
+
+    python -m benchmarks.docs.evidence
+
+The numbers in the docs come from nowhere else; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cost import trainer
+from benchmarks.docs import pictures
+from benchmarks.learning import geometry, smollm2, tasks
+
+RESULTS = Path(__file__).parents[1] / "results"
+PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
+PAGES = (PAGE, *(PAGE.with_name(f"{name}.md") for name in ("diagnose", "fit-priors", "geometry", "tasks", "training")))
+PICTURE = PAGE.parent / "images" / "selectors.png"
+
+
+def main() -> None:
+    """Rewrite the pages' tables, and draw the pictures."""
+    for page in PAGES:
+        page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")
+    drawn = {
+        "selectors": pictures.selectors,
+        "demo": pictures.demo,
+        "replay": pictures.replay,
+        "smollm2": smollm2.draw,
+    }
+    for name, draw in drawn.items():
+        draw(_read(name), PICTURE.with_name(f"{name}.png"))
+    print("\n".join(map(str, [*PAGES, *(PICTURE.with_name(f"{name}.png") for name in drawn)])))
+
+
+def render(page: str) -> str:
+    """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
+    tables = {
+        "selectors": lambda: selectors(_read("selectors")),
+        "sampler": lambda: sampler(_read("sampler")),
+        "replay": lambda: replay(_read("replay"), "uniform"),
+        "replay-own": lambda: replay(_read("replay"), "own"),
+        "recovery": lambda: recovery(_read("recovery")),
+        "sbc": lambda: calibration(_read("sbc")),
+        "labels": lambda: labels(_read("labels")),
+        "fitting": lambda: fitting(_read("fit"), _read("filter")),
+        "geometry": lambda: geometry.table(_read("geometry")),
+        "tasks": lambda: tasks.table(_read("tasks")),
+        "smollm2": lambda: smollm2.table(_read("smollm2")),
+        "trainer": lambda: trainer.table(_read("trainer")),
+    }
+    for name, table in tables.items():
+        block = f"<!-- table: {name} -->\n{table()}\n<!-- end -->"
+        page = re.sub(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, block=block: block, page, flags=re.DOTALL)
+    return page
+
+
+def selectors(result: dict[str, Any]) -> str:
+    """Accuracy at the end and over the run, useful share, coverage and rollouts; mean ± standard deviation."""
+    arms, seeds = result["arms"], ", ".join(map(str, result["seeds"]))
+    columns = ("selector", "final accuracy", "over the run", "over uniform", "useful groups", "visited", "rollouts")
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, arm in sorted(arms.items(), key=lambda item: -item[1]["average"]["mean"]):
+        spreads = _spread(arm["final"], 3), _spread(arm["average"], 3), _over(arm, arms.get("uniform"))
+        rest = _spread(arm["useful"], 2), f"{arm['visited']['mean']:.2f}", f"{arm['rollouts']['mean'] / 1000:.0f}k"
+        rows.append(f"| {' | '.join((name, *spreads, *rest))} |")
+    start = np.mean([curve[0] for arm in arms.values() for curve in arm["accuracy"]])
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["configuration"].items())
+    note = [
+        f"Mean ± standard deviation over seeds {seeds}. *Over the run*: the mean accuracy of all evaluations.",
+        "*Over uniform*: the difference of those, seed by seed, ± its standard error." if "uniform" in arms else "",
+        f"Accuracy before training {start:.3f}; {settings}. {result['machine']}; {result['date']}.",
+    ]
+    return "\n".join([*rows, "", " ".join(part for part in note if part)])
+
+
+def sampler(result: dict[str, Any]) -> str:
+    """Milliseconds a sampler step, and as a multiple of copying the beliefs."""
+    rows = ["| model | prompts | one sampler step | copying the beliefs | ratio |", "|---|---|---|---|---|"]
+    rows += [
+        f"| {row['model']} | {row['prompts']:,} | {row['step']:.1f} ms | {row['copy']:.2f} ms | {row['ratio']:.0f} |"
+        for row in result["rows"]
+    ]
+    return "\n".join([*rows, "", f"Medians, one thread. {result['machine']}; {result['date']}."])
+
+
+REPLAY = {
+    "log_score": "log score",
+    "ece": "ECE",
+    "first": "first 15 steps",
+    "unvisited": "never visited",
+    "unvisited_ece": "its ECE",
+    "useful_chosen": "useful, chosen",
+    "useful_top": "useful, top",
+}
+"""Column of the result file -> its heading."""
+
+
+def replay(result: dict[str, Any], protocol: str) -> str:
+    """Scores of the predicted chance over the held-out logs, the best of each column in bold."""
+    rows = result["tables"][protocol]["report"]
+    if protocol == "uniform":
+        rows = rows | {f"{row} (all shown)": found for row, found in result["tables"]["ceiling"]["report"].items()}
+    ranked = sorted(rows.items(), key=lambda item: -item[1]["log_score"]["mean"])
+    columns = [column for column in REPLAY if protocol == "own" or column != "useful_chosen"]
+    fair = [found for row, found in ranked if not row.endswith("(all shown)")]
+    best = {
+        column: (min if column.endswith("ece") else max)(round(found[column]["mean"], 3) for found in fair)
+        for column in columns
+    }
+    lines = [
+        f"| model, prior | {' | '.join(REPLAY[column] for column in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for row, found in ranked:
+        cells = []
+        for column in columns:
+            mean = found[column]["mean"]
+            bold = "**" if found in fair and round(mean, 3) == best[column] else ""
+            cells.append(f"{bold}{mean:.3f}{bold}" if mean == mean else "–")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    settings = result["configuration"]
+    note = (
+        f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts a "
+        f"step, refits every {settings['refit_every']} steps; in bold the best of a column. "
+        f"{result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def fitting(fit: dict[str, Any], filtering: dict[str, Any]) -> str:
+    """What fits, SVI steps and filters take, beside other ways to do the same."""
+    size = "{prompts:,} prompts, {steps} steps".format_map(fit["configuration"])
+    names = {"default": "`Hierarchical()`", "own": "`Hierarchical(levels=3, nodes=None)`"}
+    rows = ["| what | here | beside | ratio |", "|---|---|---|---|"]
+    for shape, name in names.items():
+        row = fit["fit"][shape]
+        rows.append(f"| `fit({name[1:-1]}, ...)`, {size}, {row['groups']:,} groups | {row['seconds']:.0f} s | | |")
+    for shape, name in names.items():
+        for row in fit["step"][shape]:
+            ours, theirs = (f"{row['milliseconds'][way]:.0f} ms" for way in ("closed form", "unrolled"))
+            rows.append(
+                f"| an SVI step of {name}, {row['prompts']:,} prompts | {ours} | {theirs}: Pyro's `TraceEnum_ELBO` on "
+                f"the unrolled model | {row['ratio']:.0f} |"
+            )
+    ours = filtering["rows"]["dps_pyro"]["milliseconds"]
+    for name, row in filtering["rows"].items():
+        if name != "dps_pyro":
+            beside = f"{row['milliseconds']:.0f} ms: {row['version'].split(',')[0]}"
+            rows.append(f"| filtering {size}, three states | {ours:.0f} ms | {beside} | {row['ratio']:.2f} |")
+    pooled = fit["pooled"]
+    ours, theirs = pooled["fit"]["seconds"], pooled["em"]["seconds"]
+    rows.append(
+        f"| the pooled model, {pooled['groups']:,} groups: SVI, with its uncertainty | {ours:.1f} s | {theirs:.1f} s: "
+        f"dynamax's EM, a point | {theirs / ours:.2f} |"
+    )
+    apart = max(map(abs, pooled["em"]["log_likelihoods_apart"].values()))
+    note = [
+        f"Ratio: theirs to ours, in one run. Fits and steps with {fit['configuration']['threads']} threads, filters",
+        f"with one. The pooled model's log-likelihood is dynamax's to {apart:.0e} of its size.",
+        f"{fit['machine']}; {fit['date']}.",
+    ]
+    return "\n".join([*rows, "", " ".join(note)])
+
+
+def recovery(result: dict[str, Any]) -> str:
+    """Coverage of both guides' intervals ± its standard error, and the points' errors beside those of the prior."""
+    rows = {(row["model"], row["guide"]): row for row in result["rows"]}
+    columns = ("model", "parameters", "`normal`", "`low_rank`", "its worst site", "error / prior's", "seconds")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name in dict.fromkeys(model for model, _ in rows):
+        normal, low_rank = rows[name, "normal"], rows[name, "low_rank"]
+        cells = [_named(normal), str(normal["global"]["scalars"])]
+        cells += [f"{row['global']['coverage']:.2f} ± {row['global']['coverage_se']:.2f}" for row in (normal, low_rank)]
+        worst = min(low_rank["sites"], key=lambda site, sites=low_rank["sites"]: sites[site]["coverage"])
+        cells.append(f"{worst} {low_rank['sites'][worst]['coverage']:.2f}")
+        errors = [f"{row['global']['error'] / row['global']['prior_error']:.2f}" for row in (normal, low_rank)]
+        cells += [", ".join(errors), f"{low_rank['seconds'] / normal['seconds']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    settings = result["configuration"]
+    note = (
+        f"{settings['histories']} histories of {settings['prompts']} prompts and {settings['steps']} steps, "
+        f"{settings['observed']:.0%} of the groups rolled out; {settings['svi_steps']} SVI steps; seed "
+        f"{result['seed']}. Coverage ± its standard error over histories; errors of `normal`, `low_rank`; "
+        f"seconds of `low_rank` over those of `normal`. "
+        f"{result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def labels(result: dict[str, Any]) -> str:
+    """How far 20 seeds' fits lie apart, from the prior's mean and from draws of the prior; of those the best ones'."""
+    rows = {(row["model"], row["start"]): row for row in result["rows"]}
+    columns = (
+        "model", "in order", "chances", "useful", "states moved", "draws: in order", "as good as the best",
+        "their chances", "and useful",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name in dict.fromkeys(model for model, _ in rows):
+        mean, draws = rows[name, "mean"], rows[name, "draws"]
+        cells = [_named(mean), *(f"{row['ordered']} of {row['seeds']}" for row in (mean, draws))]
+        cells[2:2] = [f"{mean[part]:.3f}" for part in ("chance_spread", "useful_spread", "states_moved")]
+        cells += [f"{draws['best']}", *(f"{draws[f'{part}_spread_of_best']:.3f}" for part in ("chance", "useful"))]
+        lines.append(f"| {' | '.join(cells)} |")
+    settings = result["configuration"]
+    note = (
+        f"A log a model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} of "
+        f"the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def calibration(result: dict[str, Any]) -> str:
+    """The smallest p-value of a model's rank histograms beside what Bonferroni asks of it, and how it was sampled."""
+    columns = ("model", "scalars", "smallest p", "at least", "ranks", "effective draws", "divergences", "minutes")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in (result["models"][name] for name in sorted(result["models"])):
+        scalars = row["scalars"].values()
+        effective = min(scalar["effective_draws"][0] for scalar in scalars)
+        verdict = "uniform" if row["uniform"] else "**not uniform**"
+        cells = (
+            _named(row), len(scalars), f"{row['smallest_p']:.4f}", f"{row['level'] / len(scalars):.4f}", verdict,
+            f"{effective:.0f} of {row['draws']}", row["divergences"], f"{row['seconds'] / 60:.0f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    sizes: dict[str, list[str]] = {}
+    for row in result["models"].values():
+        size = f"{row['simulations']} simulations of {row['prompts']} prompts and {row['steps']} steps"
+        sizes.setdefault(f"{size}, a draw every {row['thin']} iterations", []).append(row["model"])
+    shown = [f"{size} ({', '.join(sorted(names))})" for size, names in sizes.items()]
+    tempered = {row["model"]: len(row["powers"]) for row in result["models"].values() if "powers" in row}
+    copies = "".join(f"; {copies} tempered copies of each chain of {name}" for name, copies in tempered.items())
+    machines = {f"{row['machine']}; {row['date']}" for row in result["models"].values()}
+    return "\n".join([*lines, "", f"{'; '.join(shown)}{copies}. {'. '.join(sorted(machines))}."])
+
+
+def _named(row: dict[str, Any]) -> str:
+    """A model with the arguments that it was made small with."""
+    given = ", ".join(f"{name}={value}" for name, value in row.get("arguments", {}).items())
+    return f"{row['model']}({given})" if given else str(row["model"])
+
+
+def _over(arm: dict[str, Any], uniform: dict[str, Any] | None) -> str:
+    """The paired difference from uniform selection, with its standard error over seeds."""
+    if uniform is None or arm is uniform:
+        return "–"
+    difference = np.subtract(arm["average"]["values"], uniform["average"]["values"])
+    return f"{difference.mean():+.3f} ± {difference.std(ddof=1) / len(difference) ** 0.5:.3f}"
+
+
+def _spread(values: dict[str, Any], digits: int) -> str:
+    return f"{values['mean']:.{digits}f} ± {values['sd']:.{digits}f}"
+
+
+def _read(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Whether fits are right, and what they cost."""

@@ -1,0 +1,153 @@
+"""Whether a fit finds the parameters that made the history, and how well it knows what it does not know.
+
+    python -m benchmarks.inference.recovery --out benchmarks/results/recovery.json
+
+For each model that is fitted: parameters are drawn from its prior, a history from the model, and the model is fitted to
+it by SVI, as `fit` does it. A 90 % interval of the exact posterior would hold the truth in 90 % of such simulations,
+for every parameter: what is missing is what the guide leaves out. An independent normal for each parameter is too
+narrow where parameters are correlated; a normal of low rank is less so; and neither is skewed as the posterior of a
+small chance is. Errors are absolute, beside those of the prior's own mean. A model that the result file has already is
+left as it is, unless it is named with --models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+
+from benchmarks.inference.gallery import FITTED, SMALL, arguments, make
+from benchmarks.inference.rows import Rows
+from benchmarks.inference.side_by_side import guides
+from dps_pyro.dynamics.sites import own_sites
+from dps_pyro.evaluation.parallel_hmc import Posteriors
+from dps_pyro.evaluation.sbc_ranks import design, simulated
+
+GUIDES = ("normal", "low_rank")
+WITHIN = (0.05, 0.95)
+"""The quantiles between which the truth ought to be, in nine simulations of ten."""
+
+
+class Recovered(NamedTuple):
+    """One site of all fits, a number for each scalar of the site and each history."""
+
+    inside: Tensor  # bool, whether the interval holds the truth
+    error: Tensor  # |point - truth|
+    prior_error: Tensor  # |prior's mean - truth|
+
+
+def main() -> None:
+    """Simulate, fit, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=FITTED)
+    parser.add_argument("--histories", type=int, default=50)
+    parser.add_argument("--prompts", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--observed", type=float, default=0.5, help="the share of groups that are rolled out")
+    parser.add_argument("--svi-steps", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="a JSON file to write the result to")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)  # small chances round to 0 in float32
+    configuration = {name: value for name, value in vars(options).items() if name not in ("out", "models", "seed")}
+    what = (
+        "share of the parameters of simulated histories within the fit's 90 % intervals, and mean absolute errors of "
+        "its point and of the prior's mean"
+    )
+    settings = {"configuration": configuration, "seed": options.seed}
+    rows = Rows(options.out, what, settings, ("guide", GUIDES), anew=options.models or ())
+    print(f"{'model':<16} {'guide':<9} {'coverage':>8} {'per prompt':>10} {'error':>7} {'of prior':>8} {'seconds':>8}")
+    for name, guide in rows.missing(options.models or FITTED):
+        row = measure(name, guide, **configuration, seed=options.seed)
+        _show(row)
+        rows.add(row)
+
+
+def _show(row: dict[str, Any]) -> None:
+    whole, own = row["global"], row["per_prompt"]
+    shares = f"{whole['coverage']:>8.3f} {own['coverage'] if own else float('nan'):>10.3f}"
+    errors = f"{whole['error']:>7.4f} {whole['error'] / whole['prior_error']:>8.2f}"
+    print(f"{row['model']:<16} {row['guide']:<9} {shares} {errors} {row['seconds']:>8.1f}", flush=True)
+
+
+def measure(
+    name: str, guide: Any, *, histories: int, prompts: int, steps: int, observed: float, svi_steps: int, draws: int,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The row of one model and guide."""
+    start = time.perf_counter()
+    model = make(name, {**arguments(name, prompts), **SMALL.get(name, {})})
+    schedule = design(prompts, steps, visited=observed, seed=seed)
+
+    def of_all() -> None:
+        with pyro.plate("histories", histories, dim=-2):
+            model.model(schedule)
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        truth, outcomes = simulated(of_all)
+        centre = prior_means(model, prompts)
+    posteriors = Posteriors(of_all, {"outcomes": outcomes}, truth)
+    at_centre = {site: centre[site].expand(value.shape) for site, value in truth.items()}
+    begin = posteriors.unconstrained(at_centre)[0]
+    positions, losses = guides(posteriors, begin, guide, steps=svi_steps, draws=draws, seed=seed)
+    values = [posteriors.values(position) for position in positions]
+    found = {
+        site: recovered(torch.stack([one[site] for one in values]), value, centre[site])
+        for site, value in truth.items()
+    }
+    own = {name for name, is_own in own_sites(model, prompts).items() if is_own}
+    last, before = losses[-50:].mean(), losses[-100:-50].mean()
+    return {
+        "model": name,
+        "arguments": SMALL.get(name, {}),
+        "guide": guide,
+        "seconds": round(time.perf_counter() - start, 2),
+        "falling": round(float((before - last) / before.abs()), 6),
+        "global": _summary([one for site, one in found.items() if site not in own]),
+        "per_prompt": _summary([found[site] for site in own]) if own else None,
+        "sites": {site: _summary([one]) for site, one in found.items()},
+    }
+
+
+def prior_means(model: Any, prompts: int) -> dict[str, Tensor]:
+    """The sites' means over many draws of the prior, [1 or N, ...]."""
+
+    def many() -> None:
+        with pyro.plate("draws", 500, dim=-2):
+            model.model(design(prompts, 1))
+
+    return {site: value.mean(0) for site, value in simulated(many)[0].items()}
+
+
+def recovered(draws: Tensor, truth: Tensor, centre: Tensor) -> Recovered:
+    """How one site's draws [L, S, ...] compare with the truth [S, ...]."""
+    low, high = torch.quantile(draws, torch.tensor(WITHIN, dtype=draws.dtype), dim=0)
+    return Recovered((low <= truth) & (truth <= high), (draws.mean(0) - truth).abs(), (centre - truth).abs())
+
+
+def _summary(found: list[Recovered]) -> dict[str, float]:
+    """Means over all scalars of all histories, and the standard error of the coverage over histories."""
+    inside, error, prior = (
+        torch.cat([part.flatten(1).double() for part in parts], 1) for parts in zip(*found, strict=True)
+    )
+    by_history = inside.mean(1)
+    means = {
+        "coverage": by_history.mean(),
+        "coverage_se": by_history.std() / len(by_history) ** 0.5,
+        "error": error.mean(),
+        "prior_error": prior.mean(),
+    }
+    return {"scalars": inside.shape[1], **{name: round(float(value), 4) for name, value in means.items()}}
+
+
+if __name__ == "__main__":
+    main()

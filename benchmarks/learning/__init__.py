@@ -1,0 +1,1 @@
+"""What policies learn, by selector and task."""

@@ -1,0 +1,1 @@
+"""How well models predict which groups are useful."""

@@ -1,0 +1,99 @@
+"""`dps-pyro compare`: which model predicts a log best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from dps_pyro.dynamics.contract import Dynamics
+    from dps_pyro.history.log import RolloutHistory
+    from dps_pyro.tracking.predictor import Predictor
+
+__all__ = ["Options", "run"]
+
+
+@dataclass
+class Options:
+    """Fit models to a log, score them on prompts that were left out, and rank them."""
+
+    history: Path
+    """A history.parquet: columns prompt, step, solved, trials."""
+    models: tuple[str, ...] = ("LogitWalk", "SolvingProgress")
+    """Names in dps_pyro.models, or path/to/file.py:Name; each may have arguments of its constructor after it, as YAML:
+    "LogitWalk{groups: operands}". Features of the history go by their names."""
+    score: Literal["loo", "prequential", "held-out"] = "loo"
+    """Of what is left out: each prompt in turn, by PSIS-LOO from one fit; or a random half of the prompts, filtered
+    online (baselines, which are not fitted, can be scored too) or as a whole."""
+    method: Literal["svi", "nuts"] = "svi"
+    """How to fit, as of dps-pyro fit."""
+    guide: Literal["normal", "low_rank"] | None = None
+    """The approximation that SVI fits: independent normals, or one with correlations; if left out as dps-pyro fit."""
+    steps: int | None = None
+    """SVI steps at most, or NUTS warm-up steps; 2000 or 200 if left out."""
+    draws: int = 200
+    """Posterior draws to keep."""
+    seed: int = 0
+    """Of the fits and the halves."""
+    out: Path | None = None
+    """A PNG file to draw the differences to."""
+
+
+def run(arguments: list[str]) -> int:
+    """Fit, rank, show, draw."""
+    options = tyro.cli(Options, prog="dps-pyro compare", args=arguments)
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dps_pyro.cli.inputs import read_history
+    from dps_pyro.evaluation.comparison import compare
+
+    history = read_history(options.history)
+    settings = {"method": options.method, "guide": options.guide, "steps": options.steps, "draws": options.draws}
+    models = {name: _read(name, history) for name in options.models}
+    ranked = compare(models, history, score=options.score, seed=options.seed, **settings)
+    console = Console()
+    table = Table(title=f"{options.score}: log predictive density of {len(ranked[0].elpd.rows)} prompts, in nats")
+    for heading in ("model", "elpd", "behind the best", "± se", "a group", "bad k", "fit, s"):
+        table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")
+    for one in ranked:
+        bad = "" if one.elpd.pareto_k is None else f"{len(one.elpd.bad)}"
+        behind = ("", "") if one is ranked[0] else (f"{one.behind.total:.1f}", f"{one.behind.standard_error:.1f}")
+        table.add_row(one.name, f"{one.elpd.total:.1f}", *behind, f"{one.per_group:.4f}", bad, f"{one.seconds:.1f}")
+    console.print(table)
+    for line in _notes(ranked):
+        console.print(line, highlight=False)
+    if options.out is not None:
+        from dps_pyro.report.diagnosis import draw_comparison
+
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        console.print(f"{draw_comparison(ranked, options.score, options.out)}", soft_wrap=True)
+    return 0
+
+
+def _read(text: str, history: RolloutHistory) -> Dynamics[Any] | Predictor:
+    from dps_pyro.cli.inputs import read_predictor
+
+    name, brace, rest = text.partition("{")
+    return read_predictor(name.strip(), brace + rest if brace else "{}", history)
+
+
+def _notes(ranked: list[Any]) -> list[str]:
+    """What the table does not say by itself."""
+    notes = []
+    if len(ranked) > 1:
+        best, behind = ranked[0], ranked[1].behind
+        clear = abs(behind.total) > 2 * behind.standard_error
+        verdict = "ahead of" if clear else "not told apart (within two standard errors) from"
+        notes.append(f"{best.name} is {verdict} {ranked[1].name}.")
+    bad = [one.name for one in ranked if len(one.elpd.bad)]
+    if bad:
+        notes.append(f"Bad Pareto k of some prompts, see --score held-out: {', '.join(bad)}.")
+    moving = [one.name for one in ranked if not one.converged]
+    if moving:
+        notes.append(f"The fit had not converged, try more --steps: {', '.join(moving)}.")
+    return notes

@@ -1,0 +1,86 @@
+"""`dps-pyro diagnose`: whether a fit is to be relied on, and whether its model describes the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+__all__ = ["Options", "run"]
+
+
+@dataclass
+class Options:
+    """Diagnose a fit: how it ended, how well it predicts, what its model cannot do. Prints tables; with --out, writes
+    diagnosis.png and groups.nc, the fit as ArviZ has it."""
+
+    history: Path
+    """The history.parquet that the model was fitted to."""
+    posterior: Path
+    """The folder of dps-pyro fit."""
+    model: str = "LogitWalk"
+    """The model that was fitted: a name in dps_pyro.models, or path/to/file.py:Name."""
+    model_args: str = "{}"
+    """Arguments of its constructor, as YAML, as they were of the fit."""
+    out: Path | None = None
+    """The folder to write the picture and ArviZ's groups to."""
+    seed: int = 0
+    """Of the replicated logs."""
+
+
+def run(arguments: list[str]) -> int:
+    """Diagnose, show, write; 0 whatever is found."""
+    options = tyro.cli(Options, prog="dps-pyro diagnose", args=arguments)
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dps_pyro.cli.inputs import read_history, read_model
+    from dps_pyro.evaluation.diagnosis import diagnose
+    from dps_pyro.inference.posterior import Posterior
+
+    history = read_history(options.history)
+    posterior = Posterior.load(options.posterior)
+    model = read_model(options.model, options.model_args, history, posterior)
+    found = diagnose(model, history, posterior, seed=options.seed)
+    console = Console()
+
+    scores = Table("score", "total", "standard error", "a group", title=f"{options.model} on {len(history)} groups")
+    groups = int(found.prequential.groups.sum())
+    weighted = " (weighted)" if found.loo.corrected else ""
+    for name, elpd in ((f"PSIS-LOO{weighted}", found.loo), ("prequential", found.prequential.elpd)):
+        scores.add_row(name, f"{elpd.total:.1f}", f"{elpd.standard_error:.1f}", f"{elpd.total / groups:.4f}")
+    console.print(scores)
+
+    checks = Table("posterior predictive check", "the log", "replications, 95 %", "tail", title="Like the log?")
+    for check in found.checks:
+        low, high = check.band()
+        one = len(check.at) == 1
+        seen = (
+            f"{float(check.observed):.3f}"
+            if one
+            else f"{int(((check.observed >= low) & (check.observed <= high)).sum())}"
+        )
+        shown = f"{float(low):.3f} to {float(high):.3f}" if one else f"of {len(check.at)} points within"
+        checks.add_row(check.name, seen, shown, f"{check.tail:.3f}")
+    console.print(checks)
+
+    for finding in found.findings():
+        mark = {True: "[green]good[/green]", False: "[red]bad [/red]", None: "[yellow]?   [/yellow]"}[finding.good]
+        console.print(f"{mark}  {finding.what}", highlight=False)
+        if finding.then:
+            console.print(f"      → {finding.then}", highlight=False)
+
+    if options.out is not None:
+        from dps_pyro.evaluation.arviz import to_arviz, to_netcdf
+        from dps_pyro.report.diagnosis import draw_diagnosis
+
+        options.out.mkdir(parents=True, exist_ok=True)
+        console.print(f"{draw_diagnosis(found, options.out / 'diagnosis.png')}", soft_wrap=True)
+        try:
+            written = to_netcdf(to_arviz(model, history, posterior, seed=options.seed), options.out / "groups.nc")
+            console.print(f"{written}", soft_wrap=True)
+        except ImportError as error:
+            console.print(f"groups.nc is not written: {error}")
+    return 0

@@ -1,0 +1,65 @@
+"""What commands read: logs, and models by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.history.log import RolloutHistory
+from dps_pyro.inference.posterior import Posterior
+from dps_pyro.tracking.predictor import Predictor
+from dps_pyro.tracking.tracker import is_fitted
+
+__all__ = ["read_history", "read_model", "read_predictor"]
+
+
+def read_history(path: Path) -> RolloutHistory:
+    """A log: ours, or one that `dps_pyro.history.foreign.read_log` reads without being told more.
+
+    Raises:
+        ValueError: the file is not of a log.
+        OSError: it cannot be read.
+    """
+    from dps_pyro.history.foreign import read_log
+
+    return read_log(path)
+
+
+def read_predictor(
+    name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None
+) -> Dynamics[Any] | Predictor:
+    """A model, or a baseline that brings its own filter, for the prompts of a log.
+
+    Args:
+        name: in dps_pyro.models, or path/to/file.py:Name.
+        arguments: of its constructor, as YAML.
+        history: whose features `groups` and `features` name.
+        posterior: that it is to be run at, which knows the labels of groups and what an average feature is.
+
+    Raises:
+        ValueError: there is no such model, or the arguments are not its.
+    """
+    from dps_pyro.models.by_name import make
+
+    try:
+        given = yaml.safe_load(arguments)
+    except yaml.YAMLError as error:
+        raise ValueError(f"model-args: expected YAML, got {arguments!r}: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"model-args: expected settings, as {{name: value}}, got {arguments!r}")
+    return make(name, given, history.features, posterior=posterior)
+
+
+def read_model(name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None) -> Dynamics[Any]:
+    """A model that can be fitted.
+
+    Raises:
+        ValueError: as `read_predictor`, or it is a baseline that learns while it filters.
+    """
+    found = read_predictor(name, arguments, history, posterior)
+    if not is_fitted(found):
+        raise ValueError(f"model: expected one that is fitted, got {name}, which learns while it filters")
+    return found

@@ -1,0 +1,201 @@
+"""`dps-pyro replay`: predictors side by side on full logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dps_pyro.evaluation.replays import Replay
+    from dps_pyro.history.log import RolloutHistory
+    from dps_pyro.inference.posterior import Posterior
+    from dps_pyro.report.replay import Spread
+
+__all__ = ["Options", "run"]
+
+LEGEND = (
+    "Log score and Brier: 0 is perfect. Early: the log score of the first steps; unvisited: of prompts never shown so "
+    "far. Top, chosen: useful groups among the likeliest, and among the shown"
+)
+
+
+@dataclass
+class Options:
+    """Play models on logs in which every prompt was rolled out at every step, as if each had seen only what was
+    selected, and score their predictions on all prompts: a table, replay.json and replay.png."""
+
+    log: tuple[Path, ...]
+    """One or more full logs: the full_log.parquet of a run, or of dps-pyro simulate."""
+    out: Path
+    """The folder to write replay.json and replay.png to."""
+    models: tuple[str, ...] = ("LogitWalk", "SolvingProgress", "BetaBernoulli", "PaperDPS")
+    """Names in dps_pyro.models, or path/to/file.py:Name."""
+    model_args: str = "{}"
+    """Arguments of their constructors, as YAML, by model: "{LogitWalk: {groups: operands}}", features by name."""
+    prior: tuple[Path, ...] = ()
+    """Folders of dps-pyro fit. A model is played from its own prior, and again from each that was fitted with it. What
+    a fit learned of single prompts is left out; the truth of dps-pyro simulate, for its own log, is used whole."""
+    acquisition: str = "soft"
+    """How a model selects, by its name."""
+    refit_every: int | None = None
+    """Every so many steps each model is fitted again to what it was shown, and goes on from that (not baselines)."""
+    selection: Literal["own", "recorded", "uniform"] = "uniform"
+    """What a model is shown: its own selection, the batches that the run was trained on, or the same random ones."""
+    batch_size: int = 32
+    """Prompts shown a step (not of recorded batches)."""
+    first: int = 15
+    """How many steps count as the first ones."""
+    target: int | None = None
+    """The rollouts to so many useful groups are counted; a quarter of the groups shown if left out."""
+    shift_at: int | None = None
+    """The step at which the log's distribution shifted, where it did: the recovery from it is measured."""
+    seed: int = 0
+    """Of the selections."""
+
+
+def run(arguments: list[str]) -> int:
+    """Replay, show, write."""
+    options = tyro.cli(Options, prog="dps-pyro replay", args=arguments)
+
+    from rich.console import Console
+
+    from dps_pyro.cli.inputs import read_history
+    from dps_pyro.inference.posterior import Posterior
+    from dps_pyro.report.replay import draw, spreads
+    from dps_pyro.storage import atomic_path, strict_json
+
+    logs = {_name(path, options.log): read_history(path) for path in options.log}
+    priors = {path: _population(Posterior.load(path)) for path in options.prior}
+    arguments_of = _arguments(options.model_args, options.models)
+    replays = {
+        label: [_play(name, arguments_of.get(name, {}), posterior, log, options) for log in logs.values()]
+        for label, name, posterior in _entries(options.models, priors)
+    }
+    measured: dict[str, Any] = {"first": options.first, "target": options.target, "shift": options.shift_at}
+    summaries = {label: [one.summary(**measured) for one in made] for label, made in replays.items()}
+    rows = {label: spreads(found) for label, found in summaries.items()}
+    shown = {"own": f"its own selection ({options.acquisition})", "recorded": "the recorded batches"}
+    title = f"shown {shown.get(options.selection, 'random batches')}, scored on all prompts"
+    result = {
+        "selection": options.selection,
+        "acquisition": options.acquisition,
+        "logs": list(logs),
+        "models": {
+            label: {
+                "spreads": {title: spread._asdict() for title, spread in rows[label].items()},
+                "replays": {name: one.to_dict(**measured) for name, one in zip(logs, made, strict=True)},
+            }
+            for label, made in replays.items()
+        },
+    }
+    with atomic_path(options.out / "replay.json") as aside:
+        aside.write_text(strict_json(result, indent=1) + "\n", encoding="utf-8")
+    draw(replays, options.out / "replay.png", f"{', '.join(logs)}: {title}")
+    console = Console()
+    console = console if console.is_terminal else Console(width=120)  # in a file nothing is to be cut off
+    console.print(_table(rows, title, len(logs), options.selection == "own"))
+    console.print(f"{options.out}: replay.json, replay.png", soft_wrap=True)
+    return 0
+
+
+def _name(path: Path, among: Sequence[Path]) -> str:
+    """What to call a file or a folder: its name, or its whole path where others of them have that name."""
+    alike = [other for other in among if other.stem == path.stem]
+    return path.stem if len(alike) == 1 else str(path)
+
+
+def _arguments(text: str, models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The arguments of each model's constructor, by its name."""
+    import yaml
+
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"model-args: expected YAML, got {text!r}: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict) or not all(isinstance(settings, dict) for settings in given.values()):
+        raise ValueError(f"model-args: expected settings by model, as {{Model: {{name: value}}}}, got {text!r}")
+    strange = [name for name in given if name not in models]
+    if strange:
+        raise ValueError(f"model-args: expected models among {', '.join(models)}, got {strange[0]!r}")
+    return given
+
+
+def _entries(models: Sequence[str], priors: dict[Path, Posterior]) -> Iterator[tuple[str, str, Posterior | None]]:
+    """A label, a model's name, and what it starts from: each model once from its own prior, and once from each that was
+    fitted with it."""
+    short = {model: model.rpartition(":")[2].rpartition(".")[2] for model in models}
+    alike = {name for name in short.values() if list(short.values()).count(name) > 1}
+    for path, posterior in priors.items():
+        if posterior.about.get("model") not in short.values():
+            fitted, names = posterior.about.get("model"), ", ".join(models)
+            raise ValueError(f"prior: expected one of {names}, got {path}, which was fitted with {fitted}")
+    for model, name in short.items():
+        label = model if name in alike else name
+        yield label, model, None
+        for path, posterior in priors.items():
+            if posterior.about.get("model") == name:
+                yield f"{label} ({_name(path, list(priors))})", model, posterior
+
+
+def _population(posterior: Posterior) -> Posterior:
+    """Without what was learned of single prompts, who are others; a simulated log's truth is of its own prompts."""
+    return posterior if posterior.about.get("method") == "simulated" else posterior.population()
+
+
+def _play(
+    name: str, arguments: dict[str, Any], posterior: Posterior | None, log: RolloutHistory, options: Options
+) -> Replay:
+    from dps_pyro.evaluation.replays import replay
+    from dps_pyro.models.by_name import make
+    from dps_pyro.selection.sampler import PromptSampler
+    from dps_pyro.tracking.tracker import is_fitted
+
+    model = make(name, arguments, log.features, posterior=posterior)
+    sampler = PromptSampler(
+        model,
+        log.ids if log.ids is not None else log.num_prompts,
+        acquisition=options.acquisition,
+        trials=int(log.events.trials.median()) if len(log) else 1,
+        posterior=posterior,
+        features=log.features,
+        refit_every=options.refit_every if is_fitted(model) else None,
+        seed=options.seed,
+    )
+    return replay(log, sampler, selection=options.selection, batch_size=options.batch_size, seed=options.seed)
+
+
+def _table(rows: dict[str, dict[str, Spread]], title: str, num_logs: int, own: bool) -> Table:
+    """The rows, the best of each column in bold and marked; over several logs with their standard deviation. What the
+    selection decides is shown of models that selected on their `own`."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from dps_pyro.report.replay import COLUMNS, best
+
+    columns = [
+        column
+        for column in COLUMNS
+        if (own or not column.of_selection) and any(column.title in row for row in rows.values())
+    ]
+    over = f"mean, and standard deviation over {num_logs} logs" if num_logs > 1 else "one log"
+    table = Table("model", title=title, caption=f"{over}; * best. {LEGEND}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[0].overflow, table.columns[0].min_width = "fold", 9
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    leaders = best(rows)
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["log score"].mean):
+        cells = []
+        for column in columns:
+            mean, deviation = row.get(column.title, (math.nan, math.nan))
+            text = "–" if math.isnan(mean) else f"{mean:.{column.digits}f}"
+            text = f"[bold]{text}*[/bold]" if name in leaders[column.title] else text
+            cells.append(f"{text}\n[dim]±{deviation:.{column.digits}f}[/dim]" if num_logs > 1 else text)
+        table.add_row(name, *cells)
+    return table

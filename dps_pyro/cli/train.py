@@ -1,0 +1,46 @@
+"""`dps-pyro train`: fine-tune a policy on prompts predicted to be partially solved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> int:
+    """Train, or resume training."""
+    from dps_pyro.trainers.config.config_file import load_config
+    from dps_pyro.trainers.config.settings import TrainConfig
+
+    file, rest = _take(arguments, "--config")
+    out, _ = _take(rest, "--out")
+    if file is None and "--resume" in rest and out is not None and (Path(out) / "config.yaml").is_file():
+        file = str(Path(out) / "config.yaml")  # a resumed run keeps its configuration
+    if file is not None and not Path(file).is_file():
+        raise ValueError(f"config: expected a YAML file, got {file}")
+    start = TrainConfig() if file is None else load_config(Path(file))
+    description = f"""{TrainConfig.__doc__}
+
+Settings come from --config FILE (YAML, one `name: value` a line, names with underscores), where given, and from the
+options below, which come first. task_args, dynamics_args and vllm_args are for the file:
+`task_args: {{train_size: 4096}}`."""
+    config = tyro.cli(TrainConfig, prog="dps-pyro train", args=rest, default=start, description=description)
+
+    from dps_pyro.trainers.grpo import train
+
+    train(config)
+    return 0
+
+
+def _take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of an option, and the arguments without it."""
+    for place, argument in enumerate(arguments):
+        if argument == option:
+            if place + 1 == len(arguments):
+                raise ValueError(f"{option[2:]}: expected a path after {option}, got nothing")
+            return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2], arguments[:place] + arguments[place + 1 :]
+    return None, arguments

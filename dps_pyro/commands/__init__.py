@@ -1,1 +1,0 @@
-"""The commands of `dps-pyro`, one a file: the options, and `run(arguments) -> exit status`."""

@@ -1,0 +1,161 @@
+r"""The one contract a model fulfils, and the exact filter that follows from it.
+
+A dynamics model says how a prompt's solving progress `z_t`, one of K ordered states, starts, moves and shows:
+
+    theta ~ prior                                  global and per-prompt parameters
+    z_1 ~ initial(theta)
+    y_t | z_t ~ emission(theta, step_t)            how many of the step's rollouts solved the prompt
+    z_{t+1} | z_t ~ transition(theta, step_t)
+
+Orientation: transition matrices are row-stochastic, `transition[..., i, j] = p(next = j | now = i)`; the state axis is
+last, the prompt axis before it. A *belief* is `p(z_t | y_<t)`: what is known before step t's rollouts. Steps with no
+rollouts condition on nothing, and the state still moves on.
+
+`condition` (Bayes' rule) and `predict` (Chapman-Kolmogorov) are the two halves of the filter. The likelihood
+(`Progress`) and the online `Tracker` are both made of them, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.ops.indexing import Vindex
+from torch import Tensor
+
+from dps_pyro.dynamics.progress import Progress, Shown
+from dps_pyro.dynamics.sites import At, centre
+from dps_pyro.dynamics.step import Step
+from dps_pyro.history.layouts import layout
+from dps_pyro.history.log import Outcomes, RolloutHistory
+
+__all__ = ["Dynamics"]
+
+Theta = TypeVar("Theta")
+
+
+class Dynamics(ABC, Generic[Theta]):
+    """A model of solving progress. Say four things, and nothing twice; the rest follows.
+
+    A model's methods must broadcast: `theta` may carry leading sample dimensions, `step` leading time dimensions.
+    Batch dimensions that all prompts share may be 1 or left out. Every site is sampled in `prior`; the other three
+    methods only compute.
+    """
+
+    states: tuple[str, ...] = ("unsolved", "partially solved", "solved")
+    """The states' names in order, from unsolved to solved; K of them."""
+    tolerance: float = 0.0
+    """A group is useful where its largest and smallest reward differ by more than this, in [0, 1). Whoever counts
+    useful groups (sampler, trainer, replay, report) counts by it, and `informative` is the chance of it."""
+
+    @abstractmethod
+    def prior(self, prompts: pyro.plate) -> Theta:
+        """Draw the parameters with `pyro.sample`; per-prompt ones inside `with prompts as rows:` (`rows` are the
+        prompts' indices, for covariates), global ones outside. Returns whatever the other methods want."""
+
+    @abstractmethod
+    def initial(self, theta: Theta) -> dist.Categorical:
+        """`p(z_1)`, batch [..., N or 1] over K states."""
+
+    @abstractmethod
+    def transition(self, theta: Theta, step: Step) -> dist.Categorical:
+        """`p(z_{t+1} | z_t)`, batch [..., N or 1, K] (the state now) over K states (the state next)."""
+
+    @abstractmethod
+    def emission(self, theta: Theta, step: Step) -> TorchDistribution:
+        """`p(y_t | z_t)`, batch [..., N or 1, K], over a group's number of solved rollouts. Outcomes are not held
+        against its support: where rewards are partial a Binomial, say, is asked for fractions of a count."""
+
+    def informative(self, theta: Theta, step: Step) -> Tensor:
+        """[..., N or 1, K], the chance in each state that a group of `step.trials` rollouts is useful, in [0, 1]: with
+        rewards of 0 and 1, that it is neither all wrong nor all right. Override it where rewards are others, together
+        with `tolerance`."""
+        trials = step.trials.unsqueeze(-1)
+        emission = self.emission(theta, step)
+        useless = emission.log_prob(torch.zeros_like(trials)).exp() + emission.log_prob(trials).exp()
+        return torch.where(trials > 1, (1 - useless).clamp(0, 1), 0.0)
+
+    def carried(self) -> dict[str, Any]:
+        """Arguments of the constructor that a posterior's values mean nothing without, as plain values for JSON: which
+        labels groups have, what an average feature is. `fit` keeps them as `posterior.about["columns"]`, and a model
+        of other prompts is made with them: `Hierarchical(groups, **posterior.about["columns"])`."""
+        return {}
+
+    def parameters(
+        self, num_prompts: int, values: Mapping[str, Tensor] | None = None, rows: Tensor | None = None
+    ) -> Theta:
+        """The parameters at given site values; a site that is not given stands at its prior mean (where that is not
+        finite, at its median; where neither has a formula, at its base distribution's, transformed).
+
+        Args:
+            num_prompts: N, the size of the prompts plate.
+            values: site name -> value, such as `Posterior.point`; per-prompt sites for all N prompts.
+            rows: long [V], the prompts wanted; None for all.
+
+        Raises:
+            ValueError: a value is of another shape than its site (a per-prompt one not of N prompts, for instance), or
+                of none of the prior's sites; or a site that is not given has no such centre.
+        """
+        plate = pyro.plate("prompts", num_prompts, subsample=rows, dim=-1)
+        with torch.no_grad(), poutine.block(), InitMessenger(centre), At(values or {}, rows) as given:
+            theta = self.prior(plate)
+        strange = [name for name in given.values if name not in given.sites]
+        if strange:
+            expected = f"sites of {type(self).__name__} ({', '.join(given.sites) or 'none'})"
+            raise ValueError(f"values: expected {expected}, got {', '.join(map(repr, strange))}")
+        return theta
+
+    def model(self, history: RolloutHistory, batch_size: int | None = None) -> Tensor:
+        """The Pyro model: the prior, and one observed site "outcomes" a prompt whose states are summed out exactly.
+
+        Args:
+            history: the log; `history.schedule()` leaves the outcomes to be drawn.
+            batch_size: prompts in a mini-batch, for stochastic variational inference over many; None for all.
+
+        Returns:
+            [B, T] the outcomes, observed or drawn.
+        """
+        prompts = pyro.plate("prompts", history.num_prompts, subsample_size=batch_size, dim=-1)
+        theta = self.prior(prompts)
+        with prompts as rows:
+            outcomes, rounds = _laid_out(history, cast("Tensor", rows))
+            step = Step(outcomes.trials, outcomes.trained, outcomes.progress)
+            progress = Progress(self, theta, step, rounds)
+            drawn: Tensor = pyro.sample("outcomes", progress, obs=outcomes.solved)
+        return drawn
+
+    def enumerated_model(self, history: RolloutHistory) -> None:
+        """The same model with its states written out: sites `z_t` (enumerated in parallel) and `y_t`.
+
+        For `TraceEnum_ELBO`, `infer_discrete` and `pyro.render_model`. Slower than `model`, and equal to it in
+        distribution. Only observations are masked: `TraceEnum_ELBO` does not honour a mask on an enumerated state.
+        """
+        solved, trials, trained, progress = history.dense()
+        prompts = pyro.plate("prompts", history.num_prompts, dim=-1)
+        theta = self.prior(prompts)
+        with prompts:
+            law = self.initial(theta)
+            for t in pyro.markov(range(history.num_steps)):
+                step = Step(trials[:, t], trained[:, t], progress[:, t])
+                z = pyro.sample(f"z_{t}", law, infer={"enumerate": "parallel"})
+                with poutine.mask(mask=cast("torch.BoolTensor", step.trials > 0)):
+                    shown = Shown(self.emission(theta, step), z)
+                    pyro.sample(f"y_{t}", shown, obs=None if solved is None else solved[:, t])
+                law = dist.Categorical(Vindex(self.transition(theta, step).probs)[..., z, :])
+
+
+def _laid_out(history: RolloutHistory, rows: Tensor) -> tuple[Outcomes, Tensor | None]:
+    """The prompts' outcomes, and the rounds in which there were any; None where they are to be drawn."""
+    every = len(rows) == history.num_prompts
+    if not history.observed:
+        solved, trials, trained, progress = history.dense()
+        return Outcomes(solved, trials[rows], trained[rows], progress), None
+    made = layout(history)
+    return (history.dense(), made.rounds()) if every else (made.dense(rows), made.rounds(rows))

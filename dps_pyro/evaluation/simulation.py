@@ -1,0 +1,149 @@
+"""Logs drawn from a model, with the truth beside them: what a fit should find, and what a replay can be tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.progress import Progress
+from dps_pyro.dynamics.step import Step
+from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
+from dps_pyro.inference.posterior import Posterior
+from dps_pyro.support import checks
+
+__all__ = ["Simulated", "simulate"]
+
+
+class Simulated(NamedTuple):
+    """A log, and what it was drawn from."""
+
+    log: RolloutHistory
+    truth: Posterior  # every site's value, as its one draw and its point; `converged`, as there is nothing to find
+    shifted: Tensor  # long, the prompts whose states were drawn anew at the shift, in rising order
+
+
+def simulate(
+    dynamics: Dynamics[Any],
+    prompts: int | Sequence[str],
+    num_steps: int,
+    trials: int = 8,
+    *,
+    values: Mapping[str, Tensor] | None = None,
+    centre: bool = False,
+    observed: float = 1.0,
+    trained: float = 1.0,
+    progress: Sequence[float] | Tensor | None = None,
+    shift_at: int | None = None,
+    shift_share: float = 0.5,
+    features: Features | None = None,
+    seed: int = 0,
+) -> Simulated:
+    """Draw a log from a model.
+
+    Args:
+        dynamics: the model.
+        prompts: their number, or their ids.
+        num_steps: T.
+        trials: rollouts a group.
+        values: site name -> value, such as `Posterior.point`; the other sites are drawn from the prior.
+        centre: the other sites stand at the prior's centre instead, as they do in an online filter.
+        observed: the chance that a prompt is rolled out in a step, in (0, 1]; at 1 the log is full, as `replay` wants.
+        trained: the chance that the policy is updated on a group, in [0, 1], for models that ask.
+        progress: [T], the policy's overall progress before each step, for models that ask; unknown if left out.
+        shift_at: a step in 1..T-1 at which prompts' states are drawn anew from the initial distribution, as if the
+            policy had been replaced; None for none.
+        shift_share: of the prompts, in (0, 1]: a random one.
+        features: of the prompts, for the log. (The model's own, its constructor took.)
+        seed: of everything. The global RNG is left as it was.
+
+    Sums of rewards outside 0..trials, which a Gaussian emission draws, are put at those bounds. Real-valued rewards are
+    drawn as their sums; which groups the log calls useful is what those say (`useful_by_sum`).
+
+    Raises:
+        ValueError: an argument is of another kind or out of range, or the values are not the model's.
+    """
+    checks.instance("dynamics", dynamics, Dynamics)
+    num_steps = checks.count("num_steps", num_steps, 1)
+    trials = checks.count("trials", trials, 1)
+    observed, trained = _share("observed", observed), _share("trained", trained, or_zero=True)
+    shift_share = _share("shift_share", shift_share)
+    if shift_at is not None:
+        shift_at = checks.count("shift_at", shift_at, 1, num_steps - 1)
+    known = [None] * num_steps if progress is None else checks.numbers("progress", progress).tolist()
+    if len(known) != num_steps:
+        raise ValueError(f"progress: expected {num_steps} numbers, one a step, got {len(known)}")
+    schedule = RolloutHistory(prompts, num_steps=num_steps, features=features)
+    num_prompts = schedule.num_prompts
+    dynamics.parameters(num_prompts, values)  # says so where the values are not its
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(checks.count("seed", seed, 0))
+        theta, sites, own = _parameters(dynamics, num_prompts, values or {}, centre)
+        for step, level in enumerate(known):
+            rows = (torch.rand(num_prompts) < observed).nonzero().squeeze(-1)
+            learned = torch.rand(len(rows)) < trained
+            nothing = torch.zeros(len(rows))
+            schedule.append(rows, step=step, solved=nothing, trials=trials, trained=learned, progress=level)
+        _, sizes, updated, levels = schedule.dense()
+        solved = Progress(dynamics, theta, Step(sizes, updated, levels)).expand([num_prompts]).sample()
+        shifted = torch.zeros(0, dtype=torch.long)
+        if shift_at is not None:
+            # From there on a process that starts: initial states, and the moves of the steps to come.
+            rest = Step(sizes[:, shift_at:], updated[:, shift_at:], levels[:, shift_at:])
+            anew = Progress(dynamics, theta, rest).expand([num_prompts]).sample()
+            shifted = torch.randperm(num_prompts)[: max(1, round(shift_share * num_prompts))].sort().values
+            solved[shifted, shift_at:] = anew[shifted]
+    log = RolloutHistory(prompts, num_steps=num_steps, features=features)
+    events = schedule.events
+    for step, level in enumerate(known):
+        now = events.step == step
+        rows, size = events.prompt[now], events.trials[now]
+        counts = torch.minimum(solved[rows, step].double().clamp_min(0), size.double())
+        mixed = useful_by_sum(counts, size, dynamics.tolerance)
+        learned = events.trained[now]
+        log.append(rows, step=step, solved=counts, trials=size, trained=learned, progress=level, useful=mixed)
+    about = {
+        "model": type(dynamics).__name__,
+        "method": "simulated",
+        "prompts": num_prompts,
+        "groups": len(log),
+        "per_prompt": own,
+        "columns": dynamics.carried(),
+        "shift_at": shift_at,
+        "shifted": len(shifted),
+        "seed": seed,
+    }
+    drawn = {name: value.unsqueeze(0) for name, value in sites.items()}
+    truth = Posterior(draws=drawn, point=sites, losses=torch.zeros(0), converged=True, about=about)
+    return Simulated(log, truth, shifted)
+
+
+def _parameters(
+    dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Tensor], centre: bool
+) -> tuple[Any, dict[str, Tensor], list[str]]:
+    """The parameters, the value of every site, and the names of those that are a prompt's own."""
+    given = {name: torch.as_tensor(value) for name, value in values.items()}
+    with InitMessenger(centre) if centre else nullcontext(), poutine.trace() as tape, poutine.condition(data=given):
+        theta = dynamics.prior(pyro.plate("prompts", num_prompts, dim=-1))
+    nodes = {
+        name: node
+        for name, node in tape.trace.nodes.items()
+        if node["type"] == "sample" and not site_is_subsample(node)
+    }
+    own = [name for name, node in nodes.items() if any(at.name == "prompts" for at in node["cond_indep_stack"])]
+    return theta, {name: torch.as_tensor(node["value"]).clone() for name, node in nodes.items()}, own
+
+
+def _share(name: str, value: float, or_zero: bool = False) -> float:
+    share = checks.positive(name, value, or_zero)
+    if share > 1:
+        raise ValueError(f"{name}: expected a share of at most 1, got {value!r}")
+    return share

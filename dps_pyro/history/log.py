@@ -1,0 +1,408 @@
+"""The event log: which prompt was rolled out at which step, and how many of its rollouts solved it.
+
+A history is what models are fitted to, what a run leaves behind (`history.parquet`) and what a late observation is
+re-filtered from. It is sparse: one row an observed group, whatever the number of prompts and steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dps_pyro.storage import atomic_path
+from dps_pyro.support import checks
+
+__all__ = ["Events", "Features", "Outcomes", "RolloutHistory", "observed", "useful_by_sum"]
+
+
+class Events(NamedTuple):
+    """The log's columns, one entry a group, in the order in which the groups were recorded."""
+
+    prompt: Tensor  # long [E], 0..num_prompts-1
+    step: Tensor  # long [E], 0..num_steps-1: the training step that the rollouts belong to
+    solved: Tensor  # float64 [E], 0..trials: how many rollouts solved it (a sum of partial rewards); NaN in a schedule
+    trials: Tensor  # long [E], >= 0: the size of the group
+    predicted: Tensor  # float32 [E], the chance of a useful group predicted at selection; NaN where unknown
+    trained: Tensor  # bool [E], whether the policy was updated on the group
+    progress: Tensor  # float64 [E], the policy's overall progress before the step; NaN where unknown
+    useful: Tensor  # bool [E], whether the rewards of the group differed, so that there was something to learn
+
+
+class Outcomes(NamedTuple):
+    """The log as rectangles, the view that a likelihood reads. Groups of one prompt at one step are added up."""
+
+    solved: Tensor | None  # [N, T]; 0 where missing; None in a schedule, whose outcomes are to be drawn
+    trials: Tensor  # long [N, T]; 0 where missing
+    trained: Tensor  # bool [N, T]
+    progress: Tensor  # [1, T], the last that was known; 0 before the first
+
+
+Features = Mapping[str, Sequence[float] | Sequence[str]]
+"""What is known of the prompts before any rollout: name -> N numbers or N strings."""
+
+
+class RolloutHistory:
+    """An append-only log of groups of rollouts over `num_prompts` prompts.
+
+    Args:
+        prompts: their number, or their stable ids (distinct strings), in row order.
+        num_steps: the number of training steps covered, at least; it grows with what is appended. Steps in which
+            nothing was observed count too, because states move on in them.
+
+    Raises:
+        ValueError: the sizes are no whole numbers of at least 0, or the ids not distinct strings.
+
+    Example::
+
+        history = RolloutHistory(3)
+        history.append([0, 2], step=0, solved=[1, 8], trials=8)
+        history.dense().trials  # tensor([[8], [0], [8]])
+    """
+
+    def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0, features: Features | None = None) -> None:
+        self.ids: list[str] | None = checks.ids("prompts", prompts)
+        self.num_prompts: int = checks.count("prompts", prompts, 0) if self.ids is None else len(self.ids)
+        self.num_steps: int = checks.count("num_steps", num_steps, 0)
+        self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
+        self._row: dict[str, int] = {}
+        self._chunks: list[Events] = []
+        self._levels: dict[int, float] = {}  # step -> progress, of steps without groups too
+        self._outcomes: Outcomes | None = None
+        self._observed = True
+
+    # ---------------------------------------------------------------------------------------------- making one
+
+    @classmethod
+    def from_dense(cls, solved: Tensor, trials: Tensor | int, ids: Sequence[str] | None = None) -> RolloutHistory:
+        """A history from rectangles: `solved` [N, T] and `trials` [N, T] or one number; `trials == 0` is missing."""
+        if solved.ndim != 2:
+            raise ValueError(f"solved: expected [prompts, steps], got shape {tuple(solved.shape)}")
+        trials = torch.as_tensor(trials).expand(solved.shape)
+        history = cls(ids if ids is not None else len(solved), num_steps=solved.shape[1])
+        for step in range(solved.shape[1]):
+            rows = trials[:, step].nonzero().squeeze(-1)
+            history.append(rows, step=step, solved=solved[rows, step], trials=trials[rows, step])
+        history.num_steps = solved.shape[1]
+        return history
+
+    def append(
+        self,
+        prompts: Tensor | Sequence[int] | Sequence[str],
+        *,
+        step: int,
+        solved: Tensor | Sequence[float],
+        trials: Tensor | Sequence[int] | int,
+        predicted: Tensor | None = None,
+        trained: Tensor | Sequence[bool] | None = None,
+        progress: float | None = None,
+        useful: Tensor | Sequence[bool] | None = None,
+    ) -> None:
+        """Record one step's groups.
+
+        Args:
+            prompts: [V] rows or ids.
+            step: the training step that the rollouts belong to.
+            solved: [V], within 0..trials.
+            trials: [V] or one number.
+            predicted: [V], the chances of a useful group predicted at selection, where there were any.
+            trained: [V], whether the policy was updated on the group; wherever there were rollouts if left out.
+            progress: the policy's overall progress before the step, for instance its held-out accuracy. It is kept
+                for a step without groups, too.
+            useful: [V], whether the group's rewards differed; if left out, wherever it is neither all wrong nor all
+                right (`useful_by_sum`).
+
+        Raises:
+            ValueError: a row out of range, an unknown id, a count outside 0..trials, or columns of different lengths.
+        """
+        # Copies: the log must not change with the caller's buffers.
+        rows = self.locate(prompts)
+        count = _column("solved", solved, torch.float64)
+        size = _column("trials", trials, torch.long)
+        size = size.expand(len(rows)).clone() if len(size) == 1 else size
+        chance = _column("predicted", [math.nan] * len(rows) if predicted is None else predicted, torch.float32)
+        learned = size > 0 if trained is None else _column("trained", trained, torch.bool)
+        mixed = None if useful is None else _column("useful", useful, torch.bool)
+        columns = {"prompts": rows, "solved": count, "trials": size, "predicted": chance, "trained": learned}
+        columns |= {} if mixed is None else {"useful": mixed}
+        if len({len(column) for column in columns.values()}) > 1:
+            lengths = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
+            raise ValueError(f"expected columns of one length, got {lengths}")
+        if not bool(((count >= 0) & (count <= size)).all()):
+            raise ValueError("solved: expected numbers within 0..trials")
+        step = checks.count("step", step, 0)
+        level = math.nan if progress is None else float(progress)
+        known = torch.full_like(count, level)
+        mixed = useful_by_sum(count, size) if mixed is None else mixed
+        self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
+        if not math.isnan(level):
+            self._levels[step] = level
+        self.num_steps = max(self.num_steps, step + 1)
+        self._outcomes = None
+
+    def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
+        """Make room for more prompts: their number, or their ids where the prompts of this history have ids; and
+        their features, where these have some.
+
+        Raises:
+            ValueError: ids where there are none, or none where there are; an id that is there already; features of
+                other names.
+        """
+        names = checks.ids("prompts", prompts)
+        if (names is None) != (self.ids is None):
+            raise ValueError(f"prompts: expected {'ids' if self.ids is not None else 'a number'}, got {prompts!r}")
+        more = checks.features(
+            "features", features, len(names) if names is not None else checks.count("prompts", prompts, 0)
+        )
+        if more.keys() != self.features.keys():
+            expected = ", ".join(self.features) or "none"
+            raise ValueError(
+                f"features: expected {expected}, as of the prompts before, got {', '.join(more) or 'none'}"
+            )
+        if names is None:
+            self.num_prompts += checks.count("prompts", prompts, 0)
+        else:
+            self.ids = checks.ids("prompts", [*(self.ids or []), *names]) or []
+            self.num_prompts = len(self.ids)
+        self.features = {name: [*column, *more[name]] for name, column in self.features.items()}
+        self._outcomes = None
+
+    def schedule(self) -> RolloutHistory:
+        """The same rollouts, their outcomes unknown (NaN): a model run on it draws them (`pyro.infer.Predictive`)."""
+        unknown = torch.full_like(self.events.solved, math.nan)
+        blank = self._like(self.events._replace(solved=unknown, useful=torch.zeros_like(self.events.useful)))
+        blank._observed = False
+        return blank
+
+    def where(self, keep: Tensor) -> RolloutHistory:
+        """The same prompts and steps with only some of the groups: `keep` is bool [E], in the order of `events`."""
+        return self._like(Events(*(column[keep] for column in self.events)))
+
+    def _like(self, events: Events) -> RolloutHistory:
+        prompts = self.ids if self.ids is not None else self.num_prompts
+        other = RolloutHistory(prompts, num_steps=self.num_steps, features=self.features)
+        other._chunks, other._observed, other._levels = [events], self._observed, dict(self._levels)
+        return other
+
+    # ---------------------------------------------------------------------------------------------- reading it
+
+    @property
+    def events(self) -> Events:
+        """Every group so far, as columns."""
+        if len(self._chunks) != 1:
+            empty = torch.zeros(0, dtype=torch.long)
+            real, boolean = empty.float(), empty.bool()
+            blank = Events(empty, empty, empty.double(), empty, real, boolean, empty.double(), boolean)
+            columns = zip(*(self._chunks or [blank]), strict=True)
+            self._chunks = [Events(*(torch.cat(column) for column in columns))]
+        return self._chunks[0]
+
+    @property
+    def observed(self) -> bool:
+        """Whether the outcomes are known; they are not in a schedule."""
+        return self._observed
+
+    def __len__(self) -> int:
+        return sum(len(chunk.prompt) for chunk in self._chunks)
+
+    def dense(self) -> Outcomes:
+        """The log as [N, T] rectangles (kept until the next append)."""
+        if self._outcomes is None:
+            events = self.events
+            shape = (self.num_prompts, self.num_steps)
+            where = (events.prompt, events.step)
+            trials = torch.zeros(shape, dtype=torch.long).index_put(where, events.trials, accumulate=True)
+            solved = torch.zeros(shape, dtype=torch.float64).index_put(where, events.solved, accumulate=True)
+            trained = torch.zeros(shape, dtype=torch.bool)
+            trained[events.prompt[events.trained], events.step[events.trained]] = True
+            real = torch.get_default_dtype()
+            progress = self.progress().to(real).unsqueeze(0)
+            self._outcomes = Outcomes(solved.to(real) if self._observed else None, trials, trained, progress)
+        return self._outcomes
+
+    def progress(self) -> Tensor:
+        """float64 [T], the policy's overall progress before each step: the last that was recorded by then, 0 before
+        the first."""
+        by_step = torch.full([self.num_steps], math.nan, dtype=torch.float64)
+        by_step[list(self._levels)] = torch.tensor(list(self._levels.values()), dtype=torch.float64)
+        seen = ~by_step.isnan()
+        last = torch.where(seen, torch.arange(self.num_steps), -1).cummax(0).values
+        return torch.where(last >= 0, by_step[last], 0.0)
+
+    def locate(self, prompts: Tensor | Sequence[int] | Sequence[str]) -> Tensor:
+        """Long [V], the rows of prompts that are given as rows or as ids.
+
+        Raises:
+            ValueError: a row out of range, or an unknown id.
+        """
+        if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+            raise ValueError(f"prompts: expected a vector of rows or ids, got {prompts!r}")
+        names = [] if isinstance(prompts, Tensor) else list(prompts)
+        if any(isinstance(name, str) for name in names):
+            if len(self._row) != len(self.ids or []):
+                self._row = {name: row for row, name in enumerate(self.ids or [])}
+            unknown = [name for name in names if not (isinstance(name, str) and name in self._row)]
+            if unknown:
+                known = f"one of {self.num_prompts} known ids" if self.ids else "rows, as these prompts have no ids"
+                raise ValueError(f"prompts: expected {known}, got {unknown[0]!r}")
+            return torch.tensor([self._row[str(name)] for name in names], dtype=torch.long)
+        rows = checks.whole_numbers("prompts", prompts)
+        if rows.ndim != 1:
+            raise ValueError(f"prompts: expected a vector of rows or ids, got shape {tuple(rows.shape)}")
+        if len(rows) and int(rows.max()) >= self.num_prompts:
+            raise ValueError(f"prompts: expected rows in 0..{self.num_prompts - 1}, got {int(rows.max())}")
+        return rows
+
+    def rows(self, prompts: Tensor) -> Events:
+        """The groups of the given prompts, `prompt` renumbered 0..len(prompts)-1 in the order given."""
+        place = torch.full([self.num_prompts], -1, dtype=torch.long)
+        place[prompts] = torch.arange(len(prompts))
+        events = self.events
+        keep = place[events.prompt] >= 0
+        kept = Events(*(column[keep] for column in events))
+        return kept._replace(prompt=place[kept.prompt])
+
+    # ---------------------------------------------------------------------------------------------- keeping it
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write the log to one Parquet file, atomically. Columns: prompt, step, solved, trials, predicted, trained,
+        progress, useful; the ids, sizes, features and each step's progress travel in the schema's metadata under
+        `dps_pyro`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        events = self.events
+        columns = [
+            pa.array(events.prompt.to(torch.int32).numpy()),
+            pa.array(events.step.to(torch.int32).numpy()),
+            pa.array(events.solved.numpy()),
+            pa.array(events.trials.to(torch.int32).numpy()),
+            pa.array(events.predicted.numpy()),
+            pa.array(events.trained.numpy()),
+            pa.array(events.progress.numpy()),
+            pa.array(events.useful.numpy()),
+        ]
+        sizes = {"num_prompts": self.num_prompts, "num_steps": self.num_steps}
+        about = {"ids": self.ids, **sizes, "features": self.features, "progress": list(self._levels.items())}
+        table = pa.table(columns, names=list(Events._fields), metadata={"dps_pyro": json.dumps(about)})
+        with atomic_path(Path(path)) as aside:
+            pq.write_table(table, aside, compression="zstd")
+        return Path(path)
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> RolloutHistory:
+        """Read a log. Only prompt, step, solved and trials are needed; without our metadata the sizes are inferred.
+
+        Raises:
+            ValueError: a needed column is missing, or a value is out of range.
+        """
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path)
+        missing = {"prompt", "step", "solved", "trials"} - set(table.column_names)
+        if missing:
+            raise ValueError(
+                f"{path}: expected columns prompt, step, solved, trials; {', '.join(sorted(missing))} not among "
+                f"{', '.join(table.column_names)}"
+            )
+        try:
+            present = [name for name in Events._fields if name in table.column_names]
+            column = {name: torch.from_numpy(table[name].to_numpy().astype("float64")) for name in present}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected columns of numbers, got {error}") from error
+        strange = [name for name in ("prompt", "step", "trials") if not bool((column[name] % 1 == 0).all())]
+        if strange:
+            raise ValueError(f"{path}: expected whole numbers in {', '.join(strange)}, got others")
+        about = json.loads((table.schema.metadata or {}).get(b"dps_pyro", b"{}"))
+        seen = int(column["prompt"].max()) + 1 if len(table) else 0
+        ids = about.get("ids")
+        prompts = ids if ids is not None else about.get("num_prompts", seen)
+        history = cls(prompts, num_steps=about.get("num_steps", 0), features=about.get("features"))
+        chance, trained = column.get("predicted"), column.get("trained")
+        # Appending step by step would need the log sorted; the columns are checked as one append and then dated.
+        prompt, solved, trials = column["prompt"], column["solved"], column["trials"]
+        learned, mixed = (None if of is None else of > 0 for of in (trained, column.get("useful")))
+        history.append(prompt, step=0, solved=solved, trials=trials, predicted=chance, trained=learned, useful=mixed)
+        steps = column["step"].long()
+        if len(steps) and int(steps.min()) < 0:
+            raise ValueError(f"{path}: step: expected 0 or more, got {int(steps.min())}")
+        known = column.get("progress", history.events.progress)
+        history._chunks = [history.events._replace(step=steps, progress=known)]
+        history._levels = _levels_of(history.events) | {
+            int(at): float(level) for at, level in about.get("progress", [])
+        }
+        latest = int(steps.max()) + 1 if len(steps) else 0
+        history.num_steps = max(about.get("num_steps", 0), latest)
+        return history
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The log as tensors (the ids are the sampler's to keep)."""
+        return {
+            **self.events._asdict(),
+            "num_steps": torch.tensor(self.num_steps),
+            "progress_step": torch.tensor(list(self._levels), dtype=torch.long),
+            "progress_value": torch.tensor(list(self._levels.values()), dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replace the log by a saved one.
+
+        Raises:
+            ValueError: the state is none of a log.
+        """
+        missing = {*Events._fields, "num_steps"} - checks.instance("state", state, Mapping).keys()
+        if missing:
+            raise ValueError(f"state: expected a log's, got one without {', '.join(sorted(missing))}")
+        events = Events(*(state[name].clone() for name in Events._fields))
+        events = events._replace(progress=events.progress.double())  # float32 in states of earlier versions
+        self._chunks, self.num_steps = [events], int(state["num_steps"])
+        self._levels = _levels_of(events)
+        if "progress_step" in state:  # not in states of earlier versions
+            self._levels |= dict(zip(state["progress_step"].tolist(), state["progress_value"].tolist(), strict=True))
+        self._outcomes = None
+
+
+def _levels_of(events: Events) -> dict[int, float]:
+    """Each step's progress, as its groups have it."""
+    known = ~events.progress.isnan()
+    return dict(zip(events.step[known].tolist(), events.progress[known].tolist(), strict=True))
+
+
+def useful_by_sum(solved: Tensor, trials: Tensor, tolerance: float = 0.0) -> Tensor:
+    """Bool [V], what a group's sum says of whether its rewards differed: `tolerance < solved < trials - tolerance`, and
+    there were at least two.
+
+    With rewards of 0 and 1, and tolerance 0, exactly that: neither all wrong nor all right. Of real-valued rewards a
+    sum tells less: where this does not hold, no two rewards are more than `tolerance` apart; where it does, they may
+    be equal all the same.
+    """
+    return (solved > tolerance) & (solved < trials - tolerance) & (trials > 1)
+
+
+def _column(name: str, values: Any, dtype: torch.dtype) -> Tensor:
+    """A copy of `values` as a vector; whole numbers where the dtype is."""
+    given = torch.as_tensor(values).detach().reshape(-1)
+    column = given.to(dtype, copy=True)
+    if dtype == torch.long and not torch.equal(column.to(given.dtype), given):
+        raise ValueError(f"{name}: expected whole numbers, got {given.tolist()[:8]}")
+    return column
+
+
+def observed(history: RolloutHistory) -> Tensor:
+    """[N, T], how many rollouts solved the prompt; 0 where missing.
+
+    Raises:
+        ValueError: it has no groups, or is a schedule without outcomes.
+    """
+    if len(checks.instance("history", history, RolloutHistory)) == 0:
+        raise ValueError("history: expected at least one group of rollouts, got none")
+    if not history.observed:
+        raise ValueError("history: expected outcomes, got a schedule, whose outcomes are unknown")
+    solved = history.dense().solved
+    assert solved is not None
+    return solved

@@ -1,0 +1,46 @@
+"""The process that refits beside a training loop; `dps_pyro.inference.refit` starts it and speaks to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import sys
+import traceback
+
+from dps_pyro.inference.refit import _fit, read, write
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Answer jobs until the other side is gone."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints, prints elsewhere
+    while True:
+        try:
+            files, job = pickle.loads(read(sys.stdin.buffer))  # noqa: S301
+        except EOFError:
+            return
+        try:
+            for name, path in files.items():
+                _import(name, path)
+            answer = _fit(pickle.loads(job))  # noqa: S301
+            content = pickle.dumps(answer)
+        except Exception:  # noqa: BLE001 - told to the other side, which raises it
+            content = pickle.dumps(traceback.format_exc())
+        write(answers, content)
+
+
+def _import(name: str, path: str) -> None:
+    """A user's model file, under the name that it has there."""
+    if name in sys.modules or (spec := importlib.util.spec_from_file_location(name, path)) is None:
+        return
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    main()

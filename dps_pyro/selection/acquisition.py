@@ -1,0 +1,132 @@
+"""From beliefs to a batch: which prompts to roll out next.
+
+An acquisition gives every prompt a score; the highest scores are taken. Any function of that signature will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dps_pyro.support.plugins import load
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "ACQUISITIONS",
+    "Acquisition",
+    "Forecast",
+    "acquisition_named",
+    "entropy",
+    "soft",
+    "target",
+    "thompson",
+    "top",
+    "uniform",
+]
+
+
+class Forecast(NamedTuple):
+    """What is known of the prompts before the coming step."""
+
+    belief: Tensor  # [N, K], p(z_t | y_<t)
+    informative: Tensor  # [N], the predictive chance of a useful group, in [0, 1]
+    visits: Tensor  # long [N], how often each prompt has been rolled out
+    draw: Callable[[torch.Generator], Tensor]  # a draw of each prompt's success rate from its belief, [N]
+
+
+Acquisition = Callable[[Forecast, torch.Generator], Tensor]
+"""`(forecast, generator) -> scores [N]`: the B highest are selected."""
+
+
+def top(forecast: Forecast, generator: torch.Generator) -> Tensor:
+    """The highest chances of a useful group (DPS, arXiv 2603.10887), ties broken at random.
+
+    Greedy: it returns to the same prompts for as long as they stay useful, and leaves most of the set unseen.
+    """
+    return _shuffled(forecast.informative, generator)
+
+
+def thompson(forecast: Forecast, generator: torch.Generator) -> Tensor:
+    """Draw each prompt's group outcome from its predictive distribution; choose uniformly among those drawn useful.
+
+    The batch distribution of dynamic sampling (DAPO, arXiv 2503.14476) without its rollouts: where fewer than a batch
+    are drawn useful, the others are drawn again, and so on. In one go: a prompt with chance p is first drawn useful in
+    round 1 + floor(log U / log(1 - p)); the earliest rounds are taken, at random within a round.
+    """
+    noise = torch.rand(2, len(forecast.informative), generator=generator, dtype=torch.float64)
+    chance = forecast.informative.double().clamp(0, 1)
+    rounds = torch.floor(noise[0].log() / torch.log1p(-chance))  # p = 1: 0 rounds waited; p = 0: for ever
+    # 2^30 rounds are for ever, and leave enough digits to choose at random among many hopeless prompts.
+    return noise[1] - rounds.nan_to_num(nan=0.0).clamp(max=2.0**30)
+
+
+def soft(sharpness: float) -> Acquisition:
+    """A soft top B: draw the batch without replacement with weights `p ** sharpness`, p the chance of a useful group.
+
+    Between `uniform` (0) and `top` (infinity), and close to `thompson` at 1: the larger, the more useful groups and the
+    fewer different prompts. Drawn by the Gumbel-top-k trick (arXiv 1903.06059).
+    """
+
+    def acquire(forecast: Forecast, generator: torch.Generator) -> Tensor:
+        noise = torch.rand(len(forecast.informative), generator=generator, dtype=torch.float64)
+        gumbel = -(-noise.clamp_min(1e-300).log()).log()
+        return gumbel + sharpness * forecast.informative.double().clamp_min(1e-12).log()
+
+    return acquire
+
+
+def target(rate: float) -> Acquisition:
+    """Thompson draws of the success rates; the prompts whose draws are nearest `rate` are taken (MoPPS, arXiv
+    2507.04632, where it is 0.5)."""
+
+    def acquire(forecast: Forecast, generator: torch.Generator) -> Tensor:
+        return _shuffled(-(forecast.draw(generator) - rate).abs(), generator)
+
+    return acquire
+
+
+def entropy(forecast: Forecast, generator: torch.Generator) -> Tensor:
+    """The most uncertain states, `-sum_k b_k log b_k`: exploration for its own sake."""
+    return _shuffled(torch.special.entr(forecast.belief).sum(-1), generator)
+
+
+def uniform(forecast: Forecast, generator: torch.Generator) -> Tensor:
+    """Every prompt alike: the baseline."""
+    return torch.rand(len(forecast.informative), generator=generator)
+
+
+ACQUISITIONS: dict[str, Acquisition] = {
+    "top": top,
+    "soft": soft(4.0),
+    "thompson": thompson,
+    "target": target(0.5),
+    "entropy": entropy,
+    "uniform": uniform,
+}
+"""The names that configurations and command lines use."""
+
+
+def _shuffled(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """Scores with ties broken at random. Equal beliefs differ by rounding, so what is closer than 1e-7 is a tie."""
+    return scores.double() + 1e-7 * torch.rand(len(scores), generator=generator, dtype=torch.float64)
+
+
+def acquisition_named(name: str, sharpness: float) -> str | Acquisition:
+    """An acquisition by its name, or of a user's file: path/to/file.py:function.
+
+    Raises:
+        ValueError: it is of a file that is not there, or is no function.
+    """
+    if name == "soft":
+        return soft(sharpness)
+    if name in ACQUISITIONS:
+        return name
+    found: Acquisition | None = load("acquisition", name)
+    if not callable(found):
+        raise ValueError(f"acquisition: expected a function, path/to/file.py:function, got {name!r}")
+    return found

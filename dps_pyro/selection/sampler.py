@@ -1,0 +1,387 @@
+"""Which prompts to roll out next: five verbs, the same for every training loop.
+
+The three lines of a training script::
+
+    sampler = PromptSampler(SolvingProgress(), num_prompts=len(dataset), seed=0)
+    rows = sampler.select(batch_size)                       # before the rollouts
+    sampler.observe(rows, solved, trials)                   # after them
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
+from dps_pyro.inference.refit import Refit, Refitter
+from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast
+from dps_pyro.selection.batches import PromptBatches
+from dps_pyro.selection.handed_out import Ahead
+from dps_pyro.support import checks
+from dps_pyro.tracking.predictor import Predictor
+from dps_pyro.tracking.tracker import Tracker, is_fitted, track
+
+if TYPE_CHECKING:
+    from dps_pyro.inference.posterior import Posterior
+
+__all__ = ["PromptSampler"]
+
+LONGEST_GAP = 100_000
+"""Steps that may pass between two observations; more than that is a mistaken number."""
+
+
+class PromptSampler:
+    """Tracks every prompt's solving progress and selects the prompts to roll out.
+
+    Args:
+        dynamics: the model of solving progress; or a baseline that brings its filter.
+        num_prompts: their number, or a list of their stable ids (distinct strings), in row order.
+        acquisition: how beliefs become a batch: "soft" (the default: likely useful prompts, and many different ones),
+            "thompson" (dynamic sampling's batches without its rollouts), "top" (the paper's), "entropy", "uniform", or
+            a function of one's own.
+        trials: the group size planned: `select` ranks prompts by the chance that a group of this size is useful.
+        posterior: a fitted prior of the same model; the model's own prior means if left out.
+        features: what is known of each prompt before any rollout, for the log: name -> N numbers or N strings. (What a
+            model uses of them, its constructor takes.)
+        refit_every: fit the model to the history so far every so many steps, filter the history again at what was
+            learned, and go on (online empirical Bayes); None: never.
+        refit: how.
+        seed: of the selections. The same seed and the same rewards give the same selections.
+        dtype: of the beliefs; torch's default if left out.
+
+    One `observe` is one training step: the prompts that were not rolled out move on, too.
+
+    Raises:
+        ValueError: an argument is of another kind or out of range, or the posterior is another model's.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics[Any] | Predictor,
+        num_prompts: int | Sequence[str],
+        *,
+        acquisition: str | Acquisition = "soft",
+        trials: int = 8,
+        posterior: Posterior | None = None,
+        features: Features | None = None,
+        refit_every: int | None = None,
+        refit: Refit = Refit(),  # noqa: B008 - it is frozen
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.ids = checks.ids("num_prompts", num_prompts)
+        self.num_prompts = checks.count("num_prompts", num_prompts if self.ids is None else len(self.ids), 1)
+        self.trials = checks.count("trials", trials, 1)
+        acquire = ACQUISITIONS.get(acquisition) if isinstance(acquisition, str) else acquisition
+        if not callable(acquire):
+            names = ", ".join(ACQUISITIONS)
+            raise ValueError(f"acquisition: expected one of {names}, or a function, got {acquisition!r}")
+        if posterior is not None and not isinstance(getattr(posterior, "point", None), Mapping):
+            raise ValueError(f"posterior: expected a Posterior (Posterior.load reads one), got {posterior!r}")
+        self.dynamics = dynamics
+        if posterior is not None and isinstance(dynamics, Dynamics):
+            _same_columns(dynamics, posterior)
+        self._acquire: Acquisition = acquire
+        values = None if posterior is None else posterior.point
+        self.tracker = track(dynamics, self.num_prompts, values=values, dtype=dtype)
+        self.tracker.history.ids = self.ids
+        self.tracker.history.features = checks.features("features", features, self.num_prompts)
+        self._refit_every = None if refit_every is None else checks.count("refit_every", refit_every, 1)
+        self._refitter: Refitter | None = None
+        if refit_every is not None:
+            if not isinstance(self.tracker, Tracker) or not is_fitted(dynamics):
+                name = type(dynamics).__name__
+                raise ValueError(f"refit_every: expected None, as {name} learns while it filters, got {refit_every}")
+            self._refitter = Refitter(dynamics, checks.instance("refit", refit, Refit))
+        self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
+        self._visits = torch.zeros(self.num_prompts, dtype=torch.long)
+        self._predicted: dict[int, float] = {}
+        self._totals = dict.fromkeys(("rollouts", "groups", "useful", "log_evidence", "impossible"), 0.0)
+        self._last: dict[str, float] = {}
+        self.ahead = Ahead()  # what loaders have had selected
+
+    # ------------------------------------------------------------------------------------------------- the verbs
+
+    def select(self, batch_size: int) -> Tensor:
+        """Choose the coming step's prompts: long [batch_size], distinct rows (`sampler.ids[row]` names them).
+
+        What was selected before and has not been observed yet may be selected again.
+
+        Raises:
+            ValueError: `batch_size` is not within 1..num_prompts, or a custom acquisition did not return a score for
+                each prompt.
+        """
+        batch_size = checks.count("batch_size", batch_size, 1, self.num_prompts)
+        chance = self.informative(self.trials)
+        # Copies: what a function of the user's does to them is its own affair.
+        forecast = Forecast(self.belief, chance.clone(), self.visits, self.tracker.draw)
+        scores: Any = self._acquire(forecast, self._generator)
+        if not isinstance(scores, Tensor) or scores.shape != chance.shape or bool(scores.isnan().any()):
+            raise ValueError(f"acquisition: expected {self.num_prompts} scores, got {scores}")
+        rows: Tensor = scores.topk(batch_size).indices
+        self._predicted |= dict(zip(rows.tolist(), chance[rows].tolist(), strict=True))
+        self._last["informative/selected"] = float(chance[rows].mean())
+        self._last["informative/pool"] = float(chance.mean())
+        return rows
+
+    def observe(
+        self,
+        prompts: Tensor | Sequence[int] | Sequence[str],
+        solved: Tensor | Sequence[float],
+        trials: Tensor | Sequence[int] | int,
+        step: int | None = None,
+        *,
+        trained: Tensor | Sequence[bool] | None = None,
+        progress: float | None = None,
+        useful: Tensor | Sequence[bool] | None = None,
+    ) -> None:
+        """Take in one step's groups and move to the next step.
+
+        Args:
+            prompts: [V], the rows that were rolled out (as `select` returned them), or their ids; each once.
+            solved: [V], how many of each group's rollouts solved the prompt, within 0..trials.
+            trials: [V] or one number, the groups' sizes; 0 for a group that was lost.
+            step: the training step that the rollouts belong to, counted from 0; the coming one if left out. A later
+                one lets the steps between pass; an earlier one is a late observation, placed where it belongs, and
+                does not count as a step.
+            trained: bool [V], whether the policy was updated on the group; wherever there were rollouts if left out.
+            progress: the policy's overall progress before the step, for instance its held-out accuracy, for models
+                that use it (`Trained`); the last known if left out.
+            useful: bool [V], whether the group's rewards differ by more than `tolerance`, for the metrics and the log.
+                Of rewards of 0 and 1 `solved` says it; of others hand it in, since a sum does not tell whether rewards
+                differ. If left out, it is `tolerance < solved < trials - tolerance`.
+
+        Raises:
+            ValueError: something else came, or a step more than 100,000 ahead; the sampler is as it was.
+        """
+        rows = self.history.locate(prompts)
+        if len(rows.unique()) < len(rows):
+            values, counts = rows.unique(return_counts=True)
+            raise ValueError(f"prompts: expected each prompt once, got row {int(values[counts > 1][0])} repeated")
+        size = checks.whole_numbers("trials", trials)
+        size = size.expand(len(rows)) if size.ndim == 0 else size
+        count = checks.numbers("solved", solved)
+        for name, column in (("solved", count), ("trials", size)):
+            if column.shape != rows.shape:
+                expected = f"shape ({len(rows)},), one entry a prompt"
+                raise ValueError(f"{name}: expected {expected}, got shape {tuple(column.shape)}")
+        wrong = ~((count >= 0) & (count <= size))  # NaN is neither
+        if bool(wrong.any()):
+            worst = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"solved: expected numbers within 0..trials, got {count[worst].item():g} of {int(size[worst])} "
+                f"at position {worst}"
+            )
+        now = self.tracker.step
+        step = now if step is None else checks.count("step", step, 0)
+        if step > now + LONGEST_GAP:
+            raise ValueError(f"step: expected at most {LONGEST_GAP:,} steps past the coming one, {now}, got {step}")
+        predicted = torch.tensor([self._predicted.get(row, math.nan) for row in rows.tolist()])
+        learned, mixed = _booleans("trained", trained, rows), _booleans("useful", useful, rows)
+        if mixed is None:
+            mixed = useful_by_sum(count, size, self.tolerance)
+        if bool((mixed & (size < 2)).any()):
+            raise ValueError("useful: expected groups of at least two rollouts to be useful, got a smaller one")
+        if progress is not None:
+            progress = float(checks.numbers("progress", progress))
+        self._take_up_refit()
+        evidence = self.tracker.observe(rows, count, size, step, predicted, learned, progress, mixed)
+        if self._refitter is not None and step >= now and (step + 1) % (self._refit_every or 1) == 0 and self.history:
+            self._refitter.begin(self.history)
+            if not self._refitter.settings.background:
+                self._take_up_refit()
+        for row in rows.tolist():
+            self._predicted.pop(row, None)
+        groups = int((size > 0).sum())
+        impossible = evidence.isneginf()
+        likelihood = float(evidence[~impossible].sum())
+        possible = groups - int(impossible.sum())
+        self._visits.index_add_(0, rows, (size > 0).long())
+        self._totals["rollouts"] += float(size.sum())
+        self._totals["groups"] += groups
+        self._totals["useful"] += float(mixed.sum())
+        self._totals["log_evidence"] += likelihood
+        self._totals["impossible"] += groups - possible
+        self._last["useful"] = float(mixed.sum()) / max(groups, 1)
+        self._last["log_evidence"] = likelihood / max(possible, 1)
+
+    def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
+        """Track more prompts, in rows after the others: as unvisited ones that have been there from the first step.
+
+        Args:
+            prompts: their number, or their ids where this sampler's prompts have ids.
+            features: theirs, where this sampler's prompts have features.
+
+        Raises:
+            ValueError: something else came, an id is there already, or the posterior has parameters of each prompt's
+                own and knows none of new ones; the sampler is as it was.
+        """
+        names = checks.ids("prompts", prompts)
+        if (names is None) != (self.ids is None):
+            raise ValueError(f"prompts: expected {'ids' if self.ids else 'a number'}, got {prompts!r}")
+        known = set(self.ids or []).intersection(names or [])
+        if known:
+            raise ValueError(f"prompts: expected new ids, got {min(known)!r}, which is there already")
+        learned = None if self._refitter is None else self._refitter.posterior
+        if learned is not None and learned.about["per_prompt"] and isinstance(self.tracker, Tracker):
+            # What was learned of each prompt's own says nothing of new prompts; the next refit has them all.
+            self.tracker.refilter(learned.population().point)
+        if names != []:
+            self.tracker.add(checks.count("prompts", prompts, 1) if names is None else names, features)
+        self.ids, self.num_prompts = self.history.ids, self.tracker.num_prompts
+        self._visits = torch.cat([self._visits, self._visits.new_zeros(self.num_prompts - len(self._visits))])
+
+    def informative(self, trials: int) -> Tensor:
+        """[N], the predictive chance, in [0, 1], that a group of `trials` rollouts in the coming step is useful: its
+        rewards differ by more than `tolerance`; of rewards of 0 and 1, it is neither all wrong nor all right."""
+        return self.tracker.informative(checks.count("trials", trials, 1))
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers to log after `observe`: belief mass a state, predicted and realised useful shares, coverage,
+        rollouts, and the mean log evidence a group (the prequential score) of the last step and so far. Groups that the
+        model holds impossible, with log evidence -inf, are left out of it and counted."""
+        mass = self.tracker.belief.mean(0).tolist()
+        groups, impossible = self._totals["groups"], self._totals["impossible"]
+        return {
+            "step": float(self.tracker.step),
+            "rollouts": self._totals["rollouts"],
+            "visited": float((self._visits > 0).double().mean()),
+            **{f"belief/{name.replace(' ', '_')}": value for name, value in zip(self._states(), mass, strict=True)},
+            "useful/so_far": self._totals["useful"] / max(groups, 1),
+            "log_evidence/so_far": self._totals["log_evidence"] / max(groups - impossible, 1),
+            "impossible": impossible,
+            **({} if self._refitter is None else {"refits": float(self._refitter.count)}),
+            **self._last,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on exactly as this sampler would, as nested tensors and plain values (no pickle
+        needed: `dps_pyro.storage.save_state`)."""
+        return {
+            "tracker": self.tracker.state_dict(),
+            "generator": self._generator.get_state(),
+            "visits": self._visits.clone(),
+            "predicted": {str(row): chance for row, chance in self._predicted.items()},
+            "totals": dict(self._totals),
+            "last": dict(self._last),
+            "ids": self.ids,
+            "ahead": self.ahead.state_dict(),
+            "refit": {} if self._refitter is None else self._refitter.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state, into a sampler of the same model and prompts (`add` those that were added).
+
+        Raises:
+            ValueError: the state is another sampler's, or none.
+        """
+        missing = self.state_dict().keys() - checks.instance("state", state, Mapping).keys()
+        if missing:
+            raise ValueError(f"state: expected a sampler's, got one without {', '.join(sorted(missing))}")
+        if self._totals.keys() != checks.instance("state", state["totals"], Mapping).keys():
+            raise ValueError(f"state: expected totals of {', '.join(self._totals)}, got {', '.join(state['totals'])}")
+        if checks.instance("state", state["visits"], Tensor).shape != self._visits.shape:
+            hint = "; add the others first" if len(state["visits"]) > self.num_prompts else ""
+            raise ValueError(f"state: expected {self.num_prompts} prompts, got {len(state['visits'])}{hint}")
+        if state["ids"] != self.ids:
+            raise ValueError("state: expected the same prompt ids in the same order, got others")
+        generator = torch.Generator()
+        try:
+            generator.set_state(state["generator"])
+            predicted = {int(row): float(chance) for row, chance in state["predicted"].items()}
+            totals, last = ({name: float(x) for name, x in state[part].items()} for part in ("totals", "last"))
+        except (AttributeError, RuntimeError, TypeError) as error:
+            raise ValueError(f"state: expected a generator's state and numbers, got {error}") from error
+        self.tracker.load_state_dict(state["tracker"])
+        self._generator, self._visits, self._predicted = generator, state["visits"].clone(), predicted
+        self._totals, self._last = totals, last
+        self.ahead.load_state_dict(state["ahead"])
+        if self._refitter is not None and state["refit"]:
+            self._refitter.load_state_dict(state["refit"])
+
+    def as_torch_sampler(
+        self,
+        batch_size: int,
+        repeats: int = 1,
+        num_batches: int | None = None,
+        *,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> PromptBatches:
+        """A torch `Sampler` of rows for a `DataLoader(dataset, batch_size=batch_size * repeats, sampler=...)`.
+
+        Args:
+            batch_size: distinct prompts a batch.
+            repeats: how often each is given, one after the other: the group size, where the loader's rows are rolled
+                out one by one.
+            num_batches: batches a pass; as many as make one pass over the prompts if left out.
+            num_replicas: processes that share every batch; each needs a sampler of the same seed that observes the
+                same groups.
+            rank: which of them this is; it gets its part of each batch, `batch_size * repeats / num_replicas` rows.
+
+        Batches are selected in the main process, when the loader asks for their first row: with `num_workers=0` when
+        the batch is wanted, so that everything observed counts; with workers `num_workers * prefetch_factor` batches
+        earlier. With torchdata's `StatefulDataLoader` save `sampler.state_dict()` and `loader.state_dict()` together,
+        and load the sampler's first: the loader goes on with the same batches, those fetched ahead included.
+
+        Raises:
+            ValueError: an argument is out of range, or a batch cannot be shared evenly.
+        """
+        return PromptBatches(self, batch_size, repeats, num_batches, num_replicas=num_replicas, rank=rank)
+
+    # ------------------------------------------------------------------------------------------------- the state
+
+    @property
+    def belief(self) -> Tensor:
+        """[N, K], `p(z_t | y_<t)` for the coming step, a copy; states ordered from unsolved to solved."""
+        return self.tracker.belief.clone()
+
+    @property
+    def tolerance(self) -> float:
+        """By how much the largest and the smallest reward of a useful group differ at least, as the model has it."""
+        return self.tracker.tolerance
+
+    @property
+    def history(self) -> RolloutHistory:
+        """Every group observed so far."""
+        return self.tracker.history
+
+    @property
+    def visits(self) -> Tensor:
+        """Long [N], how often each prompt has been rolled out, a copy."""
+        return self._visits.clone()
+
+    def _take_up_refit(self) -> None:
+        """Filter again at what the refit that was begun last has learned, if there is one."""
+        posterior = None if self._refitter is None else self._refitter.collect()
+        if posterior is not None and isinstance(self.tracker, Tracker):
+            self.tracker.refilter(posterior.point)
+
+    def _states(self) -> Sequence[str]:
+        count = self.tracker.belief.shape[-1]
+        names = self.tracker.states
+        return names if len(names) == count else [f"state_{k}" for k in range(count)]
+
+
+def _booleans(name: str, values: Tensor | Sequence[bool] | None, rows: Tensor) -> Tensor | None:
+    column = None if values is None else torch.as_tensor(values)
+    if column is not None and (column.dtype != torch.bool or column.shape != rows.shape):
+        raise ValueError(f"{name}: expected {len(rows)} booleans, one a prompt, got {values!r}")
+    return column
+
+
+def _same_columns(dynamics: Dynamics[Any], posterior: Posterior) -> None:
+    """Whether the values mean in this model what they meant in the one that was fitted."""
+    fitted, own = posterior.about.get("columns"), dynamics.carried()
+    if fitted and own and fitted != own:
+        name = type(dynamics).__name__
+        what = ", ".join(f"{key}={value!r}" if key == "labels" else f"another {key}" for key, value in own.items())
+        raise ValueError(
+            f"posterior: expected one fitted with the same {' and '.join(own)}; this {name} has {what}: make it with "
+            f'{name}(..., **posterior.about["columns"])'
+        )

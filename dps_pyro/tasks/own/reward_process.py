@@ -1,0 +1,100 @@
+"""A user's reward function in a process of its own, which may be killed: it can raise, hang, print or crash there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dps_pyro.support.child import DiedError, Killable
+from dps_pyro.tasks.base import Reward
+
+__all__ = ["START", "JudgeProcess", "RewardError", "RewardProcess"]
+
+START = 120.0
+"""Seconds for such a process to start: a user's file may import much."""
+
+
+class RewardError(Exception):
+    """A completion could not be judged: its reward raised, ran out of time, died, or was no reward."""
+
+
+class JudgeProcess:
+    """What judges elsewhere, in a process that is started when there is something to judge, and again after its end."""
+
+    _process: Killable | None = None
+
+    def close(self) -> None:
+        """End the process; the next judgement starts another."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _started(self) -> Killable:
+        """A process that has said that it is ready."""
+        raise NotImplementedError
+
+    def _judged(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """The process's answer.
+
+        Raises:
+            RewardError: it raised, ran out of time, or died.
+        """
+        try:
+            if self._process is None:
+                self._process = self._started()
+            answer = self._process.ask({**question, "seconds": seconds}, seconds)
+        except DiedError as error:
+            self._process = None
+            raise RewardError(f"reward's process died: {error}") from error
+        if answer is None:
+            self._process = None
+            raise RewardError(f"reward took more than {seconds:g} s")
+        if "raised" in answer:
+            raise RewardError(f"reward raised {answer['raised']}")
+        return answer
+
+
+class RewardProcess(JudgeProcess):
+    """Calls `function(completion, record)` elsewhere, within a time limit.
+
+    The function returns a number in 0..1 (a bool will do), or such a number and a reason of a few words.
+
+    Args:
+        function: path/to/file.py:name.
+        seconds: the time that a call may take, > 0. The process is then killed, and another started for the next call.
+
+    Raises:
+        ValueError: the file has no such function, or cannot be imported.
+    """
+
+    def __init__(self, function: str, seconds: float) -> None:
+        path, _, name = function.rpartition(":")
+        if not Path(path).is_file() or not name:
+            raise ValueError(f"reward: expected path/to/file.py:function, got {function!r}")
+        if not seconds > 0:
+            raise ValueError(f"reward_timeout: expected more than 0 seconds, got {seconds}")
+        self.function = f"{Path(path).resolve()}:{name}"
+        self.seconds = seconds
+        self._process = self._started()
+
+    def __call__(self, completion: str, record: Any) -> Reward:
+        """Judge one completion; `record` is anything that JSON holds.
+
+        Raises:
+            RewardError: it could not be judged; the message says why, and how the function raised.
+        """
+        answer = self._judged({"completion": completion, "record": record}, self.seconds)
+        return Reward(float(answer["value"]), str(answer["reason"]))
+
+    def _started(self) -> Killable:
+        process = Killable("dps_pyro.tasks.own.reward_worker", self.function)
+        try:
+            answer = process.ask(None, START)
+        except DiedError as error:
+            raise ValueError(f"reward: expected {self.function} to start, got: {error}") from error
+        if answer is None or "raised" in answer:
+            process.close()
+            reason = f"more than {START:g} s to start" if answer is None else answer["raised"]
+            raise ValueError(f"reward: expected a function, path/to/file.py:function, got {self.function!r}: {reason}")
+        return process

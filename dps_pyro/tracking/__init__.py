@@ -1,0 +1,6 @@
+"""The exact online filter: the beliefs of all prompts, step by step."""
+
+from dps_pyro.tracking.predictor import Filter, Predictor, State
+from dps_pyro.tracking.tracker import Tracker, is_fitted, track
+
+__all__ = ["Filter", "Predictor", "State", "Tracker", "is_fitted", "track"]

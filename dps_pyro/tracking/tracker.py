@@ -1,0 +1,173 @@
+"""The exact filter: condition the prompts that were rolled out, let all of them move on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.forward import condition, predict
+from dps_pyro.dynamics.laws import unchecked
+from dps_pyro.dynamics.step import Step
+from dps_pyro.support import checks
+from dps_pyro.tracking.predictor import Filter, Groups, Predictor, State
+
+__all__ = ["Tracker", "is_fitted", "track"]
+
+
+def is_fitted(dynamics: Dynamics[Any] | Predictor) -> TypeGuard[Dynamics[Any]]:
+    """Whether a model is fitted to logs and then filtered, rather than bringing a filter of its own."""
+    return isinstance(dynamics, Dynamics) and not isinstance(dynamics, Predictor)
+
+
+def track(
+    dynamics: Dynamics[Any] | Predictor,
+    num_prompts: int,
+    *,
+    values: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Filter:
+    """The online filter of `num_prompts` prompts at the given site values: a `Tracker`, or the model's own filter.
+
+    Raises:
+        ValueError: `dynamics` is no model, or `values` are not its.
+    """
+    if isinstance(dynamics, type) or not isinstance(dynamics, Predictor):
+        model: Any = dynamics
+        return Tracker(checks.instance("dynamics", model, Dynamics), num_prompts, values=values, dtype=dtype)
+    return dynamics.tracker(num_prompts, values=values, dtype=dtype)
+
+
+class Tracker(Filter):
+    """The exact filter over N prompts.
+
+    Args:
+        dynamics: the model.
+        num_prompts: N.
+        values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
+        dtype: of the beliefs; torch's default if left out.
+
+    Raises:
+        ValueError: the model brings a filter of its own (`track(dynamics, N)` makes it), or `values` are not its.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics[Any],
+        num_prompts: int,
+        *,
+        values: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        checks.instance("dynamics", dynamics, Dynamics)
+        if type(self) is Tracker and not is_fitted(dynamics):
+            made = f"{type(dynamics).__name__} brings a filter of its own: use track(dynamics, {num_prompts})"
+            raise ValueError(f"dynamics: expected a model that this filter runs, but {made}")
+        self.dynamics = dynamics
+        self.states, self.tolerance = dynamics.states, dynamics.tolerance
+        self._values = dict(values or {})
+        super().__init__(num_prompts, dtype or torch.get_default_dtype())
+
+    @property
+    def belief(self) -> Tensor:
+        """[N, K], `p(z_t | y_<t)` for the coming step t. The filter's own tensor, not a copy: read it only."""
+        return self._state["belief"]
+
+    def informative(self, trials: int) -> Tensor:
+        """[N], the predictive chance that a group of `trials` rollouts is useful, as the model has it."""
+        by_state = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
+        return self.belief @ by_state[0] if by_state.shape[0] == 1 else (self.belief * by_state).sum(-1)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """[N], the success rate in a state drawn from each prompt's belief.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        rates = self.dynamics.emission(self._theta, self.coming(1)).mean.to(self.dtype)
+        ceiling = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype)
+        state = (self.belief.cumsum(-1) < ceiling).sum(-1, keepdim=True).clamp_max(self.belief.shape[-1] - 1)
+        drawn: Tensor = rates.expand(self.num_prompts, -1).gather(-1, state).squeeze(-1)
+        return drawn
+
+    def refilter(self, values: Mapping[str, Tensor]) -> None:
+        """Filter the whole history again at other site values: exactly where the filter would be, had it run at them
+        from the first step.
+
+        Raises:
+            ValueError: `values` are not the model's; the filter is as it was.
+        """
+        before = self._values
+        self._values = dict(values)
+        try:
+            theta = self._parameters(None)
+        except ValueError:
+            self._values = before
+            raise
+        self._theta = theta
+        self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step).state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a filter of the same model and size needs to go on, tensors and numbers."""
+        return {**super().state_dict(), "values": dict(self._values)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: it belongs to another kind of model or number of prompts, or is none.
+        """
+        if "values" not in checks.instance("state", state, Mapping):
+            raise ValueError("state: expected values, as of a Tracker, got none")
+        before = self._values
+        self._values = dict(state["values"])
+        try:
+            theta = self._parameters(None)
+            super().load_state_dict(state)
+        except ValueError:
+            self._values = before
+            raise
+        self._theta = theta
+
+    # ------------------------------------------------------------------------------------------------- the filter
+
+    def _parameters(self, rows: Tensor | None) -> Any:
+        return self.dynamics.parameters(self.num_prompts, self._values, rows)
+
+    def _start(self, num_rows: int, theta: Any) -> State:
+        initial = self.dynamics.initial(theta).probs.to(self.dtype)
+        return {"belief": initial.expand(num_rows, initial.shape[-1]).clone()}
+
+    def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
+        likelihood = self._log_likelihood(groups, step)
+        conditioned = condition(state["belief"][groups.at], likelihood)
+        seen = groups.trials > 0
+        return self._move(state, groups.at[seen], conditioned.belief[seen], step, theta), conditioned.log_evidence
+
+    def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
+        """One step: the rows `at` [V] of the state now have `posterior` [V, K]; all of it moves on."""
+        belief = state["belief"].index_copy(0, at, posterior)
+        return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
+
+    def _log_likelihood(self, groups: Groups, step: Step) -> Tensor:
+        """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts. `step` has all rows of the state."""
+        if len(groups.at) == 0:  # no plate in Pyro may be empty
+            return self.belief[:0]
+        theta = self._parameters(groups.prompts)
+        law = unchecked(self.dynamics.emission(theta, _of(step, groups.at)))
+        outcome = groups.solved.to(self.dtype).unsqueeze(-1)
+        return torch.where(groups.trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)
+
+
+def _of(step: Step, rows: Tensor) -> Step:
+    """What is known of the step for some rows of the state; fields of one entry hold for all rows."""
+
+    def picked(field: Tensor) -> Tensor:
+        return field if field.shape[-1] == 1 else field[rows]
+
+    trials, *others = step
+    trained, progress = (None if field is None else picked(field) for field in others)
+    return Step(picked(trials), trained, progress)

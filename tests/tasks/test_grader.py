@@ -1,0 +1,378 @@
+"""The grader: what it accepts and rejects, and that no answer, however hostile, outlives its limits."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.processes import gone
+
+from dps_pyro.tasks import read_records
+from dps_pyro.tasks.base import Reward
+from dps_pyro.tasks.grading.grader import Grader, shared_grader
+
+MATH = Path(os.environ.get("MATH_DATA", Path(__file__).parents[3] / "shared" / "data" / "math"))
+REASONS = {
+    "correct", "wrong value", "empty", "no answer", "unclosed answer", "unfinished thinking", "too long",
+    *(f"differs as text, {why}" for why in ("not parsed", "gold not parsed", "timed out", "out of memory", "failed")),
+}  # fmt: skip
+TOWER = r"\boxed{9^{9^{9^9}}}"
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    grader = Grader(seconds=1.0, workers=2)
+    yield grader
+    grader.close()
+
+
+def children() -> set[int]:
+    """The processes that this one started and that are still there, zombies included."""
+    pid = os.getpid()
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
+
+
+# What it accepts and rejects
+
+
+@pytest.mark.skipif(not (MATH / "train.jsonl").is_file(), reason="no MATH here (a folder, MATH_DATA)")
+@pytest.mark.parametrize(("file", "count"), [("train.jsonl", 7400), ("math500.jsonl", 500)])
+def test_every_gold_answer_of_math_is_right_in_a_box(grader: Grader, file: str, count: int) -> None:
+    records = read_records(MATH / file)
+    golds = [gold for record in records if (gold := str(record["answer"]))]  # MATH train has two without an answer
+    assert count <= len(golds) >= len(records) - 2
+    boxed = [f"So the answer is $\\boxed{{{gold}}}$." for gold in golds]
+    graded = grader.grade_all(golds, boxed)
+    assert [gold for gold, reward in zip(golds, graded, strict=True) if reward != (1.0, "correct")] == []
+
+
+SAME = [
+    ("2", r"\boxed{\sqrt{4}}"),
+    (r"\frac{14}{3}", r"\boxed{14/3}"),
+    (r"\frac{14}{3}", r"\boxed{4\frac{2}{3}}"),
+    (r"\frac{1}{3}", r"\boxed{0.333333}"),
+    (r"2\sqrt{3}", r"\boxed{\sqrt{12}}"),
+    ("x^2+2x+1", r"\boxed{(x+1)^2}"),
+    ("p - q", r"\boxed{-q + p}"),
+    # units, currencies, percentages
+    (r"5\text{ cm}", r"\boxed{5}"),
+    ("5", r"\boxed{5 \text{ inches}}"),
+    (r"\$32{,}348", r"\boxed{32348}"),
+    (r"90^\circ", r"\boxed{90}"),
+    (r"50\%", r"\boxed{50}"),
+    (r"50\%", r"\boxed{0.5}"),
+    # intervals and inequalities
+    ("[0,1)", r"\boxed{\left[0, 1\right)}"),
+    (r"(-\infty, 2] \cup [3, \infty)", r"\boxed{(-\infty,2]\cup[3,\infty)}"),
+    (r"(-\infty,2]", r"\boxed{x \le 2}"),
+    # sets, tuples, lists
+    (r"\{1, 2\}", r"\boxed{2, 1}"),
+    ("1,-2", r"\boxed{-2, 1}"),
+    (r"\left( 3, \frac{\pi}{2} \right)", r"\boxed{(3, \pi/2)}"),
+    (r"1 \pm \sqrt{19}", r"\boxed{1 + \sqrt{19}, 1 - \sqrt{19}}"),
+    # matrices
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\boxed{\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}}"),
+    (r"\begin{pmatrix} -1/3 \\ 2/3 \end{pmatrix}", r"\boxed{\begin{pmatrix} -\frac13 \\ \frac23 \end{pmatrix}}"),
+    # equations and assignments
+    ("5", r"\boxed{x = 5}"),
+    ("y = 2x + 3", r"\boxed{2x + 3}"),
+    # text
+    (r"\text{Evelyn}", r"\boxed{Evelyn}"),
+    (r"\text{(C)}", r"\boxed{C}"),
+    (r"\text{even}", r"The function is \boxed{\text{Even}}."),
+    # plain final answers
+    ("12", "The answer is **12 apples**."),
+    ("12", "<think>Hm.</think> 12"),
+    (r"\frac{1}{2}", "Answer: 1/2"),
+    ("42", "6 * 7 = 42\n#### 42"),
+]
+
+DIFFERENT = [
+    ("2", r"\boxed{3}"),
+    ("2", r"\boxed{\sqrt{5}}"),
+    (r"\frac{14}{3}", r"\boxed{4.6}"),
+    ("x^2+2x+1", r"\boxed{(x-1)^2}"),
+    (r"5\text{ cm}", r"\boxed{6\text{ cm}}"),
+    (r"50\%", r"\boxed{5}"),
+    ("[0,1)", r"\boxed{(0,1)}"),
+    (r"(-\infty, 2]", r"\boxed{(-\infty, 2)}"),
+    (r"\{1, 2\}", r"\boxed{1, 2, 3}"),
+    ("(1,2)", r"\boxed{(2,1)}"),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\boxed{\begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix}}"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\boxed{\begin{pmatrix} 1 & 2 \end{pmatrix}}"),
+    (r"\text{Evelyn}", r"\boxed{Carla}"),
+    (r"\text{(C)}", r"\boxed{D}"),
+    ("6:00", r"\boxed{7:00}"),  # math-verify reads both as a division by zero
+    ("1", r"\boxed{\frac{1}{0}}"),
+    ("12", "The answer is 13, not 12."),
+    ("12", "I count 12, and then\n"),
+]
+
+
+@pytest.mark.parametrize(("gold", "completion"), SAME)
+def test_the_same_in_other_words_is_correct(grader: Grader, gold: str, completion: str) -> None:
+    assert grader.grade(gold, completion) == Reward(1.0, "correct")
+    assert grader.grade(gold, f"\\boxed{{{gold}}}") == Reward(1.0, "correct")
+
+
+@pytest.mark.parametrize(("gold", "completion"), DIFFERENT)
+def test_something_else_is_not(grader: Grader, gold: str, completion: str) -> None:
+    reward = grader.grade(gold, completion)
+    assert reward.value == 0.0
+    assert reward.reason in REASONS - {"correct"}
+
+
+@pytest.mark.parametrize(
+    ("gold", "completion", "reason"),
+    [
+        ("2", "", "empty"),
+        ("2", r"\boxed{2", "unclosed answer"),
+        ("2", r"<think>\boxed{2}", "unfinished thinking"),
+        ("2", "Let us think.\nWell.", "no answer"),
+        ("2", r"\boxed{\frac{1}{0}}", "differs as text, not parsed"),
+        ("6:00", r"\boxed{7:00}", "differs as text, gold not parsed"),
+        ("6:00", r"\boxed{6:00}", "correct"),
+        ("2", TOWER, "differs as text, timed out"),
+    ],
+)
+def test_the_reason_says_why(grader: Grader, gold: str, completion: str, reason: str) -> None:
+    assert grader.grade(gold, completion) == Reward(float(reason == "correct"), reason)
+
+
+def test_many_at_once_are_graded_as_one_by_one(grader: Grader) -> None:
+    golds, completions = zip(*(SAME + DIFFERENT), strict=True)
+    together = Grader(seconds=1.0, workers=2)
+    assert together.grade_all(golds, completions) == [grader.grade(*pair) for pair in SAME + DIFFERENT]
+    assert len(together.pool.pids) == 2
+    pids = together.pool.pids
+    together.close()
+    assert together.pool.pids == []
+    assert not children() & set(pids)
+    assert together.grade_all([], []) == []
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        together.grade_all(["1"], [])
+
+
+# Limits
+
+HOSTILE = [
+    TOWER,
+    r"\boxed{1000000!}",
+    r"\boxed{10^{10^{10}}!}",
+    r"\boxed{" + "{" * 400 + "}" * 400 + "}",
+    r"\boxed{" + "(" * 300 + "2" + ")" * 300 + "}",
+    r"\boxed{" + r"\sqrt{" * 100 + "2" + "}" * 100 + "}",
+    r"\boxed{" + r"\frac{1}{" * 90 + "0" + "}" * 90 + "}",
+    r"\boxed{\sum_{k=1}^{10000000} \frac{1}{k}}",
+    r"\boxed{\frac{1}{0}}",
+    r"\boxed{" + "9" * 900 + "^" + "9" * 50 + "}",
+    r"\boxed{\int_0^1 x^{x^{x^x}} dx}",
+    "\\boxed{\0\x01\ud800}",
+    '\\boxed{"], ["2", "2", true]}\n',
+    r"\boxed{__import__('os').system('true')}",
+    "\\frac{" * 200_000,
+    "\\boxed{" * 150_000,
+    "{" * 1_000_000,
+    "\\left(" * 180_000,
+    "x" * 1_000_000,
+]
+
+
+def test_hostile_answers_end_in_time_and_leave_nothing_behind() -> None:
+    before = children()
+    grader = Grader(seconds=0.5, workers=2)
+    grader.grade("2", r"\boxed{\sqrt{4}}")  # started, so that only grading is timed
+    for completion in HOSTILE:
+        start = time.monotonic()
+        reward = grader.grade("2", completion)
+        taken = time.monotonic() - start
+        assert reward.value == 0.0
+        assert reward.reason in REASONS
+        # Processor time is what is limited: on a busy machine the wall-clock limit, 3 s here, is what holds.
+        assert taken < grader.pool.wall_seconds + 2, completion[:40]
+    assert grader.grade("2", r"\boxed{\sqrt{4}}") == Reward(1.0, "correct")
+    grader.close()
+    assert children() <= before
+
+
+def test_a_fuzzer_finds_nothing() -> None:
+    """Random LaTeX, half of it with its braces closed: a reward each, a reason each, in time."""
+    pieces = [*"0123456789+-^_(){}[].,=<>!|&%$ xyi", r"\frac{", r"\sqrt{", r"\left(", r"\right)", r"\text{", r"\cup",
+              r"\infty", r"\begin{pmatrix}", r"\end{pmatrix}", r"\\", r"\pi", r"\sum_{",
+              r"\int_{", r"\log", "é", "\n"]  # fmt: skip
+    rng = random.Random(0)
+    completions = []
+    for _ in range(150):
+        text = "".join(rng.choice(pieces) for _ in range(rng.randint(1, 30)))
+        completions.append(
+            "\\boxed{" + text + "}" * (1 + rng.randint(0, 1) * max(text.count("{") - text.count("}"), 0))
+        )
+    grader = Grader(seconds=0.5, workers=2)
+    rewards = grader.grade_all(["2"] * len(completions), completions)
+    grader.close()
+    assert {reward.reason for reward in rewards} <= REASONS - {"differs as text, failed"}
+    assert len({reward.reason for reward in rewards}) >= 3
+
+
+def test_memory_is_limited() -> None:
+    grader = Grader(seconds=20.0, workers=1, memory=600 << 20)
+    reward = grader.grade("2", r"\boxed{\operatorname{gcd}(2^{4000000000}, 3)}")
+    assert reward.value == 0.0
+    assert reward.reason in REASONS
+    for pid in grader.pool.pids:
+        peak = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmPeak"))
+        assert int(peak.split()[1]) <= 600 << 10
+    grader.close()
+
+
+def test_a_worker_that_dies_is_replaced(grader: Grader) -> None:
+    grader.grade("3", r"\boxed{\sqrt{9}}")
+    for pid in grader.pool.pids:
+        os.kill(pid, signal.SIGKILL)
+    assert grader.grade("5", r"\boxed{\sqrt{25}}") == Reward(1.0, "correct")
+
+
+def test_a_stuck_worker_is_killed() -> None:
+    """One that neither answers nor uses the processor."""
+    grader = Grader(seconds=0.2, workers=1)
+    grader.grade("3", r"\boxed{\sqrt{9}}")
+    (pid,) = grader.pool.pids
+    os.kill(pid, signal.SIGSTOP)
+    timer = threading.Timer(0.5, os.kill, (pid, signal.SIGCONT))  # the alarm that has come by then ends it
+    timer.start()
+    reward = grader.grade("5", r"\boxed{\sqrt{26}}")
+    timer.join()
+    assert reward.reason in ("differs as text, timed out", "wrong value")
+    grader.close()
+    assert gone(pid, 1)
+
+
+def test_threads_share_a_grader(grader: Grader) -> None:
+    """math-verify's own time limits work in the main thread only."""
+    rewards: list[list[Reward]] = []
+
+    def grade(n: int) -> None:
+        rewards.append(grader.grade_all([str(n)] * 2, [f"\\boxed{{\\sqrt{{{n * n}}}}}", "no"]))
+
+    threads = [threading.Thread(target=grade, args=(n,)) for n in range(31, 35)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [reward.value for pair in rewards for reward in pair] == [1.0, 0.0] * 4
+
+
+def _graded(grader: Grader, results: multiprocessing.SimpleQueue[tuple[float, list[int]]]) -> None:
+    results.put((grader.grade("7", r"\boxed{\sqrt{49}}").value, grader.pool.pids))
+    grader.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_has_workers_of_its_own(grader: Grader) -> None:
+    grader.grade("3", r"\boxed{\sqrt{9}}")
+    ours = set(grader.pool.pids)
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    process = context.Process(target=_graded, args=(grader, results))
+    process.start()
+    value, theirs = results.get()
+    process.join(30)
+    assert value == 1.0
+    assert theirs and not ours & set(theirs)
+    assert set(grader.pool.pids) == ours
+    assert grader.grade("3", r"\boxed{\sqrt{9} + 1}").reason == "wrong value"
+
+
+ORPHAN = r"""
+import json, sys, threading
+from dps_pyro.tasks.grader import Grader
+grader = Grader(seconds=1.0, workers=1)
+grader.grade("3", r"\boxed{\sqrt{9}}")
+print(json.dumps(grader.pool.pids), flush=True)
+if sys.argv[1] == "busy":
+    grader.grade("3", r"\boxed{9^{9^{9^9}}}")
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("at", ["idle", "busy"])
+def test_workers_end_with_a_parent_that_is_killed(at: str) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, at], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    (worker,) = json.loads(parent.stdout.readline())
+    time.sleep(0.2)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert parent.stdin is not None
+    parent.stdin.close()
+    assert gone(worker, 10)
+
+
+def test_workers_end_with_the_interpreter() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHAN, "idle"], input="", capture_output=True, text=True, check=True, timeout=120
+    )
+    (worker,) = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert gone(worker, 5)
+
+
+def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "math_verify.py").write_text("raise ImportError('math-verify is not here')", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    grader = Grader(workers=1)
+    with pytest.raises(RuntimeError, match=r"(?s)expected the grader's worker to start .*math-verify is not here"):
+        grader.grade("2", r"\boxed{\sqrt{4}}")
+    assert grader.pool.pids == []
+
+
+# Speed
+
+
+def test_what_is_seen_at_sight_or_was_seen_before_starts_no_worker(grader: Grader) -> None:
+    fresh = Grader(workers=1)
+    golds = [str(n) for n in range(256)]
+    assert all(reward.value for reward in fresh.grade_all(golds, [f"\\boxed{{{gold}}}" for gold in golds]))
+    assert not any(reward.value for reward in fresh.grade_all(golds, [f"\\boxed{{{gold}1}}" for gold in golds]))
+    assert fresh.pool.pids == []
+    grader.grade("11", r"\boxed{\sqrt{121}}")
+    start = time.monotonic()
+    for _ in range(256):
+        grader.grade("11", r"\boxed{\sqrt{121}}")
+    assert time.monotonic() - start < 0.5
+
+
+def test_of_verdicts_the_oldest_are_forgotten() -> None:
+    grader = Grader(workers=1, keep=2)
+    answers = [f"\\boxed{{\\sqrt{{{n * n}}}}}" for n in (2, 3, 4)]
+    assert [reward.value for reward in grader.grade_all(["2", "3", "4"], answers)] == [1.0] * 3
+    assert [query.gold for query in grader._kept] == ["3", "4"]
+    grader.close()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"seconds": 0}, {"seconds": float("nan")}, {"workers": 0}, {"memory": 0}, {"keep": 0}]
+)
+def test_arguments_out_of_range_are_refused(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"expected .* got"):
+        Grader(**arguments)  # type: ignore[arg-type]
+
+
+def test_tasks_share_one_grader() -> None:
+    assert shared_grader() is shared_grader()

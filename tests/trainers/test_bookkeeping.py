@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dps_pyro.rollouts.seeds import seed_for
+from dps_pyro.trainers.step.bookkeeping import Clock, DrySpell, Ledger, Means, reason_shares
+
+
+def test_every_purpose_has_its_seed() -> None:
+    purposes = [("rollout", step, part) for step in range(50) for part in range(0, 128, 32)]
+    seeds = {seed_for(seed, *purpose) for seed in range(5) for purpose in purposes}
+    assert len(seeds) == 5 * len(purposes)
+    assert seed_for(0, "rollout", 1, 23) != seed_for(0, "rollout", 12, 3)
+    assert seed_for(7, "evaluate") == seed_for(7, "evaluate")
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_the_clock_adds_up_the_parts_of_a_step() -> None:
+    clock = Clock()
+    for _ in range(2):
+        with clock("rollout"):
+            time.sleep(0.01)
+    with pytest.raises(RuntimeError), clock("update"):
+        raise RuntimeError
+    assert 0.02 <= clock.seconds["seconds/rollout"] < 2
+    assert set(clock.seconds) == {"seconds/rollout", "seconds/update"}
+    assert clock.share("rollout", "update", "never timed") == pytest.approx(1)
+    assert 0.5 < clock.share("rollout") < 1
+    assert Clock().share("rollout") == 0
+
+
+def test_shares_add_up_within_an_optimizer_step_and_average_over_steps() -> None:
+    means = Means("loss", "grad_norm")
+    for step in ([1.0, 2.0], [5.0]):
+        for share in step:
+            means.add({"loss": torch.tensor(share)})
+        means.add({"grad_norm": 10.0})
+        means.close()
+    assert means.values() == {"loss": 4.0, "grad_norm": 10.0}
+
+
+def test_without_an_optimizer_step_there_are_no_means() -> None:
+    assert Means("loss", "kl").values() == {"loss": None, "kl": None}
+
+
+def test_saved_is_what_dynamic_sampling_would_have_spent_more() -> None:
+    ledger = Ledger(4)
+    mixed, wrong, right = [1.0, 0.0, 0.0, 1.0], [0.0] * 4, [1.0] * 4
+    ledger.book(torch.tensor([mixed, mixed, wrong]), pool=0.25)
+    # Two useful groups where a quarter are useful: 8 groups of 4, 32 rollouts; 12 were spent.
+    assert ledger.metrics() == {
+        "rollouts": 12,
+        "reward": pytest.approx(1 / 3),
+        "useful": pytest.approx(2 / 3),
+        "saved": 20,
+    }
+    ledger.book(torch.tensor([mixed, right, right]), pool=0.5)
+    assert ledger.metrics() == {
+        "rollouts": 24,
+        "reward": pytest.approx(5 / 6),
+        "useful": pytest.approx(1 / 3),
+        "saved": 16,
+    }
+    assert ledger.step == 2
+
+
+def test_a_tracker_that_expects_nothing_useful_is_no_division_by_zero() -> None:
+    ledger = Ledger(2)
+    ledger.book(torch.tensor([[0.0, 1.0]]), pool=0.0)
+    assert ledger.metrics()["saved"] == 1998  # at most a thousand times the rollouts
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.floats(0, 1)), min_size=1, max_size=6)
+)
+def test_a_loaded_ledger_goes_on_like_the_saved_one(steps: list[tuple[list[int], float]]) -> None:
+    """Each step: how many of 4 solved, a group, and the pool's useful share."""
+    straight, first = Ledger(4), Ledger(4)
+    for at, (groups, pool) in enumerate(steps):
+        rewards = (torch.arange(4) < torch.tensor(groups)[:, None]).float()
+        straight.book(rewards, pool)
+        if at == len(steps) // 2:
+            resumed = Ledger(4)
+            resumed.load_state_dict(first.state_dict())
+            first = resumed
+        first.book(rewards, pool)
+    assert first.metrics() == straight.metrics()
+    assert first.state_dict() == straight.state_dict()
+
+
+def test_reasons_are_counted() -> None:
+    shares = reason_shares(["wrong value", "correct", "wrong value", "not an expression"])
+    assert shares == {"reason/correct": 0.25, "reason/not_an_expression": 0.25, "reason/wrong_value": 0.5}
+    assert list(shares) == sorted(shares)
+
+
+def test_a_dry_spell_is_told_once_with_what_to_look_at() -> None:
+    spell = DrySpell(patience=3)
+    dry = {"useful": 0.0, "truncated": 0.5, "reason/unclosed_answer": 0.75, "reason/wrong_value": 0.25}
+    good = {"useful": 0.5, "truncated": 0.0, "reason/correct": 1.0}
+    for line in (dry, dry, good, dry, dry):
+        assert spell.warning(line) is None
+    told = spell.warning({**dry, "reason/unclosed_answer": 0.0, "reason/wrong_value": 1.0})
+    assert told is not None
+    assert "in the last 3 steps no group was useful" in told
+    assert "unclosed answer 50%, wrong value 50%; 50% of the completions were cut off at --max-new-tokens" in told
+    assert [spell.warning(line) for line in (dry, good, dry, dry, dry, dry)] == [None] * 6

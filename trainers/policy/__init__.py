@@ -1,0 +1,1 @@
+"""The policy of a training run: loading, adapters, and what it reads of a prompt."""

@@ -1,0 +1,70 @@
+"""Completions for reading: `pandas.read_parquet("runs/mine/completions")` is one table of all that were logged."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from dps_pyro.storage import atomic_path
+from dps_pyro.tasks import Prompt
+from dps_pyro.trainers.step.groups import Groups
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["log_completions"]
+
+THUMBNAIL = 160
+"""The longest side of a logged picture, in pixels: enough to see what was asked."""
+
+
+def log_completions(folder: Path, step: int, prompts: Sequence[Prompt], groups: Groups, values: Tensor) -> Path:
+    """Write a step's completions to `completions/step-<step>.parquet`, one a row.
+
+    Args:
+        folder: the run's.
+        step: the training step, from 0 on.
+        prompts: G, those of the groups.
+        groups: the G groups.
+        values: float [G, n], their advantages; 0 where the update left the group out.
+
+    Where prompts have pictures there is a column `images`: small PNGs, beside the first completion of each prompt.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    size = groups.rewards.shape[1]
+    owners = [prompt for prompt in prompts for _ in range(size)]
+    columns = {
+        "step": pa.array([step] * len(owners), pa.int64()),
+        "prompt_id": [prompt.id for prompt in owners],
+        "prompt": [prompt.text for prompt in owners],
+        "completion": groups.rollouts.texts,
+        "reward": groups.rewards.flatten().tolist(),
+        "reason": groups.reasons,
+        "advantage": values.flatten().tolist(),
+        "tokens": pa.array(groups.rollouts.completion_mask.sum(1).tolist(), pa.int64()),
+        "finish": groups.rollouts.finish,
+    }
+    if any(prompt.images for prompt in prompts):
+        small = [[thumbnail(image) for image in prompt.images] for prompt in prompts]
+        shown = [pictures if place == 0 else [] for pictures in small for place in range(size)]
+        columns["images"] = pa.array(shown, pa.list_(pa.binary()))
+    table = pa.table(columns)
+    path = folder / "completions" / f"step-{step:06d}.parquet"
+    with atomic_path(path) as aside:
+        parquet.write_table(table, aside)
+    return path
+
+
+def thumbnail(image: Image) -> bytes:
+    """A PNG of a picture, at most `THUMBNAIL` pixels a side; a small one as it is."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

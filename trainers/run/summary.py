@@ -1,0 +1,132 @@
+"""The end of a run: what it reached, and what its rollouts taught about the prompts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.step import Step
+from dps_pyro.history.log import RolloutHistory
+from dps_pyro.inference.fitting import fit
+from dps_pyro.report import write_report
+from dps_pyro.storage import strict_json
+from dps_pyro.tracking.predictor import Predictor
+from dps_pyro.tracking.tracker import is_fitted
+from dps_pyro.trainers.config.settings import TrainConfig
+from dps_pyro.trainers.parts import make_model, make_task
+from dps_pyro.trainers.run.folder import RunFolder
+
+__all__ = ["complete", "finish"]
+
+
+def finish(
+    folder: RunFolder,
+    config: TrainConfig,
+    dynamics: Dynamics[Any] | Predictor,
+    history: RolloutHistory,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Fit the model to the run's own history (`posterior/`), write `summary.json`, and draw `report.html`.
+
+    Args:
+        folder: the run, all its steps logged.
+        config: its configuration; without `report` there is only the summary.
+        dynamics: the model of solving progress.
+        history: every group of the run.
+        say: is told what takes its time.
+    """
+    summary = _summarise(folder, config, dynamics, history, say)
+    if config.report:
+        _draw(folder, config, say)
+    return summary
+
+
+def complete(
+    folder: RunFolder, config: TrainConfig, summary: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Draw the report of a finished run where it is wanted and missing: the run was killed while it was drawn, or was
+    made without. Returns the summary, with what the fit adds where that was missing, too."""
+    if not config.report or (folder.path / "report.html").exists():
+        return summary
+    history = RolloutHistory.from_parquet(folder.path / "history.parquet")
+    dynamics = make_model(config, make_task(config), history.features)
+    if is_fitted(dynamics) and not (folder.path / "posterior").exists():
+        return finish(folder, config, dynamics, history, say)
+    _draw(folder, config, say)
+    return summary
+
+
+def _draw(folder: RunFolder, config: TrainConfig, say: Callable[[str], None]) -> None:
+    say("Drawing the report.")
+    write_report(folder.path, config.compare)
+
+
+def _summarise(
+    folder: RunFolder,
+    config: TrainConfig,
+    dynamics: Dynamics[Any] | Predictor,
+    history: RolloutHistory,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    lines = folder.metrics()
+    train = [line for line in lines if line["kind"] == "train"]
+    accuracy = [line["accuracy"] for line in lines if line["kind"] == "eval"]
+    seconds = {name: sum(line[name] for line in train) for name in train[-1] if name.startswith("seconds/")}
+    learned: dict[str, Any] = {"states": list(dynamics.states)}
+    if config.report and is_fitted(dynamics):  # one that does learns all it can in the run itself
+        say(f"Fitting {type(dynamics).__name__} to the run's {len(history):,} groups of rollouts.")
+        # 300 steps: the fewest after which `fit` can tell that the ELBO is flat.
+        posterior = fit(dynamics, history, steps=300, learning_rate=0.1, seed=config.seed, progress=False)
+        posterior.save(folder.path / "posterior")
+        learned |= _learned(dynamics, dict(posterior.point), history.num_prompts)
+        learned["posterior_converged"] = posterior.converged
+    summary = {
+        "model": config.dynamics,
+        "acquisition": config.acquisition,
+        **learned,
+        "accuracy_before": accuracy[0],
+        "accuracy_after": accuracy[-1],
+        "useful_share": sum(line["useful"] for line in train) / len(train),
+        "useful_pool": sum(line["useful_pool"] for line in train) / len(train),
+        "rollouts": train[-1]["rollouts"],
+        "saved": train[-1]["saved"],
+        "steps": len(train),
+        "seconds": sum(seconds.values()),  # of training: neither evaluations nor checkpoints
+        # What the prediction costs: the share of the time that went into selecting and observing.
+        "selection_share": (seconds["seconds/select"] + seconds["seconds/observe"]) / max(sum(seconds.values()), 1e-9),
+        "uniform": _uniform(config.compare),
+    }
+    folder.write_text("summary.json", strict_json(summary, indent=1) + "\n")
+    return summary
+
+
+def _uniform(runs: Iterable[Path]) -> dict[str, Any] | None:
+    """What the first run with uniform selection among the runs compared came to."""
+    for run in runs:
+        path = run / "summary.json"
+        summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if summary.get("acquisition") == "uniform":
+            source = f"a run of {summary['steps']} steps with uniform selection, {run}"
+            return {"useful_share": summary["useful_share"], "steps": summary["steps"], "source": source}
+    return None
+
+
+def _learned(dynamics: Dynamics[Any], point: dict[str, Tensor], num_prompts: int) -> dict[str, Any]:
+    """The fitted chain, averaged over prompts: initial [K], transition [K, K], rates [K] where the model has them."""
+    theta = dynamics.parameters(num_prompts, point)
+    one = Step(torch.ones(1, dtype=torch.long))
+    transition = dynamics.transition(theta, one).probs
+    size = transition.shape[-1]
+    rates = torch.as_tensor(dynamics.emission(theta, one).mean).reshape(-1, size).mean(0).tolist()
+    return {
+        "initial": dynamics.initial(theta).probs.reshape(-1, size).mean(0).tolist(),
+        "transition": transition.reshape(-1, size, size).mean(0).tolist(),
+        "rates": rates if all(map(math.isfinite, rates)) else None,
+    }

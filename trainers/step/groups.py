@@ -1,0 +1,214 @@
+"""Prompts, rolled out and judged: a step's groups, and the held-out accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dps_pyro.lm.inputs import encode
+from dps_pyro.lm.losses import informative_groups
+from dps_pyro.rollouts import Query, RolloutEngine, Rollouts, concatenate
+from dps_pyro.rollouts.seeds import seed_for
+from dps_pyro.tasks import Prompt, PromptSet, Reward, Task, judge
+from dps_pyro.tasks.own.reward_process import RewardError
+from dps_pyro.trainers.config.settings import TrainConfig
+from dps_pyro.trainers.policy.chat import query
+from dps_pyro.trainers.policy.load import autocast
+from dps_pyro.trainers.step.bookkeeping import Clock
+
+__all__ = ["Groups", "draw", "earnings", "evaluate", "judged", "pass_at", "pictured", "rewarded", "roll_out", "shown"]
+
+
+class Groups(NamedTuple):
+    """Prompts, rolled out and judged."""
+
+    rollouts: Rollouts  # G * n rows, the n of a prompt adjacent
+    rewards: Tensor  # [G, n], 0..1
+    reasons: list[str]  # G * n, what the task says of each reward
+    tolerance: float = 0.0  # rewards that are no further apart are equal: the model's
+    places: Tensor | None = None  # long [G], which of the prompts these are; None: all of them
+    skipped: int = 0  # completions of other prompts, left out because one of theirs could not be judged
+    trouble: str | None = None  # why the first of them could not
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Of `rows`, one a prompt that was to be rolled out, those of these groups."""
+        return rows[: len(self.rewards)] if self.places is None else rows[self.places]
+
+    @property
+    def useful(self) -> Tensor:
+        """bool [G], the groups whose rewards differ, so that there is something to learn."""
+        return informative_groups(self.rewards, self.tolerance)
+
+
+def roll_out(
+    engine: RolloutEngine,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Prompt],
+    config: TrainConfig,
+    step: int,
+    clock: Clock,
+    tolerance: float = 0.0,
+    drawn: Rollouts | None = None,
+) -> Groups:
+    """Roll out the candidates, a batch at a time, until a batch's worth of groups is useful.
+
+    Useful is a group whose rewards differ by more than `tolerance`. Without dynamic sampling the candidates are one
+    batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing.
+
+    What was `drawn` ahead is not drawn again.
+    """
+    parts: list[Groups] = []
+    places: list[Tensor] = []
+    for part in range(0, len(prompts), config.batch_size):
+        batch = prompts[part : part + config.batch_size]
+        seed = seed_for(config.seed, "rollout", step, part)
+        if drawn is None or part > 0:
+            with clock("rollout"):
+                drawn = draw(engine, tokenizer, task, batch, config, seed)
+        found = judged(task, batch, drawn, config, clock)
+        parts.append(found)
+        places.append(found.of(torch.arange(part, part + len(batch))))
+        rewards = torch.cat([one.rewards for one in parts])
+        if int(informative_groups(rewards, tolerance).sum()) >= config.batch_size:
+            break
+    return Groups(
+        concatenate([one.rollouts for one in parts]),
+        rewards,
+        [reason for one in parts for reason in one.reasons],
+        tolerance,
+        torch.cat(places),
+        sum(one.skipped for one in parts),
+        next((one.trouble for one in parts if one.trouble is not None), None),
+    )
+
+
+def rewarded(
+    engine: RolloutEngine,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Prompt],
+    config: TrainConfig,
+    seed: int,
+    clock: Clock,
+    tolerance: float = 0.0,
+) -> Groups:
+    """Roll out a group a prompt, and judge it, as `judged` does."""
+    with clock("rollout"):
+        drawn = draw(engine, tokenizer, task, prompts, config, seed)
+    return judged(task, prompts, drawn, config, clock, tolerance)
+
+
+def draw(
+    engine: RolloutEngine, tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig, seed: int
+) -> Rollouts:
+    """A group of completions a prompt."""
+    texts = shown(tokenizer, task, prompts, config)
+    with autocast(config):
+        return engine.generate(texts, config.group_size, config.sampling, seed=seed)
+
+
+def judged(
+    task: Task, prompts: Sequence[Prompt], drawn: Rollouts, config: TrainConfig, clock: Clock, tolerance: float = 0.0
+) -> Groups:
+    """What each completion earned. A group with a completion that could not be judged is left out: its reward is not
+    known, and nothing else stands in for it.
+
+    Raises:
+        ValueError: not one group could be judged.
+    """
+    with clock("reward"):
+        owners = [prompt for prompt in prompts for _ in range(config.group_size)]
+        earned = earnings(task, owners, drawn.texts)
+        values = torch.tensor([reward.value for reward in earned]).view(len(prompts), config.group_size)
+    reasons = [reward.reason for reward in earned]
+    known = ~values.isnan().any(1)
+    if known.all():
+        return Groups(drawn, values, reasons, tolerance)
+    rows = known.repeat_interleave(config.group_size)
+    skipped = int((~rows).sum())
+    first = next(reward.reason for reward in earned if math.isnan(reward.value))
+    if skipped == len(rows):
+        raise ValueError(f"reward: expected whole groups to be judged, got none of {len(known)}: {first}")
+    reasons = [reason for reason, kept in zip(reasons, rows.tolist(), strict=True) if kept]
+    return Groups(drawn.select(rows), values[known], reasons, tolerance, known.nonzero()[:, 0], skipped, first)
+
+
+def evaluate(
+    engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig, prompts: PromptSet | None = None
+) -> dict[str, float | None]:
+    """Judge `eval_samples` completions a held-out prompt at the training temperature, the same draws every time.
+
+    Returns:
+        accuracy: the mean reward of all completions (avg@n), and `stderr`, its standard error over prompts; pass@1,
+        pass@2, pass@4, ... up to n: the chance that one of k completions earns a full reward (`pass_at`), averaged over
+        prompts; prompts and samples, how many there were; unjudged, where there are any, the share of the completions
+        whose reward raised or hung. Those count in none of the numbers.
+    """
+    prompts = task.prompts("test") if prompts is None else prompts
+    texts = shown(tokenizer, task, prompts, config)
+    with autocast(config):
+        rollouts = engine.generate(texts, config.eval_samples, config.sampling, seed=seed_for(config.seed, "evaluate"))
+    owners = [prompt for prompt in prompts for _ in range(config.eval_samples)]
+    earned = earnings(task, owners, rollouts.texts)
+    rewards = torch.tensor([reward.value for reward in earned], dtype=torch.float64).view(len(prompts), -1)
+    whole = rewards[~rewards.isnan().any(1)]
+    if len(whole) == 0:
+        raise ValueError(f"reward: expected to judge the held-out completions, got {earned[0].reason}")
+    by_prompt = whole.mean(1)
+    samples = config.eval_samples
+    tries = sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
+    unjudged = float(rewards.isnan().double().mean())
+    return {
+        "accuracy": float(by_prompt.mean()),
+        "stderr": float(by_prompt.std() / len(whole) ** 0.5) if len(whole) > 1 else None,
+        **{f"pass@{k}": float(pass_at(k, (whole >= 1).sum(1), samples).mean()) for k in tries},
+        "prompts": len(prompts),
+        "samples": samples,
+        **({"unjudged": unjudged} if unjudged else {}),
+    }
+
+
+def pass_at(k: int, solved: Tensor, samples: int) -> Tensor:
+    """The unbiased estimate of the chance that at least one of k completions is right, where `solved` (long, any shape)
+    of `samples` were: 1 - C(n - c, k) / C(n, k) (Codex, arXiv 2107.03374, eq. 1). float64, in 0..1."""
+    wrong = (samples - solved).double()
+    tries = torch.arange(samples - k + 1, samples + 1, dtype=torch.float64)
+    return 1 - ((wrong[..., None] - (samples - tries)) / tries).clamp(min=0).prod(-1)
+
+
+def earnings(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
+    """The reward of each completion. Where the task's reward raised or ran out of time it is NaN, and the reason says
+    so: a zero would teach the policy that it was wrong. Where a task that judges a batch at once fails at it, they are
+    judged one by one, so that only those that it fails at are lost."""
+    if getattr(task, "rewards", None) is not None:
+        with suppress(Exception):  # a user's own, of any kind; if it is the completions, each will say so
+            return judge(task, prompts, completions)
+    earned = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        try:
+            earned.append(task.reward(prompt, completion))
+        except Exception as error:  # noqa: BLE001 - as above; it is counted, and stops the run if all do
+            told = str(error) if isinstance(error, RewardError) else f"reward raised {type(error).__name__}: {error}"
+            earned.append(Reward(math.nan, " ".join(told.split())))
+    return earned
+
+
+def pictured(
+    tokenizer: Any, task: Task, prompts: PromptSet, config: TrainConfig, rows: Tensor
+) -> list[Mapping[str, Tensor]]:
+    """What the images of the prompts at `rows` become, one entry for each completion of a group, as in `Rollouts`."""
+    asked = shown(tokenizer, task, [prompts[row] for row in rows.tolist()], config)
+    seen = [encode(tokenizer, one).vision if isinstance(one, Query) and one.images else {} for one in asked]
+    return [vision for vision in seen for _ in range(config.group_size)]
+
+
+def shown(tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig) -> list[str | Query]:
+    """What the policy reads of each prompt."""
+    system = getattr(task, "system", None) if config.system is None else config.system
+    return [query(tokenizer, prompt, system, config.prompt_format) for prompt in prompts]

@@ -1,0 +1,167 @@
+"""The policy-gradient update of one training step, in micro-batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from dps_pyro.lm.logprobs import completion_logprobs
+from dps_pyro.lm.losses import Counts, PolicyLoss, advantages, count, policy_loss
+from dps_pyro.lm.shared_prompts import shares_prompts
+from dps_pyro.rollouts import Rollouts
+from dps_pyro.trainers.config.settings import TrainConfig
+from dps_pyro.trainers.policy.load import autocast, recomputing
+from dps_pyro.trainers.step.batches import micro_batches, tight
+from dps_pyro.trainers.step.bookkeeping import Means
+from dps_pyro.trainers.step.groups import Groups
+from dps_pyro.trainers.step.overlong import length_penalty, truncated
+
+__all__ = ["Reference", "advantages_of", "trained_on", "update"]
+
+Reference: TypeAlias = Callable[[], AbstractContextManager[nn.Module]]
+"""The initial policy, as a context to compute in."""
+
+
+_OF_ENGINE = ("engine_kl", "truncated_weights")
+_SHARES = tuple(name for name in PolicyLoss._fields if name != "loss")
+
+
+def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
+    """bool [G], the groups that the update learns from: those with a signal, of them a batch."""
+    useful = groups.useful & _kept(groups, config).any(1)
+    return useful & (useful.cumsum(0) <= config.batch_size)
+
+
+def advantages_of(groups: Groups, config: TrainConfig) -> Tensor:
+    """float [G, n], what the update weighs each completion by; with `overlong` "punish", after the punishment for
+    length (which the tracker is not told: its business is what the policy can solve)."""
+    rewards = groups.rewards
+    if config.overlong == "punish":
+        lengths = groups.rollouts.completion_mask.sum(1).cpu().view_as(rewards)
+        rewards = rewards + length_penalty(lengths, config.sampling.max_new_tokens, config.buffer)
+    return advantages(rewards, config.loss)
+
+
+def _kept(groups: Groups, config: TrainConfig) -> Tensor:
+    """bool [G, n], the completions that the update may learn from: those with a token, and with `overlong` "mask" those
+    of them that ended."""
+    kept = groups.rollouts.completion_mask.any(1).cpu()
+    if config.overlong == "mask":
+        kept = kept & ~truncated(groups.rollouts)
+    return kept.view_as(groups.rewards)
+
+
+def update(
+    policy: nn.Module,
+    reference: Reference | None,
+    optimizer: torch.optim.Optimizer,
+    groups: Groups,
+    config: TrainConfig,
+    seed: int,
+) -> dict[str, float | None]:
+    """Take the optimizer steps of one training step.
+
+    Groups without signal are dropped before the forward pass: they cost nothing and dilute nothing. Of the useful ones
+    a batch is used, as in DAPO, where dynamic sampling found more. The policy stays in evaluation mode: with dropout,
+    it would not be the one that was sampled from. With `overlong` "mask", completions that were cut off are dropped in
+    the same way, though they count in their group's baseline.
+
+    Returns:
+        loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps, and where the
+        engine is not the policy engine_kl and truncated_weights; None where no group had a signal.
+
+    Raises:
+        FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
+    """
+    learned_from = trained_on(groups, config)[:, None] & _kept(groups, config)
+    rollouts = groups.rollouts.select(learned_from.flatten())
+    values = advantages_of(groups, config)[learned_from].to(rollouts.logprobs.device)
+    generator = torch.Generator().manual_seed(seed)
+    means = Means("loss", "grad_norm", *(name for name in _SHARES if config.corrected or name not in _OF_ENGINE))
+    shared = rollouts.vision is None and shares_prompts(policy)
+    # What an engine of its own drew is weighted to the policy's before the update. In a single step that is the policy
+    # as the gradient finds it; in several it is computed once, before the first.
+    several = config.epochs * config.mini_batches > 1
+    before = _all_logprobs(policy, rollouts, config, shared) if config.corrected and several and len(values) else None
+    for _ in range(config.epochs):
+        order = torch.randperm(len(values), generator=generator)
+        for mini in order.tensor_split(min(config.mini_batches, max(len(order), 1))):
+            if len(mini) == 0:
+                continue
+            counts = count(rollouts.completion_mask[mini])
+            optimizer.zero_grad(set_to_none=True)
+            for micro in micro_batches(rollouts, mini, config, shared=shared):
+                old = None if before is None else before[micro]
+                part = rollouts.select(micro)
+                means.add(_backward(policy, reference, part, old, values[micro], counts, config, shared))
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"gradient norm: expected a finite number, got {float(norm)}")
+            optimizer.step()
+            means.add({"grad_norm": norm})
+            means.close()
+    return means.values()
+
+
+def _backward(
+    policy: nn.Module,
+    reference: Reference | None,
+    rollouts: Rollouts,
+    before: Tensor | None,
+    values: Tensor,
+    counts: Counts,
+    config: TrainConfig,
+    shared: bool,
+) -> dict[str, Tensor]:
+    """One micro-batch's share of the gradient."""
+    rollouts = tight(rollouts)
+    with recomputing(policy):
+        logprobs = _logprobs(policy, rollouts, config, shared)
+        known = None
+        if reference is not None:
+            with torch.no_grad(), reference() as initial:
+                known = _logprobs(initial, rollouts, config, shared)
+    behaviour = rollouts.logprobs
+    if config.corrected:
+        behaviour = logprobs.detach() if before is None else before[:, : logprobs.shape[1]]
+    share = policy_loss(
+        config.loss,
+        logprobs,
+        behaviour,
+        values,
+        rollouts.completion_mask,
+        counts,
+        max_completion_length=config.sampling.max_new_tokens,
+        clip=config.clip,
+        reference_logprobs=known,
+        beta=config.kl,
+        engine_logprobs=rollouts.logprobs if config.corrected else None,
+        cap=config.tis_cap or math.inf,
+    )
+    share.loss.backward()
+    shares = share._asdict().items()
+    return {name: value.detach() for name, value in shares if config.corrected or name not in _OF_ENGINE}
+
+
+@torch.no_grad()
+def _all_logprobs(policy: nn.Module, rollouts: Rollouts, config: TrainConfig, shared: bool) -> Tensor:
+    """[R, C], the completions' log-probabilities under the policy as it is."""
+    known = torch.zeros_like(rollouts.logprobs)
+    for micro in micro_batches(rollouts, torch.arange(len(known)), config, shared=shared):
+        drawn = _logprobs(policy, tight(rollouts.select(micro)), config, shared)
+        known[micro.to(known.device), : drawn.shape[1]] = drawn
+    return known
+
+
+def _logprobs(model: nn.Module, rollouts: Rollouts, config: TrainConfig, shared: bool) -> Tensor:
+    """Those of one micro-batch, under the policy or the one that it started from."""
+    sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
+    with autocast(config):
+        return completion_logprobs(
+            model, *sequences, temperature=config.temperature, vision=rollouts.vision, share_prompts=shared
+        )
