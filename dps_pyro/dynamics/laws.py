@@ -35,12 +35,12 @@ class _Exact(dist.Binomial):
             (self.logits.isneginf(), self.logits.isposinf()) if logits else (self.probs <= 0, self.probs >= 1)
         )
         if not bool((never | always).any()):
-            plain: Tensor = super().log_prob(value)
+            plain: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
             return plain
         if logits:  # infinite ones would turn into NaN
             law = copy.copy(self)
             law.logits = torch.where(never | always, 0.0, self.logits)
-        density: Tensor = super(_Exact, law).log_prob(value)
+        density: Tensor = super(_Exact, law).log_prob(value)  # type: ignore[no-untyped-call]
         wrong = (never & (value > 0)) | (always & (value < self.total_count))
         return torch.where(never | always, torch.where(wrong, float("-inf"), 0.0), density)
 

@@ -6,22 +6,22 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import oracle
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from helpers import oracle
+from helpers.variants import EACH, variants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine
 from scipy import stats
 from torch import Tensor
-from variants import EACH, variants
 
-from benchmarks.gallery import make
+from benchmarks.inference.gallery import make
 from dps_pyro import Dynamics, Progress, Step, Tracker
+from dps_pyro.dynamics.laws import narrow, unchecked
 from dps_pyro.models import SolvingProgress
-from dps_pyro.outcome_laws import narrow, unchecked
 
 N, T = 6, 7
 EXACT = 1e-9
