@@ -84,7 +84,3 @@ Each has --help. dps-pyro --version prints the version."""
         return 0
     print(f"dps-pyro: expected a command, got {given[0]!r}\n\n{text}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

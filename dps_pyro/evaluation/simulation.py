@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.progress import Progress
+from dps_pyro.dynamics.sites import centre as centre_of_site
 from dps_pyro.dynamics.step import steps_of
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.inference.posterior import Posterior
@@ -131,7 +132,8 @@ def _parameters(
 ) -> tuple[Any, dict[str, Tensor], list[str]]:
     """The parameters, the value of every site, and the names of those that are a prompt's own."""
     given = {name: torch.as_tensor(value) for name, value in values.items()}
-    with InitMessenger(centre) if centre else nullcontext(), poutine.trace() as tape, poutine.condition(data=given):
+    placed = InitMessenger(centre_of_site) if centre else nullcontext()
+    with placed, poutine.trace() as tape, poutine.condition(data=given):
         theta = dynamics.prior(pyro.plate("prompts", num_prompts, dim=-1))
     nodes = {
         name: node

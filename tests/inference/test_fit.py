@@ -161,7 +161,7 @@ def test_nuts_warms_up_for_as_many_steps_as_it_is_told(monkeypatch: pytest.Monke
             still = {"gaps": torch.rand(self.num, 4), "transition": torch.rand(self.num, 3, 3)}
             return still | ({"initial": torch.linspace(0, 1, self.num).unsqueeze(-1).expand(-1, 3)} if drift else {})
 
-    monkeypatch.setattr(sys.modules["dps_pyro.fit"], "MCMC", Chain)
+    monkeypatch.setattr(sys.modules["dps_pyro.inference.fitting"], "MCMC", Chain)
     history, drift = simulated(3, 3), False
     told = quick(history, method="nuts", steps=300, draws=100)
     assert told.converged

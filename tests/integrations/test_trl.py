@@ -175,7 +175,7 @@ def test_another_datasets_checkpoint_is_refused(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from trl_runs import predictive
+from helpers.trl_runs import predictive
 import transformers
 
 class Kill(transformers.TrainerCallback):
@@ -209,7 +209,7 @@ def test_two_processes_share_one_selection_and_resume_it(tmp_path: Path) -> None
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
         "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        str(Path(__file__).with_name("trl_runs.py")), str(tmp_path),
+        str(Path(__file__).parents[1] / "helpers/trl_runs.py"), str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]

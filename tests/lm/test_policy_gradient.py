@@ -247,7 +247,7 @@ def test_mistakes_are_named():
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_token_logprobs_equal_log_softmax_with_gradient(temperature, monkeypatch):
-    monkeypatch.setattr("dps_pyro.lm.losses._CHUNK", 2 * 3 * 11)  # pieces of two rows, the last one short
+    monkeypatch.setattr("dps_pyro.lm.logprobs._CHUNK", 2 * 3 * 11)  # pieces of two rows, the last one short
     logits = (30 * torch.randn(5, 3, 11)).requires_grad_()
     tokens = torch.randint(11, (5, 3))
     expected = (logits / temperature).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]

@@ -298,7 +298,7 @@ def test_a_forked_process_has_workers_of_its_own(grader: Grader) -> None:
 
 ORPHAN = r"""
 import json, sys, threading
-from dps_pyro.tasks.grader import Grader
+from dps_pyro.tasks.grading.grader import Grader
 grader = Grader(seconds=1.0, workers=1)
 grader.grade("3", r"\boxed{\sqrt{9}}")
 print(json.dumps(grader.pool.pids), flush=True)

@@ -240,7 +240,7 @@ def computes(completion, record):
 
 ASKS = """
 import sys
-from dps_pyro.tasks.reward_process import RewardProcess
+from dps_pyro.tasks.own.reward_process import RewardProcess
 judge = RewardProcess(sys.argv[1], 1.0 if sys.argv[1].endswith("computes") else 600.0)
 judge.seconds = 1.0
 question = {"completion": "", "record": None, "seconds": 1.0}
