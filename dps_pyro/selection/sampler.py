@@ -97,7 +97,7 @@ class PromptSampler:
             if not isinstance(self.tracker, Tracker) or not is_fitted(dynamics):
                 name = type(dynamics).__name__
                 raise ValueError(f"refit_every: expected None, as {name} learns while it filters, got {refit_every}")
-            self._refitter = Refitter(dynamics, checks.instance("refit", refit, Refit))
+            self._refitter = Refitter(dynamics, checks.instance("refit", refit, Refit), posterior)
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
         self._visits = torch.zeros(self.num_prompts, dtype=torch.long)
         self._predicted: dict[int, float] = {}
