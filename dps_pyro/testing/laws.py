@@ -41,9 +41,8 @@ def check_methods(case: Case) -> None:
             signature.bind(*[None] * count)
         except TypeError as error:
             form = {"prior": "(self, prompts)", "initial": "(self, theta)"}.get(method, "(self, theta, step)")
-            raise case.error(
-                method, f"to be called with {count} of its own", f"{error}", f"Write `def {method}{form}`"
-            ) from error
+            expected, mend = f"to be called as `{method}{form.replace('self, ', '')}`", f"Write `def {method}{form}`"
+            raise case.error(method, expected, str(error), mend) from error
 
 
 def check_states(case: Case) -> None:
