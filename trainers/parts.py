@@ -20,7 +20,9 @@ from dps_pyro.support.plugins import call
 from dps_pyro.tasks import PromptSet, Task, by_name, feature_columns
 from dps_pyro.tasks.own.records import Records
 from dps_pyro.tasks.own.task_process import TaskProcess
+from dps_pyro.testing import check_quickly
 from dps_pyro.tracking.predictor import Predictor
+from dps_pyro.tracking.tracker import is_fitted
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.policy.load import autocast
 
@@ -84,7 +86,12 @@ def make_model(
     """
     groups = getattr(task, "groups", None) if config.groups == "auto" else config.groups
     asked = {} if groups in (None, "none") else {"groups": groups}
-    return make(config.dynamics, asked | config.dynamics_args, features, optional=asked, posterior=prior)
+    model: Dynamics[Any] | Predictor = make(
+        config.dynamics, asked | config.dynamics_args, features, optional=asked, posterior=prior
+    )
+    if ":" in config.dynamics and is_fitted(model):  # a user's own: the run is long, and the check takes a second
+        check_quickly(model, num_prompts=len(task.prompts("train")))
+    return model
 
 
 def make_acquisition(config: TrainConfig) -> str | Acquisition:

@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "fine-tune the embedded policy, beside a short uniform arm, and draw a report",
     "train": "fine-tune a language model on prompts predicted to be partially solved",
     "fit": "fit a dynamics model to logged rollouts: a prior for the next run",
+    "check": "hold a model of your own against the contract, and say what to mend",
     "diagnose": "whether a fit is to be relied on, and whether its model describes the log",
     "compare": "fit models to a log, and rank them by how well they predict",
     "sbc": "simulation-based calibration of a model and its fits",

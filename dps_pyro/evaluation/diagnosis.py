@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.evaluation.elpd import Elpd, Prequential, loo, prequential
-from dps_pyro.evaluation.pareto import good_k, k_hat
 from dps_pyro.evaluation.predictive import Check, predictive_checks
 from dps_pyro.evaluation.smoothing import smoothed
 from dps_pyro.history.log import RolloutHistory
+from dps_pyro.inference.pareto import good_k, k_hat
 from dps_pyro.inference.posterior import Posterior
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]

@@ -12,10 +12,11 @@ import pyro
 import pytest
 import torch
 from helpers import oracle
+from helpers.fits import svi
 from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor
 
-from dps_pyro import Posterior, PromptSampler, RolloutHistory, Step, fit
+from dps_pyro import Posterior, PromptSampler, RolloutHistory, Step
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.inference.svi import flat
 from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
@@ -35,11 +36,11 @@ def simulated(num_prompts: int, num_steps: int, missing: float = 0.5) -> Rollout
 
 
 def quick(history: RolloutHistory, model: Any = None, **options: Any) -> Posterior:
-    return fit(model or SolvingProgress(), history, **{"steps": 40, "draws": 20, "progress": False, **options})
+    return svi(model or SolvingProgress(), history, **{"steps": 40, "draws": 20, "progress": False, **options})
 
 
 def test_svi_finds_the_parameters_that_made_the_history() -> None:
-    posterior = fit(SolvingProgress(), simulated(300, 30), steps=600, draws=100, progress=False)
+    posterior = svi(SolvingProgress(), simulated(300, 30), steps=600, draws=100, progress=False)
     for name, tolerance in (("gaps", 0.03), ("initial", 0.08), ("transition", 0.05)):
         torch.testing.assert_close(posterior.point[name], TRUTH[name], atol=tolerance, rtol=0)
         assert posterior.draws[name].shape == (100, *TRUTH[name].shape)
@@ -135,7 +136,7 @@ def test_a_damaged_posterior_is_named(tmp_path: Path) -> None:
 def test_nuts_and_svi_agree_on_a_small_history() -> None:
     history = simulated(10, 4, missing=0.2)
     svi = quick(history, steps=400, draws=200)
-    nuts = fit(SolvingProgress(), history, method="nuts", steps=40, draws=40, progress=False)
+    nuts = svi(SolvingProgress(), history, method="nuts", steps=40, draws=40, progress=False)
     for name, truth in TRUTH.items():
         assert nuts.draws[name].shape == (40, *truth.shape)
         spread = nuts.draws[name].std(0) + 0.02
@@ -188,9 +189,9 @@ def test_a_posterior_goes_to_arviz() -> None:
 
 def test_nothing_to_learn_from_is_an_error() -> None:
     with pytest.raises(ValueError, match="history: expected at least one group"):
-        fit(SolvingProgress(), RolloutHistory(5), progress=False)
+        svi(SolvingProgress(), RolloutHistory(5), progress=False)
     with pytest.raises(ValueError, match="method: expected 'svi' or 'nuts', got 'em'"):
-        fit(SolvingProgress(), simulated(3, 3), method="em", progress=False)  # type: ignore[arg-type]
+        svi(SolvingProgress(), simulated(3, 3), method="em", progress=False)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="history: expected outcomes to learn from, got a schedule"):
         quick(simulated(3, 3).schedule())
 
@@ -220,7 +221,7 @@ def test_nothing_to_learn_from_is_an_error() -> None:
 )
 def test_arguments_of_a_fit_are_checked(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fit(**{"dynamics": SolvingProgress(), "history": simulated(3, 3), "progress": False, **arguments})
+        svi(**{"dynamics": SolvingProgress(), "history": simulated(3, 3), "progress": False, **arguments})
 
 
 def one_group(num_prompts: int, solved: float, trials: int, num_steps: int = 4) -> RolloutHistory:

@@ -15,6 +15,7 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.fitting import fit
+from dps_pyro.inference.methods import SVI
 from dps_pyro.report import write_report
 from dps_pyro.storage import strict_json
 from dps_pyro.tracking.predictor import Predictor
@@ -83,7 +84,7 @@ def _summarise(
     if config.report and is_fitted(dynamics):  # one that does learns all it can in the run itself
         say(f"Fitting {type(dynamics).__name__} to the run's {len(history):,} groups of rollouts.")
         # 300 steps: the fewest after which `fit` can tell that the ELBO is flat.
-        posterior = fit(dynamics, history, steps=300, learning_rate=0.1, seed=config.seed, progress=False)
+        posterior = fit(dynamics, history, SVI(steps=300, learning_rate=0.1), seed=config.seed, progress=False)
         posterior.save(folder.path / "posterior")
         learned |= _learned(dynamics, dict(posterior.point), history.num_prompts)
         learned["posterior_converged"] = posterior.converged
