@@ -30,7 +30,7 @@ class Events(NamedTuple):
     trials: Tensor  # long [E], >= 0: the size of the group
     predicted: Tensor  # float32 [E], the chance of a useful group predicted at selection; NaN where unknown
     trained: Tensor  # bool [E], whether the policy was updated on the group
-    progress: Tensor  # float32 [E], the policy's overall progress before the step; NaN where unknown
+    progress: Tensor  # float64 [E], the policy's overall progress before the step; NaN where unknown
     useful: Tensor  # bool [E], whether the rewards of the group differed, so that there was something to learn
 
 
@@ -72,6 +72,7 @@ class RolloutHistory:
         self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
         self._row: dict[str, int] = {}
         self._chunks: list[Events] = []
+        self._levels: dict[int, float] = {}  # step -> progress, of steps without groups too
         self._outcomes: Outcomes | None = None
         self._observed = True
 
@@ -111,7 +112,8 @@ class RolloutHistory:
             trials: [V] or one number.
             predicted: [V], the chances of a useful group predicted at selection, where there were any.
             trained: [V], whether the policy was updated on the group; wherever there were rollouts if left out.
-            progress: the policy's overall progress before the step, for instance its held-out accuracy.
+            progress: the policy's overall progress before the step, for instance its held-out accuracy. It is kept
+                for a step without groups, too.
             useful: [V], whether the group's rewards differed; if left out, wherever it is neither all wrong nor all
                 right (`useful_by_sum`).
 
@@ -134,9 +136,12 @@ class RolloutHistory:
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
         step = checks.count("step", step, 0)
-        known = torch.full_like(chance, math.nan if progress is None else progress)
+        level = math.nan if progress is None else float(progress)
+        known = torch.full_like(count, level)
         mixed = useful_by_sum(count, size) if mixed is None else mixed
         self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
+        if not math.isnan(level):
+            self._levels[step] = level
         self.num_steps = max(self.num_steps, step + 1)
         self._outcomes = None
 
@@ -181,7 +186,7 @@ class RolloutHistory:
     def _like(self, events: Events) -> RolloutHistory:
         prompts = self.ids if self.ids is not None else self.num_prompts
         other = RolloutHistory(prompts, num_steps=self.num_steps, features=self.features)
-        other._chunks, other._observed = [events], self._observed
+        other._chunks, other._observed, other._levels = [events], self._observed, dict(self._levels)
         return other
 
     # ---------------------------------------------------------------------------------------------- reading it
@@ -192,7 +197,7 @@ class RolloutHistory:
         if len(self._chunks) != 1:
             empty = torch.zeros(0, dtype=torch.long)
             real, boolean = empty.float(), empty.bool()
-            blank = Events(empty, empty, empty.double(), empty, real, boolean, real, boolean)
+            blank = Events(empty, empty, empty.double(), empty, real, boolean, empty.double(), boolean)
             columns = zip(*(self._chunks or [blank]), strict=True)
             self._chunks = [Events(*(torch.cat(column) for column in columns))]
         return self._chunks[0]
@@ -221,12 +226,10 @@ class RolloutHistory:
         return self._outcomes
 
     def progress(self) -> Tensor:
-        """float32 [T], the policy's overall progress before each step: the last that was recorded by then, 0 before
+        """float64 [T], the policy's overall progress before each step: the last that was recorded by then, 0 before
         the first."""
-        known = ~self.events.progress.isnan()
-        at, value = self.events.step[known], self.events.progress[known]
-        by_step = torch.full([self.num_steps], math.nan, dtype=value.dtype)
-        by_step[at] = value
+        by_step = torch.full([self.num_steps], math.nan, dtype=torch.float64)
+        by_step[list(self._levels)] = torch.tensor(list(self._levels.values()), dtype=torch.float64)
         seen = ~by_step.isnan()
         last = torch.where(seen, torch.arange(self.num_steps), -1).cummax(0).values
         return torch.where(last >= 0, by_step[last], 0.0)
@@ -268,7 +271,8 @@ class RolloutHistory:
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write the log to one Parquet file, atomically. Columns: prompt, step, solved, trials, predicted, trained,
-        progress, useful; the ids, sizes and features travel in the schema's metadata under `dps_pyro`."""
+        progress, useful; the ids, sizes, features and each step's progress travel in the schema's metadata under
+        `dps_pyro`."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -284,7 +288,7 @@ class RolloutHistory:
             pa.array(events.useful.numpy()),
         ]
         sizes = {"num_prompts": self.num_prompts, "num_steps": self.num_steps}
-        about = {"ids": self.ids, **sizes, "features": self.features}
+        about = {"ids": self.ids, **sizes, "features": self.features, "progress": list(self._levels.items())}
         table = pa.table(columns, names=list(Events._fields), metadata={"dps_pyro": json.dumps(about)})
         with atomic_path(Path(path)) as aside:
             pq.write_table(table, aside, compression="zstd")
@@ -327,15 +331,23 @@ class RolloutHistory:
         steps = column["step"].long()
         if len(steps) and int(steps.min()) < 0:
             raise ValueError(f"{path}: step: expected 0 or more, got {int(steps.min())}")
-        known = column.get("progress", history.events.progress).float()
+        known = column.get("progress", history.events.progress)
         history._chunks = [history.events._replace(step=steps, progress=known)]
+        history._levels = _levels_of(history.events) | {
+            int(at): float(level) for at, level in about.get("progress", [])
+        }
         latest = int(steps.max()) + 1 if len(steps) else 0
         history.num_steps = max(about.get("num_steps", 0), latest)
         return history
 
     def state_dict(self) -> dict[str, Tensor]:
         """The log as tensors (the ids are the sampler's to keep)."""
-        return {**self.events._asdict(), "num_steps": torch.tensor(self.num_steps)}
+        return {
+            **self.events._asdict(),
+            "num_steps": torch.tensor(self.num_steps),
+            "progress_step": torch.tensor(list(self._levels), dtype=torch.long),
+            "progress_value": torch.tensor(list(self._levels.values()), dtype=torch.float64),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Replace the log by a saved one.
@@ -346,9 +358,19 @@ class RolloutHistory:
         missing = {*Events._fields, "num_steps"} - checks.instance("state", state, Mapping).keys()
         if missing:
             raise ValueError(f"state: expected a log's, got one without {', '.join(sorted(missing))}")
-        chunks = [Events(*(state[name].clone() for name in Events._fields))]
-        self._chunks, self.num_steps = chunks, int(state["num_steps"])
+        events = Events(*(state[name].clone() for name in Events._fields))
+        events = events._replace(progress=events.progress.double())  # float32 in states of earlier versions
+        self._chunks, self.num_steps = [events], int(state["num_steps"])
+        self._levels = _levels_of(events)
+        if "progress_step" in state:  # not in states of earlier versions
+            self._levels |= dict(zip(state["progress_step"].tolist(), state["progress_value"].tolist(), strict=True))
         self._outcomes = None
+
+
+def _levels_of(events: Events) -> dict[int, float]:
+    """Each step's progress, as its groups have it."""
+    known = ~events.progress.isnan()
+    return dict(zip(events.step[known].tolist(), events.progress[known].tolist(), strict=True))
 
 
 def useful_by_sum(solved: Tensor, trials: Tensor, tolerance: float = 0.0) -> Tensor:

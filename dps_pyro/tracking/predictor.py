@@ -112,7 +112,11 @@ class Filter(ABC):
             useful: bool [V], whether the group was useful, for the log; what its sum says of it if left out.
 
         Returns:
-            [V], `log p(y_t | y_<t)`; of a late observation given what had come before step t when it was made.
+            [V], the prequential scores: the log-probability of each prompt's group given everything observed before
+            this call. For a group of the coming step that is `log p(y_t | y_<t)`. For a late group it is what the
+            group adds to the log-probability of the prompt's whole history, later steps included. In whatever order
+            groups arrive, the scores therefore add up to the log-probability of the log, and are -inf for a group
+            that the model holds impossible.
         """
         at = self.step if step is None else step
         trained = trials > 0 if trained is None else trained
@@ -123,20 +127,17 @@ class Filter(ABC):
             return torch.zeros(0, dtype=self.dtype)
         if at < self.step:
             theta = self._parameters(rows)
-            before = self._replay(rows, theta, until=at)
-            now = Groups(torch.arange(len(rows)), rows, solved, trials)
-            evidence = self._advance(before, now, Step(trials, trained, self._progress()), theta)[1]
+            without = self._replay(rows, theta, until=self.step).score
             record()
             again = self._replay(rows, theta, until=self.step)
-            self._state = {name: value.index_copy(0, rows, again[name]) for name, value in self._state.items()}
-            return evidence
+            self._state = {name: value.index_copy(0, rows, again.state[name]) for name, value in self._state.items()}
+            return again.score.less(without)
         state, nobody = self._state, torch.zeros(self.num_prompts, dtype=torch.long)
         for _ in range(self.step, at):
-            idle = Step(nobody, nobody.bool(), self._progress())
-            state, _ = self._advance(state, _nothing(rows, solved, trials), idle, self._theta)
+            state, _ = self._advance(state, _nothing(rows, solved, trials), self._step(nobody), self._theta)
         self._known = self._known if progress is None else progress
         seen = nobody.index_copy(0, rows, trials)
-        everywhere = Step(seen, nobody.bool().index_copy(0, rows, trained), self._progress())
+        everywhere = self._step(seen, nobody.bool().index_copy(0, rows, trained))
         state, evidence = self._advance(state, Groups(rows, rows, solved, trials), everywhere, self._theta)
         record(progress=progress)
         self._state, self.step = state, at + 1
@@ -163,7 +164,7 @@ class Filter(ABC):
             raise
         self._theta = theta
         new = torch.arange(old, self.num_prompts)
-        fresh = self._replay(new, self._parameters(new), until=self.step) if len(new) else {}
+        fresh = self._replay(new, self._parameters(new), until=self.step).state if len(new) else {}
         self._state = {name: torch.cat([value, fresh.get(name, value[:0])]) for name, value in self._state.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,9 +197,17 @@ class Filter(ABC):
         self.step, self._known = step, known
         self._state = {name: value.to(self._state[name].dtype) for name, value in saved.items()}
 
-    def _replay(self, rows: Tensor, theta: Any, until: int) -> State:
-        """The state of `rows` [V], at least one, before step `until`, filtered anew from the history."""
-        state = self._start(len(rows), theta)
+    def coming(self, trials: int) -> Step:
+        """The coming step as a model's methods take it, if every prompt were rolled out `trials` times."""
+        return self._step(torch.tensor([trials]))
+
+    def _step(self, trials: Tensor, trained: Tensor | None = None) -> Step:
+        """The coming step, in which the prompts are rolled out `trials` [N or 1] times."""
+        return Step(trials, trials > 0 if trained is None else trained, torch.tensor([self._known], dtype=self.dtype))
+
+    def _replay(self, rows: Tensor, theta: Any, until: int) -> _Replayed:
+        """`rows` [V], at least one, filtered anew from the history, up to the state before step `until`."""
+        state, score = self._start(len(rows), theta), _Score(*torch.zeros(2, len(rows), dtype=self.dtype))
         prompt, at, solved, trials, _, trained, *_ = self.history.rows(rows)
         progress = self.history.progress().to(self.dtype)
         progress = torch.cat([progress, progress.new_full([max(0, until - len(progress))], self._known)])
@@ -210,11 +219,34 @@ class Filter(ABC):
             updated[prompt[now][trained[now]]] = True
             seen = sizes.nonzero().squeeze(-1)
             groups = Groups(seen, rows[seen], counts[seen], sizes[seen])
-            state, _ = self._advance(state, groups, Step(sizes, updated, progress[t : t + 1]), theta)
-        return state
+            state, evidence = self._advance(state, groups, Step(sizes, updated, progress[t : t + 1]), theta)
+            score = score.plus(seen, evidence)
+        return _Replayed(state, score)
 
-    def _progress(self) -> Tensor:
-        return torch.tensor([self._known], dtype=self.dtype)
+
+class _Score(NamedTuple):
+    """The log-probability of some prompts' groups: -inf a group that the model holds impossible, counted apart."""
+
+    possible: Tensor  # [V], the sum over the groups that are possible
+    impossible: Tensor  # [V], how many are not
+
+    def plus(self, at: Tensor, evidence: Tensor) -> _Score:
+        """With one more group for each of the prompts `at`."""
+        never = evidence.isneginf()
+        possible = self.possible.index_add(0, at, torch.where(never, 0.0, evidence))
+        return _Score(possible, self.impossible.index_add(0, at, never.to(evidence.dtype)))
+
+    def less(self, other: _Score) -> Tensor:
+        """[V], what these groups say beyond the others: -inf where more of them are impossible."""
+        more = self.impossible > other.impossible
+        return torch.where(more, float("-inf"), self.possible - other.possible)
+
+
+class _Replayed(NamedTuple):
+    """What a replay of some prompts' history comes to."""
+
+    state: State
+    score: _Score
 
 
 def _nothing(rows: Tensor, solved: Tensor, trials: Tensor) -> Groups:

@@ -78,7 +78,7 @@ class Tracker(Filter):
 
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance that a group of `trials` rollouts is useful, as the model has it."""
-        by_state = self.dynamics.informative(self._theta, Step(torch.tensor([trials]))).to(self.dtype)
+        by_state = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
         return self.belief @ by_state[0] if by_state.shape[0] == 1 else (self.belief * by_state).sum(-1)
 
     def draw(self, generator: torch.Generator) -> Tensor:
@@ -87,7 +87,7 @@ class Tracker(Filter):
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        rates = self.dynamics.emission(self._theta, Step(torch.ones(1, dtype=torch.long))).mean.to(self.dtype)
+        rates = self.dynamics.emission(self._theta, self.coming(1)).mean.to(self.dtype)
         ceiling = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype)
         state = (self.belief.cumsum(-1) < ceiling).sum(-1, keepdim=True).clamp_max(self.belief.shape[-1] - 1)
         drawn: Tensor = rates.expand(self.num_prompts, -1).gather(-1, state).squeeze(-1)
@@ -108,7 +108,7 @@ class Tracker(Filter):
             self._values = before
             raise
         self._theta = theta
-        self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step)
+        self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step).state
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a filter of the same model and size needs to go on, tensors and numbers."""
@@ -142,7 +142,7 @@ class Tracker(Filter):
         return {"belief": initial.expand(num_rows, initial.shape[-1]).clone()}
 
     def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
-        likelihood = self._log_likelihood(groups)
+        likelihood = self._log_likelihood(groups, step)
         conditioned = condition(state["belief"][groups.at], likelihood)
         seen = groups.trials > 0
         return self._move(state, groups.at[seen], conditioned.belief[seen], step, theta), conditioned.log_evidence
@@ -152,11 +152,22 @@ class Tracker(Filter):
         belief = state["belief"].index_copy(0, at, posterior)
         return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
 
-    def _log_likelihood(self, groups: Groups) -> Tensor:
-        """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts."""
+    def _log_likelihood(self, groups: Groups, step: Step) -> Tensor:
+        """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts. `step` has all rows of the state."""
         if len(groups.at) == 0:  # no plate in Pyro may be empty
             return self.belief[:0]
         theta = self._parameters(groups.prompts)
-        law = unchecked(self.dynamics.emission(theta, Step(groups.trials)))
+        law = unchecked(self.dynamics.emission(theta, _of(step, groups.at)))
         outcome = groups.solved.to(self.dtype).unsqueeze(-1)
         return torch.where(groups.trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)
+
+
+def _of(step: Step, rows: Tensor) -> Step:
+    """What is known of the step for some rows of the state; fields of one entry hold for all rows."""
+
+    def picked(field: Tensor) -> Tensor:
+        return field if field.shape[-1] == 1 else field[rows]
+
+    trials, *others = step
+    trained, progress = (None if field is None else picked(field) for field in others)
+    return Step(picked(trials), trained, progress)
