@@ -32,7 +32,7 @@ from torch import Tensor
 
 from dps_pyro.dynamics.progress import Progress, Shown
 from dps_pyro.dynamics.sites import At, centre
-from dps_pyro.dynamics.step import Step
+from dps_pyro.dynamics.step import Step, steps_of
 from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import Outcomes, RolloutHistory
 
@@ -126,8 +126,7 @@ class Dynamics(ABC, Generic[Theta]):
         theta = self.prior(prompts)
         with prompts as rows:
             outcomes, rounds = _laid_out(history, cast("Tensor", rows))
-            step = Step(outcomes.trials, outcomes.trained, outcomes.progress)
-            progress = Progress(self, theta, step, rounds)
+            progress = Progress(self, theta, steps_of(history, outcomes, cast("Tensor", rows)), rounds)
             drawn: Tensor = pyro.sample("outcomes", progress, obs=outcomes.solved)
         return drawn
 
@@ -137,13 +136,14 @@ class Dynamics(ABC, Generic[Theta]):
         For `TraceEnum_ELBO`, `infer_discrete` and `pyro.render_model`. Slower than `model`, and equal to it in
         distribution. Only observations are masked: `TraceEnum_ELBO` does not honour a mask on an enumerated state.
         """
-        solved, trials, trained, progress = history.dense()
+        outcomes = history.dense()
+        solved, steps = outcomes.solved, steps_of(history, outcomes)
         prompts = pyro.plate("prompts", history.num_prompts, dim=-1)
         theta = self.prior(prompts)
         with prompts:
             law = self.initial(theta)
             for t in pyro.markov(range(history.num_steps)):
-                step = Step(trials[:, t], trained[:, t], progress[:, t])
+                step = steps.at(t)
                 z = pyro.sample(f"z_{t}", law, infer={"enumerate": "parallel"})
                 with poutine.mask(mask=cast("torch.BoolTensor", step.trials > 0)):
                     shown = Shown(self.emission(theta, step), z)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dps_pyro.dynamics.forward import Filtered, condition, filter_all, log_likelihood, predict
 from dps_pyro.dynamics.laws import narrow, unchecked
 from dps_pyro.dynamics.sparse import log_likelihood_of_rounds
-from dps_pyro.dynamics.step import Chain, Step, each_field
+from dps_pyro.dynamics.step import Chain, Step
 
 Theta = TypeVar("Theta")
 
@@ -44,7 +44,8 @@ class Progress(TorchDistribution):
     has_rsample = False
 
     def __init__(self, dynamics: Chain[Theta], theta: Theta, steps: Step, rounds: Tensor | None = None) -> None:
-        first = each_field(steps, lambda field: field[..., 0])
+        steps = steps.dated()
+        first = steps.at(0)
         self._initial = dynamics.initial(theta)
         shown, moves = dynamics.emission(theta, first).batch_shape, dynamics.transition(theta, first).batch_shape
         # How many sample dimensions theta carries, left of the prompts: time goes further left than those.
@@ -87,8 +88,8 @@ class Progress(TorchDistribution):
         if at is None or 3 * at.shape[-1] > 2 * num_steps:  # to rearrange so many costs more than it saves
             return log_likelihood(self._initial.probs, self._transition, self._shown(value, self._steps))
         seen, steps = at < num_steps, at.clamp_max(num_steps - 1)
-        picked = each_field(self._steps, lambda field: field.expand(len(at), -1).gather(-1, steps))
-        picked = picked._replace(trials=torch.where(seen, picked.trials, 0))
+        picked = self._steps.each(lambda field: field.expand(len(at), num_steps).gather(-1, steps))
+        picked = picked.replace(trials=torch.where(seen, picked.trials, 0))
         emitted = self._shown(value.gather(-1, steps.expand(*value.shape[:-1], -1)), picked)
         return log_likelihood_of_rounds(self._initial.probs, self._transition, emitted, at, num_steps)
 
@@ -156,6 +157,4 @@ class Shown(TorchDistribution):
 
 def _time_first(steps: Step, lead: int) -> Step:
     """Fields [N or 1, T] -> [T, 1, ..., N or 1] with `lead` ones for theta's sample dimensions."""
-    return each_field(
-        steps, lambda field: field.movedim(-1, 0).reshape(field.shape[-1], *[1] * lead, *field.shape[:-1])
-    )
+    return steps.each(lambda field: field.movedim(-1, 0).reshape(field.shape[-1], *[1] * lead, *field.shape[:-1]))

@@ -156,24 +156,26 @@ def prequential(
     Groups of one prompt at one step count as one.
     """
     observed(history)
-    groups, known = layout(history), history.progress().tolist()
+    groups = layout(history)
     tracker = track(dynamics, history.num_prompts, values=values, dtype=torch.float64)
+    tracker.history.features = history.features
     terms = torch.zeros(history.num_prompts, dtype=torch.float64)
     by_step = torch.zeros(history.num_steps, dtype=torch.float64)
     counts = torch.zeros(history.num_steps, dtype=torch.long)
     order = groups.step.argsort(stable=True)
-    for now in order.split(torch.bincount(groups.step, minlength=history.num_steps).tolist()):
-        now = now[groups.trials[now] > 0]
-        if not len(now):
-            continue  # the filter lets steps without rollouts pass by itself
-        step, rows = int(groups.step[now[0]]), groups.prompt[now]
+    for step, now in enumerate(order.split(torch.bincount(groups.step, minlength=history.num_steps).tolist())):
+        now, known = now[groups.trials[now] > 0], history.recorded(step)
+        if not len(now) and not known:
+            continue  # the filter lets steps of which nothing is known pass by itself
+        rows = groups.prompt[now]
         evidence = tracker.observe(
             rows,
             groups.solved[now],
             groups.trials[now],
             step=step,
             trained=groups.trained[now],
-            progress=known[step],
+            progress=known.pop("progress", None),
+            columns=known,
         ).double()
         terms[rows] += evidence
         by_step[step], counts[step] = evidence.sum(), len(now)

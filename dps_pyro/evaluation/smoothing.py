@@ -18,7 +18,7 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.forward import log_likelihood
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.progress import Progress
-from dps_pyro.dynamics.step import Step
+from dps_pyro.dynamics.step import steps_of
 from dps_pyro.history.log import RolloutHistory, observed
 from dps_pyro.support import checks
 from dps_pyro.tracking.tracker import is_fitted
@@ -37,11 +37,11 @@ def smoothed(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[s
     Raises:
         ValueError: the model is none of those, the log is a schedule, or the values are not the model's.
     """
-    solved, (_, trials, trained, progress) = observed(history), history.dense()
+    solved = observed(history)
     theta = _fitted(dynamics).parameters(history.num_prompts, values)
     with torch.no_grad():
         initial = dynamics.initial(theta).probs
-        steps = Step(trials.mT, trained.mT, progress.mT)  # time first
+        steps = steps_of(history, history.dense()).each(lambda field: field.mT)  # time first
         moves = dynamics.transition(theta, steps).probs
         shown = unchecked(dynamics.emission(theta, steps)).log_prob(solved.mT.unsqueeze(-1))
         emitted = torch.where(steps.trials.unsqueeze(-1) > 0, shown, 0.0)
@@ -108,9 +108,8 @@ def law(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[str, T
         ValueError: the model brings a filter of its own, or the values are not its.
     """
     theta = _fitted(dynamics).parameters(history.num_prompts, values)
-    outcomes = history.dense()
     with torch.no_grad():
-        return Progress(dynamics, theta, Step(outcomes.trials, outcomes.trained, outcomes.progress))
+        return Progress(dynamics, theta, steps_of(history, history.dense()))
 
 
 def _given(theta: Any) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
+from dps_pyro.history.log import Features, RolloutHistory, step_columns, useful_by_sum
 from dps_pyro.inference.refit import Refit, Refitter
 from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast
 from dps_pyro.selection.batches import PromptBatches
@@ -139,6 +139,7 @@ class PromptSampler:
         trained: Tensor | Sequence[bool] | None = None,
         progress: float | None = None,
         useful: Tensor | Sequence[bool] | None = None,
+        columns: Mapping[str, float] | None = None,
     ) -> None:
         """Take in one step's groups and move to the next step.
 
@@ -155,6 +156,8 @@ class PromptSampler:
             useful: bool [V], whether the group's rewards differ by more than `tolerance`, for the metrics and the log.
                 Of rewards of 0 and 1 `solved` says it; of others hand it in, since a sum does not tell whether rewards
                 differ. If left out, it is `tolerance < solved < trials - tolerance`.
+            columns: the user's own numbers of the step, by name, such as a temperature, for models that ask for them
+                (`step.columns`); the last known of those left out.
 
         Raises:
             ValueError: something else came, or a step more than 100,000 ahead; the sampler is as it was.
@@ -189,8 +192,9 @@ class PromptSampler:
             raise ValueError("useful: expected groups of at least two rollouts to be useful, got a smaller one")
         if progress is not None:
             progress = float(checks.numbers("progress", progress))
+        own = step_columns(columns or {}, self.history.features)
         self._take_up_refit()
-        evidence = self.tracker.observe(rows, count, size, step, predicted, learned, progress, mixed)
+        evidence = self.tracker.observe(rows, count, size, step, predicted, learned, progress, mixed, own)
         if self._refitter is not None and step >= now and (step + 1) % (self._refit_every or 1) == 0 and self.history:
             self._refitter.begin(self.history)
             if not self._refitter.settings.background:

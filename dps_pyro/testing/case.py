@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.laws import unchecked
-from dps_pyro.dynamics.step import Step
-from dps_pyro.history.log import RolloutHistory
+from dps_pyro.dynamics.step import Step, steps_of
+from dps_pyro.history.log import Features, RolloutHistory
 
 __all__ = ["Case", "Drawn", "DynamicsError", "Laws", "differ"]
 
@@ -62,17 +62,31 @@ class Case:
         num_prompts: N.
         num_steps: T.
         sizes: group sizes.
+        columns: the names of the steps' own columns that the model asks for.
+        features: the prompts' own columns that it asks for, name -> N numbers.
     """
 
-    def __init__(self, model: Dynamics[Any], num_prompts: int, num_steps: int, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        model: Dynamics[Any],
+        num_prompts: int,
+        num_steps: int,
+        sizes: Sequence[int],
+        columns: Sequence[str] = (),
+        features: Features | None = None,
+    ) -> None:
         self.model, self.num_prompts, self.num_steps, self.sizes = model, num_prompts, num_steps, sizes
         self.num_states = len(model.states)
         shape = (num_prompts, num_steps)
         trials = torch.tensor(sizes)[torch.randint(len(sizes), shape)] * (torch.rand(shape) > 0.3)
         trials[0], trials[1], trials[2, 0] = 0, max(sizes), 0  # one prompt never, one always, one from the second step
-        progress = torch.linspace(0.1, 0.7, num_steps).unsqueeze(0)
-        self.steps = Step(trials, (trials > 0) & (torch.rand(shape) > 0.4), progress)
-        """[N, T]: what is known of the steps."""
+        self.trained = (trials > 0) & (torch.rand(shape) > 0.4)
+        self.trials, self.levels = trials, {"progress": torch.linspace(0.1, 0.7, num_steps).double()}
+        self.levels |= {name: torch.rand(num_steps).double() for name in columns}
+        self.features = {name: list(column)[:num_prompts] for name, column in (features or {}).items()}
+        unknown = self.history()
+        self.steps = steps_of(unknown, unknown.dense())
+        """[N or 1, T]: what is known of the steps."""
 
     def error(self, where: str, expected: str, got: str, mend: str) -> DynamicsError:
         """The error that says so."""
@@ -131,10 +145,8 @@ class Case:
 
     def step(self, t: int, rows: Tensor | None = None) -> Step:
         """One step of `steps`, of all prompts or some: fields [N] and [1]."""
-        trials, trained, progress = self.steps
-        assert trained is not None and progress is not None
-        at = slice(None) if rows is None else rows
-        return Step(trials[at, t], trained[at, t], progress[:, t])
+        now = self.steps.at(t)
+        return now if rows is None else now.at(rows)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """What a method returns; it samples nothing."""
@@ -152,7 +164,7 @@ class Case:
 
     def _why(self, method: str, arguments: tuple[Any, ...]) -> str:
         if len(arguments) > 1 and not bool((arguments[1].trials > 0).all()):
-            some = arguments[1]._replace(trials=arguments[1].trials.clamp_min(1))
+            some = arguments[1].replace(trials=arguments[1].trials.clamp_min(1))
             try:
                 getattr(self.model, method)(arguments[0], some)
             except Exception:  # noqa: BLE001 - it fails for another reason, which is told
@@ -263,17 +275,18 @@ class Case:
 
     def history(self, solved: Tensor | None = None) -> RolloutHistory:
         """A log of `steps` with outcomes [N, T], or its schedule."""
-        history = RolloutHistory(self.num_prompts, num_steps=self.num_steps)
+        history = RolloutHistory(self.num_prompts, num_steps=self.num_steps, features=self.features)
         for t in range(self.num_steps):
-            trials, trained, progress = self.step(t)
-            rows = trials.nonzero().squeeze(-1)
+            rows = self.trials[:, t].nonzero().squeeze(-1)
             counts = torch.zeros(len(rows)) if solved is None else solved[rows, t]
-            assert trained is not None and progress is not None
-            history.append(
-                rows, step=t, solved=counts, trials=trials[rows], trained=trained[rows], progress=float(progress)
-            )
-        history.num_steps = self.num_steps
+            groups = {"solved": counts, "trials": self.trials[rows, t], "trained": self.trained[rows, t]}
+            history.append(rows, step=t, **groups, **self.told(t))
         return history.schedule() if solved is None else history
+
+    def told(self, t: int) -> dict[str, Any]:
+        """What `observe` and `append` are told of a step itself."""
+        columns = {name: float(level[t]) for name, level in self.levels.items()}
+        return {"progress": columns.pop("progress"), "columns": columns}
 
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-7}

@@ -14,7 +14,6 @@ from torch.distributions import biject_to
 
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.progress import Progress
-from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.fitting import fit
 from dps_pyro.testing.case import BROADCAST, MISSING, Case, DynamicsError, differ
@@ -83,7 +82,8 @@ def check_gradients(case: Case) -> None:
         names = _without_gradient(case, points, history)
         if names is None:
             continue
-        full = RolloutHistory.from_dense(torch.zeros(case.steps.trials.shape), max(case.sizes))
+        full = RolloutHistory.from_dense(torch.zeros(case.trials.shape), max(case.sizes))
+        full.features = case.history().features
         missing = _without_gradient(case, points, full) is None
         mend = (
             f"It is finite where every prompt is rolled out at every step. {MISSING}; "
@@ -143,7 +143,7 @@ def check_filter(case: Case) -> None:
     length = case.num_steps
     while length > 1 and case.num_states ** (length + 1) > MOST_PATHS:
         length -= 1
-    steps = Step(*(field[..., :length] for field in case.steps if field is not None))
+    steps = case.steps.at(slice(length))
     law = Progress(case.model, case.parameters(values), steps)
     evidence, beliefs = _brute_force(case, values, solved[:, :length])
     if differ(law.log_evidence(solved[:, :length]), evidence) or differ(
@@ -152,13 +152,13 @@ def check_filter(case: Case) -> None:
         raise _disagree(case, "the likelihood of the sum over all paths")
     for dtype in (torch.float32, torch.float64) if is_fitted(case.model) else ():
         tracker = Tracker(case.model, case.num_prompts, values=values, dtype=dtype)
+        tracker.history.features = case.history().features
         for t in range(length):
             if tracker.belief.dtype != dtype or differ(tracker.belief, beliefs[t], dtype):
                 raise _disagree(case, f"the tracker's beliefs in {dtype} before step {t}")
-            trials, trained, progress = case.step(t)
-            assert trained is not None and progress is not None
+            step = case.step(t)
             everyone = torch.arange(case.num_prompts)
-            terms = tracker.observe(everyone, solved[:, t], trials, trained=trained, progress=float(progress))
+            terms = tracker.observe(everyone, solved[:, t], step.trials, trained=step.trained, **case.told(t))
             if differ(terms, evidence[t], dtype):
                 raise _disagree(case, f"the tracker's log evidence in {dtype} at step {t}")
         if differ(tracker.belief, beliefs[length], dtype):

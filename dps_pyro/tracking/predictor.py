@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from dps_pyro.dynamics.step import Step
+from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.support import checks
 
@@ -50,7 +50,8 @@ class Filter(ABC):
         self.step = 0
         """The coming training step."""
         self.history = RolloutHistory(num_prompts)
-        self._known = 0.0  # the policy's overall progress
+        self._known = {"progress": 0.0}  # what was last known of the policy and of the user's own columns
+        self._last: Tensor | None = None  # long [N], each prompt's last visit, -1 where none; None until asked for
         self._theta = self._parameters(None)
         self._state = self._start(num_prompts, self._theta)
 
@@ -95,6 +96,7 @@ class Filter(ABC):
         trained: Tensor | None = None,
         progress: float | None = None,
         useful: Tensor | None = None,
+        columns: Mapping[str, float] | None = None,
     ) -> Tensor:
         """Take in one step's groups and move on to the next step.
 
@@ -110,6 +112,8 @@ class Filter(ABC):
             progress: the policy's overall progress before the step; the last known if left out. Not of a late
                 observation: the steps that followed knew nothing of it.
             useful: bool [V], whether the group was useful, for the log; what its sum says of it if left out.
+            columns: the user's own numbers of the step, by name; the last known of those left out. Not of a late
+                observation.
 
         Returns:
             [V], the prequential scores: the log-probability of each prompt's group given everything observed before
@@ -121,8 +125,8 @@ class Filter(ABC):
         at = self.step if step is None else step
         trained = trials > 0 if trained is None else trained
         useful = useful_by_sum(solved, trials, self.tolerance) if useful is None else useful
-        columns: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
-        record = partial(self.history.append, rows, step=at, useful=useful, **columns)
+        groups: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
+        record = partial(self.history.append, rows, step=at, useful=useful, **groups)
         if at < self.step and len(rows) == 0:
             return torch.zeros(0, dtype=self.dtype)
         if at < self.step:
@@ -131,16 +135,19 @@ class Filter(ABC):
             record()
             again = self._replay(rows, theta, until=self.step)
             self._state = {name: value.index_copy(0, rows, again.state[name]) for name, value in self._state.items()}
+            self._visited(rows, trials, at)
             return again.score.less(without)
         state, nobody = self._state, torch.zeros(self.num_prompts, dtype=torch.long)
-        for _ in range(self.step, at):
-            state, _ = self._advance(state, _nothing(rows, solved, trials), self._step(nobody), self._theta)
-        self._known = self._known if progress is None else progress
+        for number in range(self.step, at):
+            idle = self._step(nobody, number=number)
+            state, _ = self._advance(state, _nothing(rows, solved, trials), idle, self._theta)
+        known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
         seen = nobody.index_copy(0, rows, trials)
-        everywhere = self._step(seen, nobody.bool().index_copy(0, rows, trained))
+        everywhere = self._step(seen, nobody.bool().index_copy(0, rows, trained), number=at, known=known)
         state, evidence = self._advance(state, Groups(rows, rows, solved, trials), everywhere, self._theta)
-        record(progress=progress)
-        self._state, self.step = state, at + 1
+        record(progress=progress, columns=columns)
+        self._state, self.step, self._known = state, at + 1, known
+        self._visited(rows, trials, at)
         return evidence
 
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
@@ -162,7 +169,7 @@ class Filter(ABC):
         except ValueError:
             self.num_prompts = old
             raise
-        self._theta = theta
+        self._theta, self._last = theta, None
         new = torch.arange(old, self.num_prompts)
         fresh = self._replay(new, self._parameters(new), until=self.step).state if len(new) else {}
         self._state = {name: torch.cat([value, fresh.get(name, value[:0])]) for name, value in self._state.items()}
@@ -173,7 +180,8 @@ class Filter(ABC):
             "filter": dict(self._state),
             "history": self.history.state_dict(),
             "step": self.step,
-            "progress": self._known,
+            "progress": self._known["progress"],
+            "known": dict(self._known),
             "num_prompts": self.num_prompts,
         }
 
@@ -192,25 +200,61 @@ class Filter(ABC):
         came = {name: tuple(checks.instance("state", value, Tensor).shape) for name, value in saved.items()}
         if shapes != came:
             raise ValueError(f"state: expected a filter of shapes {shapes}, got {came}")
-        step, known = int(state["step"]), float(state["progress"])
+        step = int(state["step"])
+        known = {"progress": float(state["progress"]), **state.get("known", {})}  # not in states of earlier versions
         self.history.load_state_dict(state["history"])
-        self.step, self._known = step, known
+        self.step, self._known, self._last = step, known, None
         self._state = {name: value.to(self._state[name].dtype) for name, value in saved.items()}
 
     def coming(self, trials: int) -> Step:
         """The coming step as a model's methods take it, if every prompt were rolled out `trials` times."""
         return self._step(torch.tensor([trials]))
 
-    def _step(self, trials: Tensor, trained: Tensor | None = None) -> Step:
-        """The coming step, in which the prompts are rolled out `trials` [N or 1] times."""
-        return Step(trials, trials > 0 if trained is None else trained, torch.tensor([self._known], dtype=self.dtype))
+    def _step(
+        self,
+        trials: Tensor,
+        trained: Tensor | None = None,
+        number: int | None = None,
+        known: Mapping[str, float] | None = None,
+    ) -> Step:
+        """A step, in which the prompts are rolled out `trials` [N or 1] times; the coming one if left out, and what is
+        `known` of it if it is more than was known before."""
+        at, level = torch.tensor([self.step if number is None else number]), dict(known or self._known)
+        columns = {name: torch.tensor([value], dtype=self.dtype) for name, value in level.items()}
+        progress = columns.pop("progress")
+        return Step(trials, trained, progress, at, lambda: at - self._last_visits(), columns | self._features(None))
+
+    def _features(self, rows: Tensor | None) -> dict[str, Field]:
+        """The prompts' own columns."""
+
+        def made(column: list[float]) -> Field:
+            def tensor() -> Tensor:
+                values = torch.tensor(column, dtype=self.dtype)
+                return values if rows is None else values[rows]
+
+            return tensor
+
+        return {name: made(column) for name, column in self.history.numeric_features().items()}
+
+    def _last_visits(self) -> Tensor:
+        """Long [N], the step at which each prompt was last rolled out; -1 where it never was."""
+        if self._last is None:
+            events, self._last = self.history.events, torch.full([self.num_prompts], -1)
+            self._visited(events.prompt, events.trials, events.step)
+        return self._last
+
+    def _visited(self, rows: Tensor, trials: Tensor, step: int | Tensor) -> None:
+        """Take note of visits, for models that ask when the last one was."""
+        if self._last is not None:
+            now = torch.as_tensor(step).expand(len(rows))
+            self._last = self._last.scatter_reduce(0, rows[trials > 0], now[trials > 0], "amax")
 
     def _replay(self, rows: Tensor, theta: Any, until: int) -> _Replayed:
         """`rows` [V], at least one, filtered anew from the history, up to the state before step `until`."""
         state, score = self._start(len(rows), theta), _Score(*torch.zeros(2, len(rows), dtype=self.dtype))
         prompt, at, solved, trials, _, trained, *_ = self.history.rows(rows)
-        progress = self.history.progress().to(self.dtype)
-        progress = torch.cat([progress, progress.new_full([max(0, until - len(progress))], self._known)])
+        levels = {name: self._levels(name, until) for name in ["progress", *self.history.step_columns]}
+        features, last = self._features(rows), torch.full([len(rows)], -1)
         for t in range(until):
             now = (at == t).nonzero().squeeze(-1)
             sizes = torch.zeros(len(rows), dtype=torch.long).index_add(0, prompt[now], trials[now])
@@ -219,9 +263,18 @@ class Filter(ABC):
             updated[prompt[now][trained[now]]] = True
             seen = sizes.nonzero().squeeze(-1)
             groups = Groups(seen, rows[seen], counts[seen], sizes[seen])
-            state, evidence = self._advance(state, groups, Step(sizes, updated, progress[t : t + 1]), theta)
+            columns: dict[str, Field] = {name: level[t : t + 1] for name, level in levels.items()}
+            progress = columns.pop("progress")
+            step = Step(sizes, updated, progress, torch.tensor([t]), t - last, columns | features)
+            state, evidence = self._advance(state, groups, step, theta)
             score = score.plus(seen, evidence)
+            last = last.index_fill(0, seen, t)
         return _Replayed(state, score)
+
+    def _levels(self, name: str, until: int) -> Tensor:
+        """[until], what was known of a step's column at each step."""
+        level = self.history.level(name).to(self.dtype)
+        return torch.cat([level, level.new_full([max(0, until - len(level))], self._known.get(name, 0.0))])
 
 
 class _Score(NamedTuple):

@@ -157,17 +157,6 @@ class Tracker(Filter):
         if len(groups.at) == 0:  # no plate in Pyro may be empty
             return self.belief[:0]
         theta = self._parameters(groups.prompts)
-        law = unchecked(self.dynamics.emission(theta, _of(step, groups.at)))
+        law = unchecked(self.dynamics.emission(theta, step.at(groups.at)))
         outcome = groups.solved.to(self.dtype).unsqueeze(-1)
         return torch.where(groups.trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)
-
-
-def _of(step: Step, rows: Tensor) -> Step:
-    """What is known of the step for some rows of the state; fields of one entry hold for all rows."""
-
-    def picked(field: Tensor) -> Tensor:
-        return field if field.shape[-1] == 1 else field[rows]
-
-    trials, *others = step
-    trained, progress = (None if field is None else picked(field) for field in others)
-    return Step(picked(trials), trained, progress)

@@ -129,18 +129,6 @@ class OneStepOnly(Plain):
         return dist.Binomial(step.trials[:, None], theta.rates)
 
 
-class NoNone(Plain):
-    def transition(self, theta: Theta, step: Step) -> dist.Categorical:
-        assert step.trained is not None, "who was trained?"
-        return super().transition(theta, step)
-
-
-class NoneIsNo(Plain):
-    def transition(self, theta: Theta, step: Step) -> dist.Categorical:
-        trained = torch.zeros_like(step.trials, dtype=torch.bool) if step.trained is None else step.trained
-        return super().transition(theta, step._replace(trained=trained))
-
-
 # ------------------------------------------------------------------------------------------------------------- sites
 
 

@@ -44,8 +44,6 @@ TOLD: dict[Any, list[str]] = {
         "emission: expected a law for step.trials of shape (5, 1, 6)",
     ],
     broken.OneStepOnly: ["emission: expected a law for step.trials of shape (5, 1, 6)", "from the right"],
-    broken.NoNone: ["transition: expected a law", "AssertionError: who was trained?", "see the error"],
-    broken.NoneIsNo: ["transition: expected `Step(trials)` to mean trained wherever", "take `step.trials > 0`"],
     # sites
     broken.DrawsMoves: ["transition: expected to compute only, got the site 'luck'", "Sample in prior"],
     broken.Fickle: ["transition: expected the same for the same theta and step", "what is random is sampled in prior"],
