@@ -57,12 +57,22 @@ class Outlook:
         which = ahead[wait, 0 if ahead.shape[1] == 1 else self._kind(slots)]
         return (tracker.slots.belief[slots] * which.to(tracker.dtype)).sum(-1)
 
+    def rows(self, rows: Tensor) -> Tensor:
+        """[V], the chances for the prompts `rows` [V]."""
+        tracker = self.tracker
+        found, slots = self.pool[tracker.kinds.at(rows)], tracker.slots.of[rows].long()
+        seen = (slots >= 0).nonzero().squeeze(-1)
+        return found.index_copy(0, seen, self.of(slots[seen]))
+
     def slots(self) -> Tensor:
         """[n], the chances for the prompts in all slots."""
         tracker = self.tracker
-        if not tracker.kinds.steady or 8 * len(tracker.touched()) > tracker.slots.count:
-            tracker.settle()
-        chance = self.weighed(self.after(tracker.step - tracker.settled)[tracker.step - tracker.settled])
+        if not tracker.kinds.steady:
+            u = self._ahead[0].to(tracker.dtype)
+            kind = 0 if len(u) == 1 else self._kind(torch.arange(tracker.slots.count))
+            return (tracker.believed() * u[kind]).sum(-1)
+        wait = tracker.step - tracker.settled
+        chance = self.weighed(self.after(wait)[wait])
         touched = tracker.touched()
         chance[touched] = self.of(touched)
         return chance

@@ -73,10 +73,9 @@ class PooledTracker(Tracker):
         return everyone.index_copy(0, self.slots.row.long(), self.believed())
 
     def believed(self, slots: Tensor | None = None) -> Tensor:
-        """[V, K], `p(z_t | y_<t)` of the prompts in the slots, or in all."""
+        """[V, K], `p(z_t | y_<t)` of the prompts in the slots [V], or in all."""
         if slots is None:
-            self.settle()
-            return self.slots.belief.clone()
+            return self._up_to_date(torch.empty_like(self.slots.belief))
         kind = self.kinds.at(self.slots.row[slots].long())
         return self.moves.over(self.slots.belief[slots], kind, self.slots.since[slots].long(), self.step)
 
@@ -244,9 +243,14 @@ class PooledTracker(Tracker):
         """Bring all slots up to date. Nothing changes but the cost of the next look at many of them."""
         if self._settled == self.step:
             return
+        self._up_to_date(self.slots.belief)
+        self.slots.since.fill_(self.step)
+        self._settled, self._touched = self.step, []
+
+    def _up_to_date(self, out: Tensor) -> Tensor:
+        """[n, K], the beliefs of all slots before the coming step, written to `out`."""
         touched = self.touched()
-        fresh = self.believed(touched)
-        move = self.moves.between(self._settled, self.step, self._pool)
+        fresh, move = self.believed(touched), self.moves.between(self._settled, self.step, self._pool)
         each = max(1, WORK // (move.shape[-1] ** (1 if len(move) == 1 else 2)))
         for first in range(0, self.slots.count, each):
             part = self.slots.belief[first : first + each]
@@ -255,10 +259,9 @@ class PooledTracker(Tracker):
             else:
                 kind = self.kinds.at(self.slots.row[first : first + each].long())
                 ahead = (part.unsqueeze(-2) @ move[kind]).squeeze(-2)
-            part.copy_(ahead.div_(ahead.sum(-1, keepdim=True)))
-        self.slots.belief[touched] = fresh
-        self.slots.since.fill_(self.step)
-        self._settled, self._touched = self.step, []
+            out[first : first + each] = ahead.div_(ahead.sum(-1, keepdim=True))
+        out[touched] = fresh
+        return out
 
     # ------------------------------------------------------------------------------------- what else a filter does
 
@@ -292,7 +295,8 @@ class PooledTracker(Tracker):
     def state_dict(self) -> dict[str, Any]:
         """Everything that a filter of the same model and size needs to go on: as large as what was seen."""
         own = {**self.slots.state_dict(), "pool": self._pool, "mass": self._mass}
-        return {**super().state_dict(), "filter": {name: value.clone() for name, value in own.items()}, "settled": self._settled}
+        own = {name: value.clone() for name, value in own.items()}
+        return {**super().state_dict(), "filter": own, "settled": self._settled, "touched": self.touched().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Filter.load_state_dict`; a state of a plain `Tracker` will do as well."""
@@ -317,7 +321,7 @@ class PooledTracker(Tracker):
         self.slots.load_state_dict({name: saved[name].to(self.dtype) if name == "belief" else saved[name] for name in names[:4]})
         self._pool, self._mass = saved["pool"].to(self.dtype), saved["mass"].double()
         self._settled = int(state["settled"])
-        self._touched = [(self.slots.since > self._settled).nonzero().squeeze(-1)]
+        self._touched = [state["touched"].long()]
         self._count()
 
     # ------------------------------------------------------------------------------------------------- the parts
