@@ -14,7 +14,7 @@ from torch import Tensor
 from dps_pyro.support.plugins import load
 
 if TYPE_CHECKING:
-    pass
+    from dps_pyro.tracking.predictor import Filter
 
 __all__ = [
     "ACQUISITIONS",
@@ -37,6 +37,8 @@ class Forecast(NamedTuple):
     informative: Tensor  # [N], the predictive chance of a useful group, in [0, 1]
     visits: Tensor  # long [N], how often each prompt has been rolled out
     draw: Callable[[torch.Generator], Tensor]  # a draw of each prompt's success rate from its belief, [N]
+    trials: int = 8  # the group size planned
+    tracker: Filter | None = None  # what all of this is from, with more to ask: `rates()`, for instance; read it only
 
 
 Acquisition = Callable[[Forecast, torch.Generator], Tensor]

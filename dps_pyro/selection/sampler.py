@@ -19,9 +19,13 @@ from torch import Tensor
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.inference.refit import Refit, Refitter
-from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast
+from dps_pyro.selection.acquisition import Acquisition, Forecast
+from dps_pyro.selection.arguments import acquisition_of, booleans, same_columns
+from dps_pyro.selection.baseline import leave_one_out
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.handed_out import Ahead
+from dps_pyro.selection.plan import Plan, fill, useful_of
+from dps_pyro.selection.signal import Signal, best_sizes
 from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.tracking.tracker import Tracker, is_fitted, track
@@ -77,16 +81,12 @@ class PromptSampler:
         self.ids = checks.ids("num_prompts", num_prompts)
         self.num_prompts = checks.count("num_prompts", num_prompts if self.ids is None else len(self.ids), 1)
         self.trials = checks.count("trials", trials, 1)
-        acquire = ACQUISITIONS.get(acquisition) if isinstance(acquisition, str) else acquisition
-        if not callable(acquire):
-            names = ", ".join(ACQUISITIONS)
-            raise ValueError(f"acquisition: expected one of {names}, or a function, got {acquisition!r}")
+        self._acquire: Acquisition = acquisition_of(acquisition)
         if posterior is not None and not isinstance(getattr(posterior, "point", None), Mapping):
             raise ValueError(f"posterior: expected a Posterior (Posterior.load reads one), got {posterior!r}")
         self.dynamics = dynamics
         if posterior is not None and isinstance(dynamics, Dynamics):
-            _same_columns(dynamics, posterior)
-        self._acquire: Acquisition = acquire
+            same_columns(dynamics, posterior)
         values = None if posterior is None else posterior.point
         self.tracker = track(dynamics, self.num_prompts, values=values, dtype=dtype)
         self.tracker.history.ids = self.ids
@@ -116,18 +116,51 @@ class PromptSampler:
             ValueError: `batch_size` is not within 1..num_prompts, or a custom acquisition did not return a score for
                 each prompt.
         """
-        batch_size = checks.count("batch_size", batch_size, 1, self.num_prompts)
         chance = self.informative(self.trials)
-        # Copies: what a function of the user's does to them is its own affair.
-        forecast = Forecast(self.belief, chance.clone(), self.visits, self.tracker.draw)
+        rows = self._scores(chance).topk(checks.count("batch_size", batch_size, 1, self.num_prompts)).indices
+        self._note(rows, chance)
+        return rows
+
+    def plan(self, rollouts: int, sizes: Sequence[int], signal: Signal = Signal(power=1.0)) -> Plan:  # noqa: B008
+        """Choose the coming step's prompts and their group sizes, `rollouts` in all. Each prompt has the size, among
+        `sizes`, of the most signal per rollout; the acquisition sees the chance that a group of that size is useful.
+
+        Raises:
+            ValueError: an argument is out of range.
+            NotImplementedError: the tracker does not say how success rates are distributed.
+        """
+        rates = self.tracker.rates()
+        own = best_sizes(rates, sizes, signal)
+        chance = useful_of(rates, own).to(self.tracker.dtype)
+        made = fill(self._scores(chance).argsort(descending=True), own, rollouts, min(sizes))
+        self._note(made.rows, chance)
+        return made
+
+    def baseline(self, prompts: Tensor | Sequence[int] | Sequence[str], rewards: Tensor) -> Tensor:
+        """float64 [G, n], what each rollout of the coming step was expected to earn, given all history and the other
+        rollouts of its group, before these are observed (`dps_pyro.selection.baseline`). `rewards`, float [G, n], are
+        those of the groups of `prompts` [G], NaN where a group is smaller.
+
+        Raises:
+            ValueError: the shapes disagree.
+            NotImplementedError: the tracker does not say what is expected of a rollout.
+        """
+        return leave_one_out(self.tracker, self.history.locate(prompts), rewards)
+
+    def _scores(self, chance: Tensor) -> Tensor:
+        """[N], the acquisition's scores, where `chance` [N] are the chances of a useful group."""
+        # Copies, for the user's function to change.
+        forecast = Forecast(self.belief, chance.clone(), self.visits, self.tracker.draw, self.trials, self.tracker)
         scores: Any = self._acquire(forecast, self._generator)
         if not isinstance(scores, Tensor) or scores.shape != chance.shape or bool(scores.isnan().any()):
             raise ValueError(f"acquisition: expected {self.num_prompts} scores, got {scores}")
-        rows: Tensor = scores.topk(batch_size).indices
+        return scores
+
+    def _note(self, rows: Tensor, chance: Tensor) -> None:
+        """Remember what was predicted of the prompts selected."""
         self._predicted |= dict(zip(rows.tolist(), chance[rows].tolist(), strict=True))
         self._last["informative/selected"] = float(chance[rows].mean())
         self._last["informative/pool"] = float(chance.mean())
-        return rows
 
     def observe(
         self,
@@ -182,7 +215,7 @@ class PromptSampler:
         if step > now + LONGEST_GAP:
             raise ValueError(f"step: expected at most {LONGEST_GAP:,} steps past the coming one, {now}, got {step}")
         predicted = torch.tensor([self._predicted.get(row, math.nan) for row in rows.tolist()])
-        learned, mixed = _booleans("trained", trained, rows), _booleans("useful", useful, rows)
+        learned, mixed = booleans("trained", trained, rows), booleans("useful", useful, rows)
         if mixed is None:
             mixed = useful_by_sum(count, size, self.tolerance)
         if bool((mixed & (size < 2)).any()):
@@ -334,8 +367,6 @@ class PromptSampler:
         """
         return PromptBatches(self, batch_size, repeats, num_batches, num_replicas=num_replicas, rank=rank)
 
-    # ------------------------------------------------------------------------------------------------- the state
-
     @property
     def belief(self) -> Tensor:
         """[N, K], `p(z_t | y_<t)` for the coming step, a copy; states ordered from unsolved to solved."""
@@ -357,7 +388,7 @@ class PromptSampler:
         return self._visits.clone()
 
     def _take_up_refit(self) -> None:
-        """Filter again at what the refit that was begun last has learned, if there is one."""
+        """Filter again at what the last refit learned, if any."""
         posterior = None if self._refitter is None else self._refitter.collect()
         if posterior is not None and isinstance(self.tracker, Tracker):
             self.tracker.refilter(posterior.point)
@@ -366,22 +397,3 @@ class PromptSampler:
         count = self.tracker.belief.shape[-1]
         names = self.tracker.states
         return names if len(names) == count else [f"state_{k}" for k in range(count)]
-
-
-def _booleans(name: str, values: Tensor | Sequence[bool] | None, rows: Tensor) -> Tensor | None:
-    column = None if values is None else torch.as_tensor(values)
-    if column is not None and (column.dtype != torch.bool or column.shape != rows.shape):
-        raise ValueError(f"{name}: expected {len(rows)} booleans, one a prompt, got {values!r}")
-    return column
-
-
-def _same_columns(dynamics: Dynamics[Any], posterior: Posterior) -> None:
-    """Whether the values mean in this model what they meant in the one that was fitted."""
-    fitted, own = posterior.about.get("columns"), dynamics.carried()
-    if fitted and own and fitted != own:
-        name = type(dynamics).__name__
-        what = ", ".join(f"{key}={value!r}" if key == "labels" else f"another {key}" for key, value in own.items())
-        raise ValueError(
-            f"posterior: expected one fitted with the same {' and '.join(own)}; this {name} has {what}: make it with "
-            f'{name}(..., **posterior.about["columns"])'
-        )
