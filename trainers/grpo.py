@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from dps_pyro.models.selectors.oracle import OracleFilter
 from dps_pyro.rollouts import Sleeps, closing
 from dps_pyro.rollouts.seeds import seed_for
 from dps_pyro.selection.plan import second_half
@@ -30,7 +31,7 @@ from dps_pyro.trainers.run.live import LiveView
 from dps_pyro.trainers.run.summary import complete, finish
 from dps_pyro.trainers.step.ahead import Ahead, Turn
 from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares
-from dps_pyro.trainers.step.groups import draw, evaluate, go_on, pictured, rewarded, roll_out
+from dps_pyro.trainers.step.groups import draw, evaluate, go_on, pictured, rewarded, roll_out, told
 from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
 from dps_pyro.trainers.step.prompts import fitting, prompt_limit
@@ -102,6 +103,8 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
 
         def choose() -> Turn:
             """The next prompts, for the policy as it is."""
+            if isinstance(sampler.tracker, OracleFilter):
+                sampler.tracker.tell(*told(engine, tokenizer, task, prompts, config, ledger.step))
             chance = sampler.informative(config.group_size)
             if config.group_sizes:
                 made = sampler.plan(config.batch_size * config.group_size, config.group_sizes, config.signal)

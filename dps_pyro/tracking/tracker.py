@@ -115,6 +115,29 @@ class Tracker(Filter):
         drawn: Tensor = rates.expand(self.num_prompts, -1).gather(-1, state).squeeze(-1)
         return drawn
 
+    def progress(self, trials: int) -> Tensor:
+        """[N], how much higher the expected reward of a rollout is in the step after the coming one if the prompt is
+        rolled out `trials` times now, and trained on where its group is useful, than if it is left alone:
+
+            sum_k belief_k P(useful | k) sum_j (p(j | k, trained) - p(j | k, not trained)) mean_j
+
+        It is 0 under a model whose transitions do not depend on training, and may be below 0.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        size, idle = torch.tensor([trials]), torch.zeros(1, dtype=torch.long)
+        useful = self.dynamics.informative(self._theta, Step(size)).to(self.dtype)
+        means = self._means().unsqueeze(-1)  # [N or 1, K, 1]
+        ahead = [
+            (self.dynamics.transition(self._theta, step).probs.to(self.dtype) @ means).squeeze(-1)
+            for step in (
+                Step(size, torch.tensor([True]), self._progress()),
+                Step(idle, torch.tensor([False]), self._progress()),
+            )
+        ]
+        return (self.belief * useful * (ahead[0] - ahead[1])).sum(-1)
+
     def refilter(self, values: Mapping[str, Tensor]) -> None:
         """Filter the whole history again at other site values: exactly where the filter would be, had it run at them
         from the first step.

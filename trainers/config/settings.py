@@ -24,6 +24,7 @@ _AT_LEAST = {
     **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
     **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness", "refit_every"), 0),
     **dict.fromkeys(("warmup_steps", "lora_rank", "log_completions", "dynamic_sampling", "first_rollouts"), 0),
+    "oracle_rollouts": 0,
     **dict.fromkeys(("threads", "micro_batch_tokens", "max_prompt_tokens", "overlong_buffer"), 1),
     **dict.fromkeys(("tensor_parallel", "max_model_len"), 1),
     "group_size": 1,
@@ -131,9 +132,22 @@ class TrainConfig:
     was learned; 0: never."""
     acquisition: str = "soft"
     """How beliefs become a batch: "thompson" (dynamic sampling's distribution), "top" (the paper's top B), "soft" (a
-    compromise), "entropy" (the most uncertain), "uniform" (any), or path/to/file.py:function."""
+    compromise), "covering" (as sharp as coverage allows), "target" (rates near one half), "priority" (SPO's), "entropy"
+    (the most uncertain), "uniform" (any), or path/to/file.py:function."""
     sharpness: float = 4.0
     """Of "soft": weights are p ** sharpness, p the chance of a useful group, from 0 (uniform) to large (top)."""
+    coverage: float = 0.5
+    """Of "covering": the share of the prompts, in (0, 1], that its draws spread over."""
+    worth: Literal["useful", "signal", "progress"] = "useful"
+    """What the acquisition takes for a prompt's worth: the chance of a useful group; "signal": the expected squared
+    advantage of the loss in use; "progress": how much training on it is expected to raise its success rate, by a fitted
+    model such as Trained."""
+    retire: float | None = None
+    """Leave prompts out while the chance that a whole group of theirs is right is above this, in (0, 1); they are back
+    as soon as the belief says otherwise."""
+    oracle_rollouts: int = 0
+    """With dynamics Oracle: before each choice, roll out every prompt so often to tell it the success rates. They count
+    nowhere: this bounds what prediction can bring at all."""
     prior: Path | None = None
     """A posterior saved by `dps-pyro fit` (or a run's posterior/ folder) to start from."""
 
@@ -245,6 +259,13 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
         self._check_data()
         self._check_groups()
+        if not 0 < self.coverage <= 1:
+            raise ValueError(f"coverage: expected a share in (0, 1], got {self.coverage}")
+        if self.retire is not None and not 0 < self.retire < 1:
+            raise ValueError(f"retire: expected a chance in (0, 1), got {self.retire}")
+        if (self.oracle_rollouts > 0) != (self.dynamics == "Oracle") or (self.oracle_rollouts and self.async_rollouts):
+            expected = "some with dynamics Oracle, without async_rollouts, and none with any other"
+            raise ValueError(f"oracle_rollouts: expected {expected}, got {self.oracle_rollouts}")
         if not self.lora_targets:
             raise ValueError("lora_targets: expected names of modules, or all-linear, got none")
         if self.tis_cap != 0 and self.tis_cap < 1:

@@ -34,6 +34,7 @@ __all__ = [
     "rewarded",
     "roll_out",
     "shown",
+    "told",
 ]
 
 
@@ -201,6 +202,18 @@ def rewarded(
     with clock("rollout"):
         drawn = draw(engine, tokenizer, task, prompts, config, seed)
     return judged(task, prompts, drawn, config, clock, tolerance)
+
+
+def told(
+    engine: RolloutEngine, tokenizer: Any, task: Task, prompts: PromptSet, config: TrainConfig, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What an oracle is told before a step: rows, how many of `oracle_rollouts` rollouts of each prompt earned a full
+    reward, and how many there were."""
+    sizes = torch.full((len(prompts),), config.oracle_rollouts)
+    asked = [prompts[row] for row in range(len(prompts))]
+    drawn = draw(engine, tokenizer, task, asked, config, seed_for(config.seed, "oracle", step), sizes)
+    groups = judged(task, asked, drawn, config, Clock(), 0.0, sizes)
+    return groups.of(torch.arange(len(prompts))), groups.solved, groups.sizes
 
 
 def draw(
