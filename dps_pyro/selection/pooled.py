@@ -140,7 +140,13 @@ class PooledChoice:
         return tracker.strangers - torch.bincount(tracker.kinds.at(gone), minlength=len(tracker.strangers))
 
     def _rows(
-        self, best: Tensor, slots: int, chance: Tensor, kinds: Tensor, retired: Tensor | None, generator: torch.Generator
+        self,
+        best: Tensor,
+        slots: int,
+        chance: Tensor,
+        kinds: Tensor,
+        retired: Tensor | None,
+        generator: torch.Generator,
     ) -> Chosen:
         """The prompts: those of slots, and for each place in a pool one of its members at random."""
         tracker = self.tracker

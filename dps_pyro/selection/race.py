@@ -57,7 +57,13 @@ class Shelves:
         return fresh and len(tracker.touched()) <= max(1 << 13, len(self.order) // 64)
 
     def race(
-        self, outlook: Outlook, sharpness: float, count: int, others: Tensor, barred: Tensor | None, generator: torch.Generator
+        self,
+        outlook: Outlook,
+        sharpness: float,
+        count: int,
+        others: Tensor,
+        barred: Tensor | None,
+        generator: torch.Generator,
     ) -> Arrivals:
         """Those slots on the shelves that may be among the first `count` arrivals, others included.
 
@@ -105,7 +111,13 @@ class Shelves:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers."""
-        return {"made": self.made, "until": self.until, "trials": self.trials, "order": self.order, "counts": self.counts}
+        return {
+            "made": self.made,
+            "until": self.until,
+            "trials": self.trials,
+            "order": self.order,
+            "counts": self.counts,
+        }
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Shelves:

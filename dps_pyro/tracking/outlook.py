@@ -43,7 +43,9 @@ class Outlook:
             for _ in range(max(8, len(self._ahead) // 4)):
                 more.append((matrix @ more[-1].unsqueeze(-1)).squeeze(-1))
             kinds = max(part.shape[0] for part in more)
-            self._ahead = torch.cat([self._ahead.expand(-1, kinds, -1), *(part.expand(1, kinds, -1) for part in more[1:])])
+            self._ahead = torch.cat(
+                [self._ahead.expand(-1, kinds, -1), *(part.expand(1, kinds, -1) for part in more[1:])]
+            )
         return self._ahead
 
     def of(self, slots: Tensor) -> Tensor:

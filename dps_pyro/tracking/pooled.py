@@ -24,11 +24,12 @@ from dps_pyro.tracking.kinds import Kinds, kinds_of
 from dps_pyro.tracking.late import Late, groups_of
 from dps_pyro.tracking.moves import Moves
 from dps_pyro.tracking.outlook import Outlook
-from dps_pyro.tracking.predictor import State
+from dps_pyro.tracking.predictor import Predictor, State
+from dps_pyro.tracking.rates import Mixture
 from dps_pyro.tracking.slots import Slots
-from dps_pyro.tracking.tracker import Tracker
+from dps_pyro.tracking.tracker import Tracker, is_fitted
 
-__all__ = ["PooledTracker"]
+__all__ = ["PooledTracker", "pooled_tracker"]
 
 WORK = 1 << 22
 """Numbers that one piece of a pass over all slots may hold, so that it stays in the processor's cache."""
@@ -59,7 +60,9 @@ class PooledTracker(Tracker):
     ) -> None:
         found = kinds_of(dynamics, num_prompts, values) if kinds is None else kinds
         if found is None:
-            raise ValueError(f"dynamics: expected prompts of a few kinds, got {type(dynamics).__name__} without: use Tracker")
+            raise ValueError(
+                f"dynamics: expected prompts of a few kinds, got {type(dynamics).__name__} without: use Tracker"
+            )
         self.kinds = found
         super().__init__(dynamics, num_prompts, values=values, dtype=dtype)
         self._begin()
@@ -105,14 +108,32 @@ class PooledTracker(Tracker):
         """[G or 1, K], the chance in each state that a group of `trials` rollouts in the coming step is useful."""
         return self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
 
+    def rates(self) -> Mixture:
+        """See `Tracker.rates`; its cost follows N."""
+        means = self.rates_by_state()
+        kinds = self.kinds.at(torch.arange(self.num_prompts)) if len(means) > 1 else slice(None)
+        return Mixture.of_states(means[kinds], self.belief)
+
     def rates_by_state(self) -> Tensor:
-        """[G or 1, K], the success rate in each state.
+        """[G or 1, K], the mean reward of one rollout in each state.
 
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        means: Tensor = self.dynamics.emission(self._theta, self.coming(1)).mean.to(self.dtype)
-        return means if means.ndim == 2 else means.unsqueeze(0)
+        return self._means()
+
+    def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
+        """See `Tracker.expected`."""
+        shown = self.shown(self.theta_of(rows), self._step(trials), solved, trials)
+        means = self.rates_by_state()
+        weights = condition(self.believed_of(rows), shown).belief
+        return (weights * (means if len(means) == 1 else means[self.kinds.at(rows)])).sum(-1).double()
+
+    def believed_of(self, rows: Tensor) -> Tensor:
+        """[V, K], `p(z_t | y_<t)` of the prompts `rows` [V]."""
+        found, slots = self._pool[self.kinds.at(rows)], self.slots.of[rows].long()
+        seen = (slots >= 0).nonzero().squeeze(-1)
+        return found.index_copy(0, seen, self.believed(slots[seen]))
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], the success rate in a state drawn from each prompt's belief; its cost follows N.
@@ -124,6 +145,17 @@ class PooledTracker(Tracker):
         ceiling = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype)
         state = (belief.cumsum(-1) < ceiling).sum(-1).clamp_max(belief.shape[-1] - 1)
         return rates[self.kinds.at(torch.arange(self.num_prompts)) if len(rates) > 1 else 0, state]
+
+    def progress(self, trials: int) -> Tensor:
+        """See `Tracker.progress`; its cost follows N."""
+        theta = self._theta
+        useful, means = self.by_state(trials), self.rates_by_state().unsqueeze(-1)
+        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
+        ahead = [
+            (self.dynamics.transition(theta, step).probs.to(self.dtype) @ means).squeeze(-1) for step in (trained, left)
+        ]
+        worth = (useful * (ahead[0] - ahead[1])).expand(len(self.kinds.example), -1)
+        return (self.belief * worth[self.kinds.at(torch.arange(self.num_prompts))]).sum(-1)
 
     def mass(self) -> Tensor:
         """float64 [K], the mean belief over all prompts."""
@@ -306,11 +338,15 @@ class PooledTracker(Tracker):
         if not dense:
             shapes = {"pool": self._pool.shape, "mass": self._mass.shape}
             if set(saved) != set(names) or any(saved[name].shape != shape for name, shape in shapes.items()):
-                raise ValueError(f"state: expected a filter's {', '.join(names)} of {len(self._pool)} kinds, got others")
+                raise ValueError(
+                    f"state: expected a filter's {', '.join(names)} of {len(self._pool)} kinds, got others"
+                )
             if len(saved["row"]) and int(saved["row"].max()) >= self.num_prompts:
                 raise ValueError(f"state: expected rows of {self.num_prompts} prompts, got {int(saved['row'].max())}")
         elif saved["belief"].shape != (self.num_prompts, self._pool.shape[-1]):
-            raise ValueError(f"state: expected beliefs of {self.num_prompts} prompts, got {tuple(saved['belief'].shape)}")
+            raise ValueError(
+                f"state: expected beliefs of {self.num_prompts} prompts, got {tuple(saved['belief'].shape)}"
+            )
         super().load_state_dict({**state, "filter": {}})
         self.kinds = kinds_of(self.dynamics, self.num_prompts, self._values) or self.kinds
         if dense:
@@ -318,7 +354,9 @@ class PooledTracker(Tracker):
             return
         self._begin()
         self._replay_moves(self.step)
-        self.slots.load_state_dict({name: saved[name].to(self.dtype) if name == "belief" else saved[name] for name in names[:4]})
+        self.slots.load_state_dict(
+            {name: saved[name].to(self.dtype) if name == "belief" else saved[name] for name in names[:4]}
+        )
         self._pool, self._mass = saved["pool"].to(self.dtype), saved["mass"].double()
         self._settled = int(state["settled"])
         self._touched = [state["touched"].long()]
@@ -405,3 +443,21 @@ def _moved(belief: Tensor, matrix: Tensor, normalise: bool = True) -> Tensor:
     """[G, K] of all kinds, one step on."""
     ahead = (belief.unsqueeze(-2) @ matrix).squeeze(-2)
     return ahead / ahead.sum(-1, keepdim=True) if normalise else ahead
+
+
+def pooled_tracker(
+    dynamics: Dynamics[Any] | Predictor,
+    num_prompts: int,
+    *,
+    values: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> PooledTracker | None:
+    """The filter whose cost follows what was seen; None where the model needs a belief for every prompt.
+
+    Raises:
+        ValueError: `values` are not the model's.
+    """
+    if not is_fitted(dynamics):
+        return None
+    kinds = kinds_of(dynamics, num_prompts, values)
+    return None if kinds is None else PooledTracker(dynamics, num_prompts, kinds=kinds, values=values, dtype=dtype)

@@ -13,6 +13,7 @@ from torch import Tensor
 from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.support import checks
+from dps_pyro.tracking.rates import Rates, expected_next
 
 __all__ = ["Filter", "Groups", "Predictor", "Score", "State"]
 
@@ -63,6 +64,10 @@ class Filter(ABC):
         """[N, K], what is believed of each prompt before the coming step's rollouts, over `states`; rows sum to 1. Not
         a copy: read it only."""
 
+    def mass(self) -> Tensor:
+        """[K], the mean of the beliefs over all prompts."""
+        return self.belief.mean(0)
+
     @abstractmethod
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance that a group of `trials` rollouts is useful: its rewards differ by more than
@@ -71,6 +76,23 @@ class Filter(ABC):
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], a draw of each prompt's success rate, the chance that one rollout solves it, from what is believed."""
+
+    def rates(self) -> Rates:
+        """The law of each prompt's success rate before the coming step's rollouts.
+
+        Raises:
+            NotImplementedError: this filter does not say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how success rates are distributed: rates()")
+
+    def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
+        """float64 [V], the expected reward of one more rollout of each prompt in `rows` [V] in the coming step, where
+        `trials` [V] other rollouts of it in the same step earned `solved` [V] together; rows may repeat.
+
+        Raises:
+            NotImplementedError: this filter does not say.
+        """
+        return expected_next(self.rates().of(rows), solved.double(), trials.double() - solved.double())
 
     def _parameters(self, rows: Tensor | None) -> Any:  # noqa: B027 - most need none
         """What `_start` and `_advance` need of the prompts `rows` [V], or of all."""

@@ -12,7 +12,9 @@ from dps_pyro.tracking.kinds import Kinds
 __all__ = ["Members", "distinct"]
 
 
-def distinct(high: int, count: int, generator: torch.Generator, wanted: Callable[[Tensor], Tensor], share: float) -> Tensor:
+def distinct(
+    high: int, count: int, generator: torch.Generator, wanted: Callable[[Tensor], Tensor], share: float
+) -> Tensor:
     """`count` different numbers in 0..high-1 among those that are wanted, each as likely as any other, in random order.
 
     Args:
@@ -52,7 +54,9 @@ class Members:
         self._order = None if kinds.of is None else kinds.of.argsort(stable=True).to(torch.int32)
         self._first = kinds.sizes.cumsum(0) - kinds.sizes
 
-    def draw(self, kind: int, count: int, left: int, generator: torch.Generator, there: Callable[[Tensor], Tensor]) -> Tensor:
+    def draw(
+        self, kind: int, count: int, left: int, generator: torch.Generator, there: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Long [count], different prompts of a kind at random, among the `left` ones of it for which `there` holds."""
         size, first = int(self.sizes[kind]), int(self._first[kind])
 
