@@ -89,7 +89,7 @@ class PooledChoice:
         if not tracker.kinds.steady or 8 * len(tracker.touched()) > tracker.slots.count:
             tracker.settle()
         chance = outlook.slots()
-        by_slot = self._seen(chance, lambda: tracker.believed(), lambda: tracker.kinds.at(tracker.slots.row.long()))
+        by_slot = self._seen(chance, tracker.believed, lambda: tracker.kinds.at(tracker.slots.row.long()))
         by_pool = self._seen(outlook.pool[kinds], lambda: tracker.pool[kinds], lambda: kinds)
         own = torch.empty(len(chance), dtype=torch.float64).exponential_(generator=generator)
         scores = torch.cat([self.rule(by_slot, own), self.rule(by_pool, waits)])
@@ -118,7 +118,7 @@ class PooledChoice:
         best = times.topk(count, largest=False).indices
         slots = torch.cat([ran.slot, touched])
         pool = best >= len(slots)
-        chance = torch.where(pool, 0.0, 0.0).to(tracker.dtype)
+        chance = torch.empty(count, dtype=tracker.dtype)
         chance[~pool] = outlook.of(slots[best[~pool]])
         chance[pool] = outlook.pool[kinds[best[pool] - len(slots)]]
         at = torch.where(pool, best - len(slots) + tracker.slots.count, slots[best.clamp_max(max(len(slots) - 1, 0))])

@@ -1,8 +1,8 @@
 """The soft top B among visited prompts, without looking at each of them: a race in which few runners are watched.
 
 Drawing without replacement by weights w_i is a race: prompt i arrives after an exponential time of rate w_i, and the
-first B to arrive are taken. Slots are sorted onto shelves by an upper bound of their chance in the coming steps. A shelf
-of n slots with bound b is watched through a Poisson process of rate n b^s: each of its points picks a slot at random,
+first B to arrive are taken. Slots are put on shelves by an upper bound of their chance in the coming steps. A shelf of
+n slots with bound b is watched through a Poisson process of rate n b^s: each of its points picks a slot at random,
 and is that slot's arrival with probability (w_i / b^s). A slot's first such point is exponential with rate w_i, exactly
 (thinning, Lewis and Shedler 1979). So only the slots that are picked are looked at, about as many as are wanted.
 """

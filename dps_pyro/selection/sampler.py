@@ -374,12 +374,11 @@ class PromptSampler:
         if self._totals.keys() != checks.instance("state", state["totals"], Mapping).keys():
             raise ValueError(f"state: expected totals of {', '.join(self._totals)}, got {', '.join(state['totals'])}")
         visits = checks.instance("state", state["visits"], Tensor)
-        number = int(checks.instance("state", state["tracker"], Mapping).get("num_prompts", len(visits)))
-        if number != self.num_prompts or len(visits) not in (0, number):
+        own = int(checks.instance("state", state["tracker"], Mapping).get("num_prompts", len(visits)))
+        number = len(visits) or own  # the visits are the tracker's where it counts those that were
+        if number != self.num_prompts:
             hint = "; add the others first" if number > self.num_prompts else ""
-            raise ValueError(
-                f"state: expected {self.num_prompts} prompts, got {number if len(visits) in (0, number) else len(visits)}{hint}"
-            )
+            raise ValueError(f"state: expected {self.num_prompts} prompts, got {number}{hint}")
         if state["ids"] != self.ids:
             raise ValueError("state: expected the same prompt ids in the same order, got others")
         generator = torch.Generator()

@@ -1,8 +1,9 @@
 """Acquisitions as waits: what lets a pool of equals be drawn from without a number for each of them.
 
 Each prompt waits an exponential time, W ~ Exp(1), and its score is a function of W that falls. The highest scores of m
-prompts that are equal are then those of their shortest waits, and these follow in closed form (Rényi): the k-th shortest
-of m is the sum over j < k of Exp(1) / (m - j). The functions here have the laws of `dps_pyro.selection.acquisition`.
+prompts that are equal are then those of their shortest waits, and these follow in closed form (Rényi): the k-th
+shortest of m is the sum over j < k of Exp(1) / (m - j). The functions have the laws of
+`dps_pyro.selection.acquisition`.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def entropy(seen: Seen, waits: Tensor) -> Tensor:
     return torch.special.entr(seen.belief()).sum(-1).double() + TIE * torch.exp(-waits)
 
 
-def uniform(seen: Seen, waits: Tensor) -> Tensor:
+def uniform(seen: Seen, waits: Tensor) -> Tensor:  # noqa: ARG001 - a rule has both
     """Every prompt alike."""
     return -waits
 

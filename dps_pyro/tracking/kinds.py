@@ -55,7 +55,7 @@ def kinds_of(dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Ten
         of = None if len(there) == 1 else place.to(torch.int32)[labels]
         found = Kinds(of, first[there], sizes[there], True)
         probe = found.example
-    if len(found.example) > min(MOST, max(1, num_prompts // 8)):
+    if len(found.example) > min(MOST, max(1, num_prompts // 2)):
         return None
     if labels is not None:
         _hold(dynamics, found, num_prompts, values)

@@ -34,13 +34,17 @@ class Outlook:
         self.pool = (self.tracker.pool * self._ahead[0].to(self.tracker.dtype)).sum(-1)
         """[G], the chance for prompts of each kind that were never rolled out."""
 
+    def mean(self) -> float:
+        """The mean chance over all prompts."""
+        return float((self.tracker.masses() * self._ahead[0]).sum() / self.tracker.num_prompts)
+
     def after(self, longest: int) -> Tensor:
         """[longest + 1 or more, G or 1, K], the vectors by how long a prompt has waited, float64. Of models whose laws
         are the same at all steps."""
         while len(self._ahead) <= longest:
             matrix = self.tracker.moves.between(0, 1, self._ahead)
             more = [self._ahead[-1]]
-            for _ in range(max(8, len(self._ahead) // 4)):
+            for _ in range(max(16, len(self._ahead) // 4)):
                 more.append((matrix @ more[-1].unsqueeze(-1)).squeeze(-1))
             kinds = max(part.shape[0] for part in more)
             self._ahead = torch.cat(

@@ -157,15 +157,18 @@ class PooledTracker(Tracker):
         worth = (useful * (ahead[0] - ahead[1])).expand(len(self.kinds.example), -1)
         return (self.belief * worth[self.kinds.at(torch.arange(self.num_prompts))]).sum(-1)
 
+    def masses(self) -> Tensor:
+        """float64 [G, K], the sums of the beliefs of each kind's prompts."""
+        return self._mass + self._pool.double() * self._strangers.unsqueeze(-1)
+
     def mass(self) -> Tensor:
-        """float64 [K], the mean belief over all prompts."""
-        total = self._mass + self._pool.double() * self._strangers.unsqueeze(-1)
-        return total.sum(0) / total.sum()
+        """float64 [K], the mean of the beliefs over all prompts; its cost does not follow N."""
+        total = self.masses().sum(0)
+        return total / total.sum()
 
     def mean_informative(self, trials: int) -> float:
-        """The mean over all prompts of `informative`."""
-        total = self._mass + self._pool.double() * self._strangers.unsqueeze(-1)
-        return float((total * self.by_state(trials)).sum() / self.num_prompts)
+        """The mean over all prompts of `informative`; its cost does not follow N."""
+        return self.outlook(trials).mean()
 
     # ----------------------------------------------------------------------------------------- what is observed
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -71,7 +73,7 @@ class Slots:
         """The slots as tensors, as many entries as prompts were visited."""
         return {"row": self.row, "since": self.since, "visits": self.visits, "belief": self.belief}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from saved slots."""
         rows = state["row"].to(torch.int32)
         self._grow(len(rows))
