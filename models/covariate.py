@@ -109,6 +109,17 @@ class Covariate(Dynamics[Parameters]):
         """The reference."""
         return {"reference": self.design.plain()}
 
+    def kinds(self, num_prompts: int) -> Tensor | None:
+        """Long [N]: prompts with equal rows of features are alike.
+
+        Raises:
+            ValueError: there are more prompts than features.
+        """
+        if num_prompts > len(self.columns):
+            raise ValueError(f"features: expected those of {num_prompts} prompts, got those of {len(self.columns)}")
+        numbers: Tensor = self.columns[:num_prompts].unique(dim=0, return_inverse=True)[1]
+        return numbers
+
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "gaps" [K + 1], "initial" [K], "up" and "down" [K - 1], "scale" [3] and "weights" [3, F], the last two
         in the order initial, up, down; columns as in `design.names`.

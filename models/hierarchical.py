@@ -130,6 +130,16 @@ class Hierarchical(Dynamics[Parameters]):
         """The groups' labels, where there are groups."""
         return {} if self.groups is None else {"labels": list(self.groups.labels)}
 
+    def kinds(self, num_prompts: int) -> Tensor | None:
+        """Long [N], each prompt's group; None where there are no groups, or where each prompt has an ease of its own.
+
+        Raises:
+            ValueError: there are more prompts than labels in `groups`.
+        """
+        if self.groups is None or self.nodes is None:
+            return None
+        return self.groups.of(torch.arange(num_prompts), num_prompts)
+
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "gaps" [K + 1], "initial" [K], "transition" [K, K]; with groups "group_scale" [2] and "z_group" [2, G];
         "prompt_scale" [2]; and without nodes each prompt's own "z_prompt".

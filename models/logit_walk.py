@@ -115,6 +115,14 @@ class LogitWalk(Dynamics[Parameters]):
         """The groups' labels, where there are groups."""
         return {} if self.groups is None else {"labels": list(self.groups.labels)}
 
+    def kinds(self, num_prompts: int) -> Tensor | None:
+        """Long [N], each prompt's group; None where there are no groups.
+
+        Raises:
+            ValueError: there are more prompts than labels in `groups`.
+        """
+        return None if self.groups is None else self.groups.of(torch.arange(num_prompts), num_prompts)
+
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "start" [K], "resting" [3], "learning" [3] and "leave" [2]; with groups "tilt_scale" [3] and "z_tilt"
         [G, 3].

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from dps_pyro.models.selectors.oracle import OracleFilter
 from dps_pyro.rollouts import Sleeps, closing
 from dps_pyro.rollouts.seeds import seed_for
+from dps_pyro.selection.plan import second_half
 from dps_pyro.trainers.config.config_file import check_resumed, load_config, save_config
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
@@ -29,7 +31,7 @@ from dps_pyro.trainers.run.live import LiveView
 from dps_pyro.trainers.run.summary import complete, finish
 from dps_pyro.trainers.step.ahead import Ahead, Turn
 from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares
-from dps_pyro.trainers.step.groups import draw, evaluate, pictured, rewarded, roll_out
+from dps_pyro.trainers.step.groups import draw, evaluate, go_on, pictured, rewarded, roll_out, told
 from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
 from dps_pyro.trainers.step.prompts import fitting, prompt_limit
@@ -101,26 +103,41 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
 
         def choose() -> Turn:
             """The next prompts, for the policy as it is."""
+            if isinstance(sampler.tracker, OracleFilter):
+                sampler.tracker.tell(*told(engine, tokenizer, task, prompts, config, ledger.step))
             chance = sampler.informative(config.group_size)
-            rows = sampler.select(min(config.batch_size * config.dynamic_sampling, len(prompts)))
-            return Turn(ledger.step, rows, chance)
+            if config.group_sizes:
+                made = sampler.plan(config.batch_size * config.group_size, config.group_sizes, config.signal)
+                return Turn(ledger.step, made.rows, chance, sizes=made.sizes)
+            rows = sampler.select(min(config.candidates or len(prompts), len(prompts)))
+            first = torch.full_like(rows, config.first_rollouts) if config.first_rollouts else None
+            return Turn(ledger.step, rows, chance, sizes=first)
 
         if checkpoint is None:
             held_out()
         while ledger.step < config.steps:
             clock = Clock()
             with clock("select"):
-                version, rows, chance, drawn = ahead.take() or choose()
+                version, rows, chance, drawn, sizes = ahead.take() or choose()
 
             candidates = [prompts[row] for row in rows.tolist()]
-            at = ledger.step, clock, sampler.tolerance, drawn
+            at = ledger.step, clock, sampler.tolerance, drawn, sizes
             groups = roll_out(engine, tokenizer, task, candidates, config, *at)
+            if config.first_rollouts:  # the second part goes where the posterior after the first promises most
+                rates = sampler.tracker.rates().of(groups.of(rows))
+                left = config.batch_size * config.group_size - int(groups.sizes.sum()) - groups.skipped
+                most = {"most": 2 * config.group_size, "signal": config.signal}
+                more = second_half(rates, groups.solved, groups.sizes, left, **most)
+                again = [candidates[place] for place in groups.of(torch.arange(len(rows))).tolist()]
+                groups = go_on(groups, more, engine, tokenizer, task, again, config, ledger.step, clock)
             with clock("observe"):
                 # Dynamic sampling may have had enough before the last of them; some may not have been judged.
                 rows = groups.of(rows)
-                solved, taken = groups.rewards.sum(-1), trained_on(groups, config)
+                if config.baseline == "belief":  # what was expected before these groups were seen
+                    groups = groups._replace(expected=sampler.baseline(rows, groups.rewards))
+                taken = trained_on(groups, config)
                 sampler.observe(
-                    rows, solved, config.group_size, version,
+                    rows, groups.solved, groups.sizes, version,
                     trained=taken, progress=ledger.accuracy, useful=groups.useful,
                 )  # fmt: skip
             if full_log is not None:
@@ -138,7 +155,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                     turn = choose()
                 asked = [prompts[row] for row in turn.rows.tolist()]
                 seed = seed_for(config.seed, "rollout", ledger.step + 1, 0)
-                ahead.begin(turn, partial(draw, engine, tokenizer, task, asked, config, seed))
+                ahead.begin(turn, partial(draw, engine, tokenizer, task, asked, config, seed, turn.sizes))
             elif isinstance(engine, Sleeps):
                 with clock("sync"):
                     engine.sleep()

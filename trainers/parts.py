@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +15,9 @@ from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
 from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.rollouts import RolloutEngine
-from dps_pyro.selection.acquisition import Acquisition, acquisition_named
+from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named
 from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.selection.worth import by_progress, by_signal, retiring
 from dps_pyro.support.plugins import call
 from dps_pyro.tasks import PromptSet, Task, by_name, feature_columns
 from dps_pyro.tasks.own.records import Records
@@ -94,13 +96,19 @@ def make_model(
     return model
 
 
-def make_acquisition(config: TrainConfig) -> str | Acquisition:
+def make_acquisition(config: TrainConfig) -> Acquisition:
     """The configured acquisition, as `PromptSampler` takes it.
 
     Raises:
         ValueError: it is of a file that is not there, or is no function.
     """
-    return acquisition_named(config.acquisition, config.sharpness)
+    named = acquisition_named(config.acquisition, config.sharpness, config.coverage)
+    made = ACQUISITIONS[named] if isinstance(named, str) else named
+    if config.worth == "signal":
+        made = by_signal(made, replace(config.signal, power=2.0))
+    elif config.worth == "progress":
+        made = by_progress(made)
+    return made if config.retire is None else retiring(made, config.retire)
 
 
 def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:

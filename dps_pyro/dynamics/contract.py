@@ -94,6 +94,12 @@ class Dynamics(ABC, Generic[Theta]):
         useless = emission.log_prob(torch.zeros_like(trials)).exp() + emission.log_prob(trials).exp()
         return torch.where(trials > 1, (1 - useless).clamp(0, 1), 0.0)
 
+    def kinds(self, num_prompts: int) -> Tensor | None:
+        """Long [N], which prompts are alike: those with the same number have the same initial law, and at the same step
+        the same moves, outcomes and chances. One belief then stands for all prompts of a kind that were never rolled
+        out. None: the model does not say, and prompts are alike only where no law has an entry for each prompt."""
+        return None
+
     def carried(self) -> dict[str, Any]:
         """Arguments of the constructor that a posterior's values mean nothing without, as plain values for JSON: which
         labels groups have, what an average feature is. `fit` keeps them as `posterior.about["columns"]`, and a model

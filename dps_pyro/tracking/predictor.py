@@ -13,8 +13,9 @@ from torch import Tensor
 from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.support import checks
+from dps_pyro.tracking.rates import Rates, expected_next
 
-__all__ = ["Filter", "Groups", "Predictor", "State"]
+__all__ = ["Filter", "Groups", "Predictor", "Score", "State"]
 
 State = dict[str, Tensor]
 """What a filter carries from step to step, prompts first."""
@@ -63,6 +64,10 @@ class Filter(ABC):
         """[N, K], what is believed of each prompt before the coming step's rollouts, over `states`; rows sum to 1. Not
         a copy: read it only."""
 
+    def mass(self) -> Tensor:
+        """[K], the mean of the beliefs over all prompts."""
+        return self.belief.mean(0)
+
     @abstractmethod
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance that a group of `trials` rollouts is useful: its rewards differ by more than
@@ -71,6 +76,23 @@ class Filter(ABC):
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], a draw of each prompt's success rate, the chance that one rollout solves it, from what is believed."""
+
+    def rates(self) -> Rates:
+        """The law of each prompt's success rate before the coming step's rollouts.
+
+        Raises:
+            NotImplementedError: this filter does not say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how success rates are distributed: rates()")
+
+    def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
+        """float64 [V], the expected reward of one more rollout of each prompt in `rows` [V] in the coming step, where
+        `trials` [V] other rollouts of it in the same step earned `solved` [V] together; rows may repeat.
+
+        Raises:
+            NotImplementedError: this filter does not say.
+        """
+        return expected_next(self.rates().of(rows), solved.double(), trials.double() - solved.double())
 
     def _parameters(self, rows: Tensor | None) -> Any:  # noqa: B027 - most need none
         """What `_start` and `_advance` need of the prompts `rows` [V], or of all."""
@@ -251,7 +273,7 @@ class Filter(ABC):
 
     def _replay(self, rows: Tensor, theta: Any, until: int) -> _Replayed:
         """`rows` [V], at least one, filtered anew from the history, up to the state before step `until`."""
-        state, score = self._start(len(rows), theta), _Score(*torch.zeros(2, len(rows), dtype=self.dtype))
+        state, score = self._start(len(rows), theta), Score.nothing(len(rows), self.dtype)
         prompt, at, solved, trials, _, trained, *_ = self.history.rows(rows)
         levels = {name: self._levels(name, until) for name in ["progress", *self.history.step_columns]}
         features, last = self._features(rows), torch.full([len(rows)], -1)
@@ -277,19 +299,24 @@ class Filter(ABC):
         return torch.cat([level, level.new_full([max(0, until - len(level))], self._known.get(name, 0.0))])
 
 
-class _Score(NamedTuple):
+class Score(NamedTuple):
     """The log-probability of some prompts' groups: -inf a group that the model holds impossible, counted apart."""
 
     possible: Tensor  # [V], the sum over the groups that are possible
     impossible: Tensor  # [V], how many are not
 
-    def plus(self, at: Tensor, evidence: Tensor) -> _Score:
+    @staticmethod
+    def nothing(num_prompts: int, dtype: torch.dtype) -> Score:
+        """Of prompts without groups."""
+        return Score(*torch.zeros(2, num_prompts, dtype=dtype))
+
+    def plus(self, at: Tensor, evidence: Tensor) -> Score:
         """With one more group for each of the prompts `at`."""
         never = evidence.isneginf()
         possible = self.possible.index_add(0, at, torch.where(never, 0.0, evidence))
-        return _Score(possible, self.impossible.index_add(0, at, never.to(evidence.dtype)))
+        return Score(possible, self.impossible.index_add(0, at, never.to(evidence.dtype)))
 
-    def less(self, other: _Score) -> Tensor:
+    def less(self, other: Score) -> Tensor:
         """[V], what these groups say beyond the others: -inf where more of them are impossible."""
         more = self.impossible > other.impossible
         return torch.where(more, float("-inf"), self.possible - other.possible)
@@ -299,7 +326,7 @@ class _Replayed(NamedTuple):
     """What a replay of some prompts' history comes to."""
 
     state: State
-    score: _Score
+    score: Score
 
 
 def _nothing(rows: Tensor, solved: Tensor, trials: Tensor) -> Groups:

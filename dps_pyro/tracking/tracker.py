@@ -14,6 +14,7 @@ from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Filter, Groups, Predictor, State
+from dps_pyro.tracking.rates import Mixture
 
 __all__ = ["Tracker", "is_fitted", "track"]
 
@@ -81,17 +82,59 @@ class Tracker(Filter):
         by_state = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
         return self.belief @ by_state[0] if by_state.shape[0] == 1 else (self.belief * by_state).sum(-1)
 
+    def rates(self) -> Mixture:
+        """The states' mean rewards of one rollout, weighted by the belief. Rewards of 0 and 1 have them for success
+        rates; of graded rewards the law is that of successes which are as frequent.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        return Mixture.of_states(self._means(), self.belief)
+
+    def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
+        """See `Filter`; the states are weighted by the model's own emission of the others' sum, so that this is exact
+        for rewards of any kind.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        groups = Groups(torch.arange(len(rows)), rows, solved, trials)
+        step = self._step(torch.tensor([0])).at(rows).replace(trials=trials)
+        weights = condition(self.belief[rows], self._log_likelihood(groups, step)).belief
+        means = self._means()
+        return (weights * (means if len(means) == 1 else means[rows])).sum(-1).double()
+
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], the success rate in a state drawn from each prompt's belief.
 
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        rates = self.dynamics.emission(self._theta, self.coming(1)).mean.to(self.dtype)
+        rates = self._means()
         ceiling = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype)
         state = (self.belief.cumsum(-1) < ceiling).sum(-1, keepdim=True).clamp_max(self.belief.shape[-1] - 1)
         drawn: Tensor = rates.expand(self.num_prompts, -1).gather(-1, state).squeeze(-1)
         return drawn
+
+    def progress(self, trials: int) -> Tensor:
+        """[N], how much higher the expected reward of a rollout is in the step after the coming one if the prompt is
+        rolled out `trials` times now, and trained on where its group is useful, than if it is left alone:
+
+            sum_k belief_k P(useful | k) sum_j (p(j | k, trained) - p(j | k, not trained)) mean_j
+
+        It is 0 under a model whose transitions do not depend on training, and may be below 0.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        useful = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
+        means = self._means().unsqueeze(-1)  # [N or 1, K, 1]
+        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
+        ahead = [
+            (self.dynamics.transition(self._theta, step).probs.to(self.dtype) @ means).squeeze(-1)
+            for step in (trained, left)
+        ]
+        return (self.belief * useful * (ahead[0] - ahead[1])).sum(-1)
 
     def refilter(self, values: Mapping[str, Tensor]) -> None:
         """Filter the whole history again at other site values: exactly where the filter would be, had it run at them
@@ -151,6 +194,11 @@ class Tracker(Filter):
         """One step: the rows `at` [V] of the state now have `posterior` [V, K]; all of it moves on."""
         belief = state["belief"].index_copy(0, at, posterior)
         return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
+
+    def _means(self) -> Tensor:
+        """[N or 1, K], the mean reward of one rollout in each state."""
+        means: Tensor = self.dynamics.emission(self._theta, self.coming(1)).mean.to(self.dtype)
+        return means if means.ndim == 2 else means.unsqueeze(0)
 
     def _log_likelihood(self, groups: Groups, step: Step) -> Tensor:
         """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts. `step` has all rows of the state."""

@@ -12,7 +12,7 @@ from helpers.tiny import MINE, call, metrics, tiny, words
 from dps_pyro import RolloutHistory
 from dps_pyro.cli import main
 from dps_pyro.policies.embedded import EMBEDDED
-from dps_pyro.selection.acquisition import Forecast
+from dps_pyro.selection.acquisition import Forecast, top
 from dps_pyro.trainers.config.config_file import load_config, save_config
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_acquisition, make_task
@@ -213,4 +213,4 @@ def test_the_sharpness_of_soft() -> None:
         return float(informative[rows].mean())
 
     assert usefulness(0.0) < usefulness(4.0) < usefulness(1000.0) == pytest.approx(float(informative[-10:].mean()))
-    assert make_acquisition(TrainConfig(acquisition="top")) == "top"
+    assert make_acquisition(TrainConfig(acquisition="top")) is top

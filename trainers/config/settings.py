@@ -8,22 +8,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from dps_pyro.lm.known_baseline import Scale
+from dps_pyro.lm.losses import Kind
 from dps_pyro.policies.embedded import EMBEDDED, defaults_of
 from dps_pyro.rollouts import Sampling
 from dps_pyro.selection.acquisition import ACQUISITIONS
+from dps_pyro.selection.signal import Signal
 from dps_pyro.tasks.by_name import TASKS
 from dps_pyro.trainers.config.convert import converted
 
 __all__ = ["TrainConfig"]
 
 _AT_LEAST = {
-    **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "dynamic_sampling", "epochs"), 1),
+    **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "epochs"), 1),
     **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
     **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness", "refit_every"), 0),
-    **dict.fromkeys(("warmup_steps", "lora_rank", "log_completions"), 0),
+    **dict.fromkeys(("warmup_steps", "lora_rank", "log_completions", "dynamic_sampling", "first_rollouts"), 0),
+    "oracle_rollouts": 0,
     **dict.fromkeys(("threads", "micro_batch_tokens", "max_prompt_tokens", "overlong_buffer"), 1),
     **dict.fromkeys(("tensor_parallel", "max_model_len"), 1),
-    "group_size": 2,  # an advantage needs company
+    "group_size": 1,
 }
 
 
@@ -69,6 +73,14 @@ class TrainConfig:
     """Prompts a step."""
     group_size: int = 8
     """Rollouts a prompt."""
+    group_sizes: tuple[int, ...] = ()
+    """Each prompt gets a group size of its own among these, that of the most expected signal per rollout: small where
+    the outcome is uncertain, larger where it is hard. A step then spends batch_size * group_size rollouts in all, on as
+    many prompts as that allows. Without any, every group has group_size."""
+    first_rollouts: int = 0
+    """Draw groups in two parts: first so many rollouts of each prompt, for half of batch_size * group_size in all; the
+    other half goes to the groups in which more rollouts promise most, and is saved where they promise nothing. 0: draw
+    them whole."""
     temperature: float = 1.0
     """Sampling temperature, for training and evaluation."""
     max_new_tokens: int | None = None
@@ -82,7 +94,7 @@ class TrainConfig:
     """Rollouts decoded together, which bounds memory; all of a step's if left out."""
     dynamic_sampling: int = 1
     """Up to so many batches of candidates are rolled out until a full batch of useful groups is found (DAPO); 1: one
-    batch, whatever it brings."""
+    batch, whatever it brings; 0: as many as there are."""
 
     # vLLM
     engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -120,15 +132,35 @@ class TrainConfig:
     was learned; 0: never."""
     acquisition: str = "soft"
     """How beliefs become a batch: "thompson" (dynamic sampling's distribution), "top" (the paper's top B), "soft" (a
-    compromise), "entropy" (the most uncertain), "uniform" (any), or path/to/file.py:function."""
+    compromise), "covering" (as sharp as coverage allows), "target" (rates near one half), "priority" (SPO's), "entropy"
+    (the most uncertain), "uniform" (any), or path/to/file.py:function."""
     sharpness: float = 4.0
     """Of "soft": weights are p ** sharpness, p the chance of a useful group, from 0 (uniform) to large (top)."""
+    coverage: float = 0.5
+    """Of "covering": the share of the prompts, in (0, 1], that its draws spread over."""
+    worth: Literal["useful", "signal", "progress"] = "useful"
+    """What the acquisition takes for a prompt's worth: the chance of a useful group; "signal": the expected squared
+    advantage of the loss in use; "progress": how much training on it is expected to raise its success rate, by a fitted
+    model such as Trained."""
+    retire: float | None = None
+    """Leave prompts out while the chance that a whole group of theirs is right is above this, in (0, 1); they are back
+    as soon as the belief says otherwise."""
+    oracle_rollouts: int = 0
+    """With dynamics Oracle: before each choice, roll out every prompt so often to tell it the success rates. They count
+    nowhere: this bounds what prediction can bring at all."""
     prior: Path | None = None
     """A posterior saved by `dps-pyro fit` (or a run's posterior/ folder) to start from."""
 
     # Update
     loss: Literal["grpo", "dr_grpo", "dapo", "rloo"] = "grpo"
     """The loss and its advantages."""
+    baseline: Literal["group", "belief"] = "group"
+    """What rewards are compared with: "group", the loss's own; "belief", what the tracker expected of each rollout,
+    given all history and the other rollouts of its group. Groups of any size then carry signal, even those that are all
+    right or all wrong."""
+    baseline_scale: Literal["auto", "none", "belief", "group", "batch"] = "auto"
+    """What the difference to the belief's baseline is divided by: nothing, the belief's standard deviation, the group's
+    where its rewards differ, or the batch's. "auto": the belief's for grpo and dapo, nothing for the others."""
     learning_rate: float | None = None
     """AdamW's; if left out 1e-4 for an embedded policy (math: 2e-4), 1e-6 otherwise."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -226,11 +258,19 @@ class TrainConfig:
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
         self._check_data()
+        self._check_groups()
+        if not 0 < self.coverage <= 1:
+            raise ValueError(f"coverage: expected a share in (0, 1], got {self.coverage}")
+        if self.retire is not None and not 0 < self.retire < 1:
+            raise ValueError(f"retire: expected a chance in (0, 1), got {self.retire}")
+        if (self.oracle_rollouts > 0) != (self.dynamics == "Oracle") or (self.oracle_rollouts and self.async_rollouts):
+            expected = "some with dynamics Oracle, without async_rollouts, and none with any other"
+            raise ValueError(f"oracle_rollouts: expected {expected}, got {self.oracle_rollouts}")
         if not self.lora_targets:
             raise ValueError("lora_targets: expected names of modules, or all-linear, got none")
         if self.tis_cap != 0 and self.tis_cap < 1:
             raise ValueError(f"tis_cap: expected 1 or more, or 0 for any, got {self.tis_cap}")
-        if self.async_rollouts and (self.full_log or self.dynamic_sampling > 1):
+        if self.async_rollouts and (self.full_log or self.dynamic_sampling != 1):
             raise ValueError("async_rollouts: expected neither full_log nor dynamic_sampling with it, got one of them")
         if self.engine not in ("transformers", "vllm") and not self.engine.startswith(("http://", "https://")):
             raise ValueError(
@@ -245,6 +285,20 @@ class TrainConfig:
             raise ValueError(
                 f"acquisition: expected one of {names}, or path/to/file.py:function, got {self.acquisition!r}"
             )
+
+    def _check_groups(self) -> None:
+        least = 2 if self.baseline == "group" else 1  # an advantage over the group needs company
+        for name, sizes in (("group_size", (self.group_size,)), ("group_sizes", self.group_sizes)):
+            if any(size < least for size in sizes):
+                raise ValueError(f"{name}: expected {least} or more, got {min(sizes)}")
+        if self.ragged and self.dynamic_sampling != 1:
+            raise ValueError("dynamic_sampling: expected 1 with group_sizes or first_rollouts, got another number")
+        if self.first_rollouts and (self.group_sizes or self.async_rollouts):
+            raise ValueError("first_rollouts: expected neither group_sizes nor async_rollouts with it, got one of them")
+        if self.first_rollouts * 2 > (total := self.batch_size * self.group_size):
+            raise ValueError(f"first_rollouts: expected at most half of the step's {total}, got {self.first_rollouts}")
+        if self.group_sizes and total < min(self.group_sizes):
+            raise ValueError(f"group_sizes: expected one within the step's {total} rollouts, got {self.group_sizes}")
 
     def _check_data(self) -> None:
         if (self.data is None) != (self.reward is None):
@@ -263,6 +317,32 @@ class TrainConfig:
             expected = f"a causal LM's folder or hub id for the task {self.task}"
             raise ValueError(f"model: expected {expected}, or one of {', '.join(EMBEDDED)}, which ship, got none")
         return self.task if self.model is None else self.model
+
+    @property
+    def ragged(self) -> bool:
+        """Whether a step's groups differ in size."""
+        return bool(self.group_sizes or self.first_rollouts)
+
+    @property
+    def candidates(self) -> int:
+        """The most prompts that a step rolls out, 0 for all."""
+        if self.first_rollouts:
+            return self.batch_size * self.group_size // 2 // self.first_rollouts
+        return self.batch_size * self.dynamic_sampling
+
+    @property
+    def scale(self) -> Scale:
+        """What the difference to the belief's baseline is divided by."""
+        if self.baseline_scale == "auto":
+            return "belief" if self.loss in ("grpo", "dapo") else "none"
+        return self.baseline_scale
+
+    @property
+    def signal(self) -> Signal:
+        """What group sizes go by: the expected length of the advantages of the loss in use. RLOO's are taken without
+        the factor n / (n - 1), which is the noise of its baseline and no signal."""
+        loss: Kind = "dr_grpo" if self.loss == "rloo" else self.loss
+        return Signal(loss, tracked=self.baseline == "belief", power=1.0)
 
     @property
     def corrected(self) -> bool:

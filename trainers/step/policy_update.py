@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from dps_pyro.lm.known_baseline import tracked_advantages
 from dps_pyro.lm.logprobs import completion_logprobs
 from dps_pyro.lm.losses import Counts, PolicyLoss, advantages, count, policy_loss
 from dps_pyro.lm.shared_prompts import shares_prompts
@@ -32,19 +33,26 @@ _SHARES = tuple(name for name in PolicyLoss._fields if name != "loss")
 
 
 def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
-    """bool [G], the groups that the update learns from: those with a signal, of them a batch."""
-    useful = groups.useful & _kept(groups, config).any(1)
-    return useful & (useful.cumsum(0) <= config.batch_size)
+    """bool [G], the groups that the update learns from: those with a signal, and with dynamic sampling of them a batch.
+
+    Against the group's own baseline only a useful group has a signal, against a baseline that was known before every
+    group that was not expected to the digit.
+    """
+    signal = groups.useful if groups.expected is None else (advantages_of(groups, config).abs() > 1e-6).any(1)
+    signal = signal & _kept(groups, config).any(1)
+    return signal if config.ragged else signal & (signal.cumsum(0) <= config.batch_size)
 
 
 def advantages_of(groups: Groups, config: TrainConfig) -> Tensor:
-    """float [G, n], what the update weighs each completion by; with `overlong` "punish", after the punishment for
-    length (which the tracker is not told: its business is what the policy can solve)."""
-    rewards = groups.rewards
+    """float [G, n], what the update weighs each completion by, 0 where there is none; with `overlong` "punish", after
+    the punishment for length (which the tracker is not told: its business is what the policy can solve)."""
+    rewards, there = groups.rewards, groups.there
     if config.overlong == "punish":
-        lengths = groups.rollouts.completion_mask.sum(1).cpu().view_as(rewards)
+        lengths = groups.spread(groups.rollouts.completion_mask.sum(1).cpu())
         rewards = rewards + length_penalty(lengths, config.sampling.max_new_tokens, config.buffer)
-    return advantages(rewards, config.loss)
+    if groups.expected is None:
+        return advantages(rewards, config.loss, there=there)
+    return tracked_advantages(rewards, groups.expected, config.scale, there=there)
 
 
 def _kept(groups: Groups, config: TrainConfig) -> Tensor:
@@ -53,7 +61,7 @@ def _kept(groups: Groups, config: TrainConfig) -> Tensor:
     kept = groups.rollouts.completion_mask.any(1).cpu()
     if config.overlong == "mask":
         kept = kept & ~truncated(groups.rollouts)
-    return kept.view_as(groups.rewards)
+    return groups.spread(kept)
 
 
 def update(
@@ -79,7 +87,7 @@ def update(
         FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
     """
     learned_from = trained_on(groups, config)[:, None] & _kept(groups, config)
-    rollouts = groups.rollouts.select(learned_from.flatten())
+    rollouts = groups.rollouts.select(learned_from[groups.there])
     values = advantages_of(groups, config)[learned_from].to(rollouts.logprobs.device)
     generator = torch.Generator().manual_seed(seed)
     means = Means("loss", "grad_norm", *(name for name in _SHARES if config.corrected or name not in _OF_ENGINE))
