@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from dps_pyro.history.log import RolloutHistory
 from dps_pyro.models.selectors.oracle import OracleFilter
 from dps_pyro.rollouts import Sleeps, closing
 from dps_pyro.rollouts.seeds import seed_for
@@ -23,6 +24,7 @@ from dps_pyro.trainers.config.config_file import check_resumed, load_config, sav
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
 from dps_pyro.trainers.policy.load import load_policy, load_reference
+from dps_pyro.trainers.policy.reading import reading
 from dps_pyro.trainers.run.boards import require_wandb
 from dps_pyro.trainers.run.completions import log_completions
 from dps_pyro.trainers.run.folder import RunFolder
@@ -31,7 +33,7 @@ from dps_pyro.trainers.run.live import LiveView
 from dps_pyro.trainers.run.summary import complete, finish
 from dps_pyro.trainers.step.ahead import Ahead, Turn
 from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares
-from dps_pyro.trainers.step.groups import draw, evaluate, go_on, pictured, rewarded, roll_out, told
+from dps_pyro.trainers.step.groups import draw, evaluate, go_on, pictured, rewarded, roll_out, shown, told
 from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
 from dps_pyro.trainers.step.prompts import fitting, prompt_limit
@@ -76,7 +78,13 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         task = make_task(config, tokenizer)
         limit = prompt_limit(config, policy, engine)
         prompts, tests = (fitting(task, split, tokenizer, config, limit, console.print) for split in ("train", "test"))
-        sampler = make_sampler(config, task, prompts)
+        read = None
+        if config.read_prompts and checkpoint is None:
+            read = reading(policy, tokenizer, shown(tokenizer, task, prompts, config), config.read_prompts)
+        elif config.read_prompts:  # by the policy of the first step, which is gone
+            known = RolloutHistory.from_parquet(folder.path / "history.parquet").features
+            read = {name: column for name, column in known.items() if name.startswith("reading ")}
+        sampler = make_sampler(config, task, prompts, read)
         full_log = FullLog(folder.path, sampler.history) if config.full_log else None
         ledger, dry_spell, drift = Ledger(config.group_size, sampler.tolerance), DrySpell(), Drift()
         if checkpoint is not None:

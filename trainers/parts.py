@@ -136,12 +136,15 @@ def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
     return task
 
 
-def make_sampler(config: TrainConfig, task: Task, prompts: PromptSet | None = None) -> PromptSampler:
-    """The configured sampler of the task's prompts, or of those of them that fit."""
+def make_sampler(
+    config: TrainConfig, task: Task, prompts: PromptSet | None = None, read: Features | None = None
+) -> PromptSampler:
+    """The configured sampler of the task's prompts, or of those of them that fit; `read` are further features of them,
+    such as the policy's reading."""
     prompts = task.prompts("train") if prompts is None else prompts
     if config.batch_size > len(prompts):
         raise ValueError(f"batch_size: expected at most {len(prompts)}, the prompts that fit, got {config.batch_size}")
-    features = feature_columns(prompts)
+    features = feature_columns(prompts) | dict(read or {})
     prior = None if config.prior is None else Posterior.load(config.prior)
     return PromptSampler(
         make_model(config, task, features, prior),

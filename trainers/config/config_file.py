@@ -14,7 +14,7 @@ __all__ = ["check_resumed", "load_config", "save_config"]
 
 _KEPT = (
     "model", "lora_rank", "lora_targets", "task", "task_args", "data", "max_prompt_tokens", "dynamics", "dynamics_args",
-    "groups", "prior",
+    "groups", "prior", "read_prompts",
 )  # fmt: skip
 """What a resumed run cannot change: its checkpoint is of these."""
 

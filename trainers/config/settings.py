@@ -24,7 +24,7 @@ _AT_LEAST = {
     **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
     **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness", "refit_every"), 0),
     **dict.fromkeys(("warmup_steps", "lora_rank", "log_completions", "dynamic_sampling", "first_rollouts"), 0),
-    "oracle_rollouts": 0,
+    **dict.fromkeys(("oracle_rollouts", "read_prompts"), 0),
     **dict.fromkeys(("threads", "micro_batch_tokens", "max_prompt_tokens", "overlong_buffer"), 1),
     **dict.fromkeys(("tensor_parallel", "max_model_len"), 1),
     "group_size": 1,
@@ -145,6 +145,9 @@ class TrainConfig:
     retire: float | None = None
     """Leave prompts out while the chance that a whole group of theirs is right is above this, in (0, 1); they are back
     as soon as the belief says otherwise."""
+    read_prompts: int = 0
+    """Give models that regress on features (Covariate) the policy's own reading of each prompt before the first step:
+    so many principal components of its hidden state at the prompt's end, and the prompt's log-probability. 0: none."""
     oracle_rollouts: int = 0
     """With dynamics Oracle: before each choice, roll out every prompt so often to tell it the success rates. They count
     nowhere: this bounds what prediction can bring at all."""
