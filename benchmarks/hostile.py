@@ -187,7 +187,8 @@ def number(rng: random.Random, _: Task, prompts: Sequence[Prompt]) -> Case:
     else:
         a = rng.randint(1, 50)
         text = rng.choice((
-            f"{value} + {a} - {a}", f"({value + a}) - {a}", f"{value * a} / {a}" if value.denominator == 1 else f"{value} * {a} / {a}",
+            f"{value} + {a} - {a}", f"({value + a}) - {a}", f"{value * a} / {a}" if value.denominator == 1
+            else f"{value} * {a} / {a}",
             rf"\frac{{{value.numerator * a}}}{{{a}}} + 0",
             f"{value}, {value + a}", f"{value} or {value + a}", rf"\{{{value}, {value - a}\}}", f"x > {value}",
             f"{value}!" if value != 1 and value != 2
