@@ -19,6 +19,7 @@ from helpers.processes import gone
 
 from dps_pyro.tasks import read_records
 from dps_pyro.tasks.base import Reward
+from dps_pyro.tasks.grading import grader_pool
 from dps_pyro.tasks.grading.grader import Grader, shared_grader
 from dps_pyro.tasks.grading.grader_pool import Query, Reply
 
@@ -511,3 +512,26 @@ def test_a_tolerance_is_relative(grader: Grader) -> None:
 )
 def test_a_generated_problem_pays_for_a_number(grader: Grader, gold: str, completion: str, reason: str) -> None:
     assert grader.grade(gold, completion, number=True) == Reward(float(reason == "correct"), reason)
+
+
+def test_a_worker_that_is_killed_before_it_is_ready_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a machine does that is out of memory for a moment; one that is never well is an error."""
+    started: list[int] = []
+    deaths = 2
+    begin = grader_pool._Worker.__init__
+
+    def doomed(worker: grader_pool._Worker, memory: int) -> None:
+        begin(worker, memory)
+        started.append(worker.process.pid)
+        if len(started) <= deaths:
+            worker.kill()
+
+    monkeypatch.setattr(grader_pool._Worker, "__init__", doomed)
+    grader = Grader(workers=1)
+    assert grader.grade("5", r"\boxed{5}").reason == "correct"
+    assert len(started) == 3
+    grader.close()
+    deaths = 100
+    with pytest.raises(RuntimeError, match="expected the grader's worker to start"):
+        grader.grade("5", r"\boxed{5}")
+    assert grader.pool.pids == []
