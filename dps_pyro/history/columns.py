@@ -74,8 +74,9 @@ class Columns:
         for name, column in events._asdict().items():
             self._arrays[name][start:stop] = column.numpy()
         self.count = stop
-        if self._last is not None:
-            self._last = self._linked(start, self._last)
+        if self._last is not None and stop > start:
+            known = int(events.prompt.max()) < len(self._last)  # otherwise there are more prompts: link anew when asked
+            self._last = self._linked(start, self._last) if known else None
         self.events = self._views()
 
     def of_prompts(self, prompts: Tensor, num_prompts: int) -> Tensor:
