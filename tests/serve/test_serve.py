@@ -92,7 +92,7 @@ def test_a_request_that_comes_again_is_answered_as_before_and_changes_nothing(
     [
         ({}, groups(), 401, "key: expected Authorization: Bearer KEY"),
         ({"Authorization": "Bearer wrong"}, groups(), 401, "key: expected"),
-        (BEARER, "not json", 422, "JSON"),
+        (BEARER, "not json", 422, "request: Input should be a valid dictionary"),
         (BEARER, groups(worker="../etc"), 422, "worker"),
         (BEARER, groups(number=-1), 422, "round"),
         (BEARER, groups(number="0"), 422, "round"),
