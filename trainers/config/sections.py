@@ -42,7 +42,7 @@ CountOrNone = Annotated[StrictInt, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A group of settings: immutable in shape, checked when made, without unknown names."""
+    """A group of settings. Types and bounds are checked when it is made, and unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
