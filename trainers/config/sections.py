@@ -7,9 +7,17 @@ a setting, by its short name: short names are unique over all sections.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt, model_validator
+
+from dps_pyro.lm.known_baseline import Scale
+from dps_pyro.lm.losses import Kind
+from dps_pyro.policies.embedded import EMBEDDED
+from dps_pyro.selection.acquisition import ACQUISITIONS
+from dps_pyro.selection.signal import Signal
+from dps_pyro.tasks.by_name import TASKS
+from dps_pyro.trainers.config.kinds import Count, CountOrNone, NotNegative, Number, Positive, Section
 
 __all__ = [
     "SECTIONS",
@@ -18,33 +26,13 @@ __all__ = [
     "EvaluationSection",
     "MachineSection",
     "RolloutsSection",
-    "Section",
     "SelectionSection",
     "TaskSection",
     "UpdateSection",
 ]
 
 
-def _no_truth(value: Any) -> Any:
-    """Refuse true and false where a number is expected; other values pass unchanged."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number, not true or false")
-    return value
-
-
-Number = Annotated[FiniteFloat, BeforeValidator(_no_truth)]
-"""A finite number. Strings such as 1e-4 count: YAML reads a number without a point as a string."""
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Count = Annotated[StrictInt, Field(ge=1)]
-CountOrNone = Annotated[StrictInt, Field(ge=0)]
-"""A whole number of at least 0, where 0 turns something off."""
-
-
-class Section(BaseModel):
-    """A group of settings. Types and bounds are checked when it is made, and unknown names are refused."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+ORACLE = "oracle_rollouts: expected some with dynamics Oracle, without async_rollouts, and none with any other"
 
 
 class TaskSection(Section):
@@ -82,6 +70,28 @@ class TaskSection(Section):
     steps: Count = 100
     """Number of training steps. Each step draws and trains on one batch of rollouts."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.data is None) != (self.reward is None):
+            raise ValueError("data, reward: expected both or none: records, and the function that judges completions")
+        if self.task not in TASKS and ":" not in self.task:
+            raise ValueError(f"task: expected one of {', '.join(TASKS)}, or path/to/file.py:Name, got {self.task!r}")
+        return self
+
+    @property
+    def policy(self) -> str:
+        """The policy: `model`, or the task's embedded policy if `model` is left out.
+
+        Raises:
+            ValueError: `model` is left out and the task has no embedded policy.
+        """
+        if self.model is None and self.data is not None:
+            raise ValueError("model: expected a causal LM's folder or hub id for --data, got none")
+        if self.model is None and self.task not in EMBEDDED:
+            expected = f"a causal LM's folder or hub id for the task {self.task}"
+            raise ValueError(f"model: expected {expected}, or one of {', '.join(EMBEDDED)}, which ship, got none")
+        return self.task if self.model is None else self.model
+
 
 class RolloutsSection(Section):
     """How many rollouts a step draws, and how they are sampled."""
@@ -99,7 +109,8 @@ class RolloutsSection(Section):
     temperature: Positive = 1.0
     """Sampling temperature for training and evaluation."""
     max_new_tokens: Count | None = None
-    """Longest completion in tokens. The default is 24 for most embedded policies and 1024 for other models."""
+    """Longest completion in tokens. The default is 24 for most embedded policies (math: 8, blocks: 36) and
+    1024 for other models."""
     rollout_batch: Count | None = None
     """Number of rollouts that are decoded together, which bounds memory. The default is all rollouts of a step."""
     dynamic_sampling: CountOrNone = 1
@@ -107,6 +118,32 @@ class RolloutsSection(Section):
     one batch, useful or not. 0 sets no limit."""
     async_rollouts: StrictBool = False
     """Draw the completions of the next step while the policy is updated, from the weights before the update."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.async_rollouts and self.dynamic_sampling != 1:
+            raise ValueError("async_rollouts: expected neither full_log nor dynamic_sampling with it, got one of them")
+        if self.ragged and self.dynamic_sampling != 1:
+            raise ValueError("dynamic_sampling: expected 1 with group_sizes or first_rollouts, got another number")
+        if self.first_rollouts and (self.group_sizes or self.async_rollouts):
+            raise ValueError("first_rollouts: expected neither group_sizes nor async_rollouts with it, got one of them")
+        if self.first_rollouts * 2 > (total := self.batch_size * self.group_size):
+            raise ValueError(f"first_rollouts: expected at most half of the step's {total}, got {self.first_rollouts}")
+        if self.group_sizes and total < min(self.group_sizes):
+            raise ValueError(f"group_sizes: expected one within the step's {total} rollouts, got {self.group_sizes}")
+        return self
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the groups of a step differ in size."""
+        return bool(self.group_sizes or self.first_rollouts)
+
+    @property
+    def candidates(self) -> int:
+        """Largest number of prompts that a step rolls out; 0 stands for all prompts."""
+        if self.first_rollouts:
+            return self.batch_size * self.group_size // 2 // self.first_rollouts
+        return self.batch_size * self.dynamic_sampling
 
 
 class EngineSection(Section):
@@ -135,6 +172,14 @@ class EngineSection(Section):
     weights_folder: Path | None = None
     """Folder for new weights while a vLLM server reads them. Both machines must see it. By default the weights stay in
     memory, for a server on this machine."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.engine not in ("transformers", "vllm") and not self.engine.startswith(("http://", "https://")):
+            raise ValueError(
+                f"engine: expected transformers, vllm or a vLLM server's http://host:port, got {self.engine!r}"
+            )
+        return self
 
 
 class SelectionSection(Section):
@@ -172,6 +217,17 @@ class SelectionSection(Section):
     result bounds what any prediction can achieve."""
     prior: Path | None = None
     """A posterior to start from, as saved by `dps-pyro fit` or in a run's posterior/ folder."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.acquisition not in ACQUISITIONS and ":" not in self.acquisition:
+            names = ", ".join(ACQUISITIONS)
+            raise ValueError(
+                f"acquisition: expected one of {names}, or path/to/file.py:function, got {self.acquisition!r}"
+            )
+        if (self.oracle_rollouts > 0) != (self.dynamics == "Oracle"):
+            raise ValueError(f"{ORACLE}, got {self.oracle_rollouts}")
+        return self
 
 
 class UpdateSection(Section):
@@ -219,9 +275,33 @@ class UpdateSection(Section):
     """Rank of low-rank adapters (LoRA) that are trained in place of the weights. 0 trains all weights."""
     lora_alpha: Positive | None = None
     """Scale of LoRA: adapters are multiplied by alpha / rank. The default is twice the rank."""
-    lora_targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("all-linear",)
+    lora_targets: tuple[str, ...] = ("all-linear",)
     """Modules that get adapters, by the ends of their names, for instance q_proj v_proj. "all-linear" is every linear
     layer except the output layer."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.lora_targets:
+            raise ValueError("lora_targets: expected names of modules, or all-linear, got none")
+        if self.tis_cap != 0 and self.tis_cap < 1:
+            raise ValueError(f"tis_cap: expected 1 or more, or 0 for any, got {self.tis_cap}")
+        if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
+            raise ValueError(f"clip: expected lower in [0, 1] and upper of at least 0, got {list(self.clip)}")
+        return self
+
+    @property
+    def scale(self) -> Scale:
+        """What the difference to the belief's baseline is divided by."""
+        if self.baseline_scale == "auto":
+            return "belief" if self.loss in ("grpo", "dapo") else "none"
+        return self.baseline_scale
+
+    @property
+    def signal(self) -> Signal:
+        """What group sizes go by: the expected length of the advantages under the loss in use. RLOO's advantages are
+        taken without the factor n / (n - 1), which is the noise of its baseline and no signal."""
+        loss: Kind = "dr_grpo" if self.loss == "rloo" else self.loss
+        return Signal(loss, tracked=self.baseline == "belief", power=1.0)
 
 
 class EvaluationSection(Section):
