@@ -87,7 +87,8 @@ class PromptSampler:
         if posterior is not None and isinstance(dynamics, Dynamics):
             _same_columns(dynamics, posterior)
         self._acquire: Acquisition = acquire
-        values = None if posterior is None else posterior.point
+        runs = getattr(dynamics, "run_sites", ())
+        values = None if posterior is None else {k: v for k, v in posterior.point.items() if k not in runs}
         self.tracker = track(dynamics, self.num_prompts, values=values, dtype=dtype)
         self.tracker.history.ids = self.ids
         self.tracker.history.features = checks.features("features", features, self.num_prompts)
