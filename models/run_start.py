@@ -11,8 +11,8 @@ the base rate differs between problem mixes and between policies. One number of 
     y_t | z_t  ~ Binomial(n_t, rates[z_t])
     z_t+1 | z_t ~ Categorical(matrix[z_t])
 
-A posterior hands all sites but "run" on to the next run (`run_sites`): there it is 0 until a refit has learned it, as in
-`PromptSampler(RunStart(), n, posterior=earlier, refit_every=10)`. The rates are ordered by construction: no fit can
+A posterior hands all sites but "run" on to the next run (`run_sites`). There it is 0 until a refit has learned it, as
+in `PromptSampler(RunStart(), n, posterior=earlier, refit_every=10)`. The rates are ordered by construction: no fit can
 permute the states.
 """
 

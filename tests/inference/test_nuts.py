@@ -20,13 +20,20 @@ from dps_pyro.models import SolvingProgress
 
 
 def sampled(**settings: Any) -> Posterior:
-    return fit(SolvingProgress(), simulated(4, 3), NUTS(**{"warmup": 8, "draws": 6, "max_tree_depth": 4, **settings}), progress=False)
+    return fit(
+        SolvingProgress(),
+        simulated(4, 3),
+        NUTS(**{"warmup": 8, "draws": 6, "max_tree_depth": 4, **settings}),
+        progress=False,
+    )
 
 
 def test_nuts_and_svi_agree_on_a_small_history() -> None:
     history = simulated(10, 4, missing=0.2)
     approximate = svi(SolvingProgress(), history, steps=400, draws=200)
-    exact = fit(SolvingProgress(), history, NUTS(warmup=40, draws=40, max_tree_depth=6, start=approximate), progress=False)
+    exact = fit(
+        SolvingProgress(), history, NUTS(warmup=40, draws=40, max_tree_depth=6, start=approximate), progress=False
+    )
     for name, truth in TRUTH.items():
         assert exact.draws[name].shape == (40, *truth.shape)
         spread = exact.draws[name].std(0) + 0.02
