@@ -161,7 +161,7 @@ def _prior(dynamics: Dynamics[Any], history: RolloutHistory, count: int, seed: i
         torch.manual_seed(seed)
         for _ in range(count):
             trace = poutine.trace(dynamics.prior).get_trace(pyro.plate("prompts", history.num_prompts, dim=-1))
-            sites = [node for node in trace.iter_stochastic_nodes() if not site_is_subsample(node[1])]
+            sites: list[Any] = [node for node in trace.iter_stochastic_nodes() if not site_is_subsample(node[1])]
             drawn.append({name: node["value"] for name, node in sites})
     return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
 

@@ -375,7 +375,7 @@ def test_laplace_finds_what_made_the_history_and_is_the_default() -> None:
     again = fit(SolvingProgress(), history, progress=False)
     assert all(torch.equal(posterior.draws[name], again.draws[name]) for name in TRUTH)
     assert fit(oracle.OwnLadder(2), simulated(4, 3), SVI(steps=2), progress=False).about["method"] == "svi"
-    with pytest.raises(ValueError, match="sites of their own .*own.initial.*, which is for parameters that all"):
+    with pytest.raises(ValueError, match=r"sites of their own .*own.initial.*, which is for parameters that all"):
         fit(oracle.OwnLadder(2), simulated(4, 3), Laplace(), progress=False)
 
 
