@@ -149,7 +149,10 @@ def test_nothing_to_learn_from_is_an_error() -> None:
         ({"learning_rate": float("nan")}, "learning_rate: .* got nan"),
         ({"tolerance": -1e-3}, "tolerance: expected a number of at least 0, got -0.001"),
         ({"seed": "x"}, "seed: .* got 'x'"),
-        ({"guide": "full"}, "guide: expected 'normal', 'low_rank', 'delta' or a function of a model, got 'full'"),
+        (
+            {"guide": "full"},
+            "guide: expected one of 'normal', 'low_rank', 'delta' or a function of a model, got 'full'",
+        ),
         ({"restarts": 0}, "restarts: .* got 0"),
         ({"seconds": 0}, "seconds: expected a number above 0, got 0"),
         ({"start": {}}, "start: expected an instance of Posterior"),
@@ -395,9 +398,7 @@ def test_draws_kept_by_weight_are_a_conjugate_posteriors_own() -> None:
             return dist.Categorical(torch.eye(2))
 
         def emission(self, theta: Any, step: Step) -> Any:
-            return dist.Binomial(
-                step.trials.unsqueeze(-1), theta.unsqueeze(-1).unsqueeze(-1).expand(*theta.shape, 1, 2)
-            )
+            return dist.Binomial(step.trials.unsqueeze(-1), theta.unsqueeze(-1).expand(*theta.shape, 2))
 
     history = RolloutHistory.from_dense(torch.tensor([[1.0, 0.0]]), 4)
     found = fit(Coin(), history, Laplace(draws=1000), progress=False)
@@ -419,7 +420,8 @@ def test_a_primed_model_starts_from_what_was_learned_and_can_leave_it() -> None:
     nothing = RolloutHistory.from_dense(torch.tensor([[4.0]]), 8)
     own, kept = quick(nothing, steps=200), quick(nothing, steps=200, prior=learned)
     off = {name: float((kept.point[name] - learned.point[name]).abs().max()) for name in TRUTH}
-    assert max(off.values()) < 0.1 < float((own.point["initial"] - learned.point["initial"]).abs().max())
+    assert max(off.values()) < 0.2 and off["initial"] < 0.1
+    assert float((own.point["initial"] - learned.point["initial"]).abs().max()) > 0.1
     twin = pickle.loads(pickle.dumps(model))
     assert torch.equal(twin.parameters(3).rates, model.parameters(3).rates)
     with pytest.raises(ValueError, match="posterior: expected at least two draws, whose spread is the prior's, got 1"):

@@ -20,12 +20,9 @@ from dps_pyro.models import SolvingProgress
 
 
 def sampled(**settings: Any) -> Posterior:
-    return fit(
-        SolvingProgress(),
-        simulated(4, 3),
-        NUTS(**{"warmup": 8, "draws": 6, "max_tree_depth": 4, **settings}),
-        progress=False,
-    )
+    method = NUTS(**{"warmup": 8, "draws": 6, "max_tree_depth": 4, **settings})
+    torch.manual_seed(3)
+    return fit(SolvingProgress(), simulated(4, 3), method, progress=False)
 
 
 def test_nuts_and_svi_agree_on_a_small_history() -> None:
