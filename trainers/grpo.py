@@ -24,7 +24,7 @@ from dps_pyro.trainers.config.config_file import check_resumed, load_config, sav
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
 from dps_pyro.trainers.policy.load import load_policy, load_reference
-from dps_pyro.trainers.policy.reading import reading
+from dps_pyro.trainers.policy.reading import reading_features
 from dps_pyro.trainers.run.boards import require_wandb
 from dps_pyro.trainers.run.completions import log_completions
 from dps_pyro.trainers.run.folder import RunFolder
@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         prompts, tests = (fitting(task, split, tokenizer, config, limit, console.print) for split in ("train", "test"))
         read = None
         if config.read_prompts and checkpoint is None:
-            read = reading(policy, tokenizer, shown(tokenizer, task, prompts, config), config.read_prompts)
+            read = reading_features(policy, tokenizer, shown(tokenizer, task, prompts, config), config.read_prompts)
         elif config.read_prompts:  # by the policy of the first step, which is gone
             known = RolloutHistory.from_parquet(folder.path / "history.parquet").features
             read = {name: column for name, column in known.items() if name.startswith("reading ")}

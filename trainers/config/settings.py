@@ -46,8 +46,8 @@ class TrainConfig:
     """The policy: an embedded one by its task's name, or any transformers causal LM, a path or a hub id.
     If left out, the task's embedded policy."""
     task: str = "countdown"
-    """The task: "countdown", "math", "blocks", "geometry", or a class or function of yours that makes one,
-    path/to/file.py:Mine."""
+    """The task: "countdown", "math", "blocks", "geometry", "reasoning-gym:NAME" (one of that library's), or a class or
+    function of yours that makes one, path/to/file.py:Mine."""
     task_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the task's constructor, in the YAML file: for instance {train_size: 4096}."""
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
