@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dps_pyro.history.log import RolloutHistory
+from dps_pyro.history.log import Features, RolloutHistory
 from dps_pyro.models.selectors.oracle import OracleFilter
 from dps_pyro.rollouts import Sleeps, closing
 from dps_pyro.rollouts.seeds import seed_for
@@ -78,12 +78,12 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         task = make_task(config, tokenizer)
         limit = prompt_limit(config, policy, engine)
         prompts, tests = (fitting(task, split, tokenizer, config, limit, console.print) for split in ("train", "test"))
-        read = None
+        read: Features = {}
         if config.read_prompts and checkpoint is None:
             read = reading_features(policy, tokenizer, shown(tokenizer, task, prompts, config), config.read_prompts)
         elif config.read_prompts:  # by the policy of the first step, which is gone
-            known = RolloutHistory.from_parquet(folder.path / "history.parquet").features
-            read = {name: column for name, column in known.items() if name.startswith("reading ")}
+            logged = RolloutHistory.from_parquet(folder.path / "history.parquet").features
+            read = {name: column for name, column in logged.items() if name.startswith("reading ")}
         sampler = make_sampler(config, task, prompts, read)
         full_log = FullLog(folder.path, sampler.history) if config.full_log else None
         ledger, dry_spell, drift = Ledger(config.group_size, sampler.tolerance), DrySpell(), Drift()
@@ -134,10 +134,11 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
             if config.first_rollouts:  # the second part goes where the posterior after the first promises most
                 rates = sampler.tracker.rates().of(groups.of(rows))
                 left = config.batch_size * config.group_size - int(groups.sizes.sum()) - groups.skipped
-                most = {"most": 2 * config.group_size, "signal": config.signal}
-                more = second_half(rates, groups.solved, groups.sizes, left, **most)
-                again = [candidates[place] for place in groups.of(torch.arange(len(rows))).tolist()]
-                groups = go_on(groups, more, engine, tokenizer, task, again, config, ledger.step, clock)
+                more = second_half(
+                    rates, groups.solved, groups.sizes, left, most=2 * config.group_size, signal=config.signal
+                )
+                first = [candidates[place] for place in groups.of(torch.arange(len(rows))).tolist()]
+                groups = go_on(groups, more, engine, tokenizer, task, first, config, ledger.step, clock)
             with clock("observe"):
                 # Dynamic sampling may have had enough before the last of them; some may not have been judged.
                 rows = groups.of(rows)
