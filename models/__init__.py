@@ -10,8 +10,8 @@ from dps_pyro.models.logit_walk import LogitWalk
 from dps_pyro.models.paper_dps import PaperDPS
 from dps_pyro.models.prompt_types import PromptTypes
 from dps_pyro.models.reward_ema import RewardEMA
-from dps_pyro.models.selectors import GRESO, SPO, HistoryResampling, Oracle
 from dps_pyro.models.run_start import RunStart
+from dps_pyro.models.selectors import GRESO, SPO, HistoryResampling, Oracle
 from dps_pyro.models.solving_progress import SolvingProgress
 from dps_pyro.models.trained import Trained
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dps_pyro.history.log import RolloutHistory
+from dps_pyro.history.log import Features, RolloutHistory
 from dps_pyro.models.selectors.oracle import OracleFilter
 from dps_pyro.rollouts import Sleeps, closing
 from dps_pyro.rollouts.seeds import seed_for
@@ -24,7 +24,7 @@ from dps_pyro.trainers.config.config_file import check_resumed, load_config, sav
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
 from dps_pyro.trainers.policy.load import load_policy, load_reference
-from dps_pyro.trainers.policy.reading import reading
+from dps_pyro.trainers.policy.reading import reading_features
 from dps_pyro.trainers.run.boards import require_wandb
 from dps_pyro.trainers.run.completions import log_completions
 from dps_pyro.trainers.run.folder import RunFolder
@@ -78,12 +78,13 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         task = make_task(config, tokenizer)
         limit = prompt_limit(config, policy, engine)
         prompts, tests = (fitting(task, split, tokenizer, config, limit, console.print) for split in ("train", "test"))
-        read = None
-        if config.selection.read_prompts and checkpoint is None:
-            read = reading(policy, tokenizer, shown(tokenizer, task, prompts, config), config.selection.read_prompts)
-        elif config.selection.read_prompts:  # by the policy of the first step, which is gone
-            known = RolloutHistory.from_parquet(folder.path / "history.parquet").features
-            read = {name: column for name, column in known.items() if name.startswith("reading ")}
+        read: Features = {}
+        number = config.selection.read_prompts
+        if number and checkpoint is None:
+            read = reading_features(policy, tokenizer, shown(tokenizer, task, prompts, config), number)
+        elif number:  # by the policy of the first step, which is gone
+            logged = RolloutHistory.from_parquet(folder.path / "history.parquet").features
+            read = {name: column for name, column in logged.items() if name.startswith("reading ")}
         sampler = make_sampler(config, task, prompts, read)
         full_log = FullLog(folder.path, sampler.history) if config.evaluation.full_log else None
         ledger, dry_spell, drift = Ledger(config.rollouts.group_size, sampler.tolerance), DrySpell(), Drift()
@@ -137,13 +138,12 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
             groups = roll_out(engine, tokenizer, task, candidates, config, *at)
             if config.rollouts.first_rollouts:  # the second part goes where the posterior after the first promises most
                 rates = sampler.tracker.rates().of(groups.of(rows))
-                left = (
-                    config.rollouts.batch_size * config.rollouts.group_size - int(groups.sizes.sum()) - groups.skipped
-                )
-                most = {"most": 2 * config.rollouts.group_size, "signal": config.update.signal}
-                more = second_half(rates, groups.solved, groups.sizes, left, **most)
-                again = [candidates[place] for place in groups.of(torch.arange(len(rows))).tolist()]
-                groups = go_on(groups, more, engine, tokenizer, task, again, config, ledger.step, clock)
+                size = config.rollouts.group_size
+                left = config.rollouts.batch_size * size - int(groups.sizes.sum()) - groups.skipped
+                signal = config.update.signal
+                more = second_half(rates, groups.solved, groups.sizes, left, most=2 * size, signal=signal)
+                first = [candidates[place] for place in groups.of(torch.arange(len(rows))).tolist()]
+                groups = go_on(groups, more, engine, tokenizer, task, first, config, ledger.step, clock)
             with clock("observe"):
                 # Dynamic sampling may have had enough before the last of them; some may not have been judged.
                 rows = groups.of(rows)
