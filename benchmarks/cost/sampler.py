@@ -74,7 +74,7 @@ def main() -> None:
                     _write(rows, options)
 
 
-HEADER = f"{'prompts':>10} {'model':<20} {'acquisition':<11} {'steps':>6} {'median':>9} {'mean':>9} {'max':>9} {'copy':>8} {'visited':>9} {'MiB':>6}"
+HEADER = "   prompts model                acquisition  steps    median      mean       max     copy   visited    MiB"
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -262,6 +262,10 @@ class PromptSampler:
                 self._take_up_refit()
         for row in rows.tolist():
             self._predicted.pop(row, None)
+        self._tally(rows, size, mixed, evidence)
+
+    def _tally(self, rows: Tensor, size: Tensor, mixed: Tensor, evidence: Tensor) -> None:
+        """Count V groups that were observed, for the metrics."""
         groups = int((size > 0).sum())
         impossible = evidence.isneginf()
         likelihood = float(evidence[~impossible].sum())

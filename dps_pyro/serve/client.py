@@ -63,7 +63,13 @@ class RemoteSampler:
     ) -> None:
         """See `PromptSampler.observe`. `step` is the service's, which all workers share: left out, the groups are those
         of its coming step."""
-        plain = {"prompts": prompts, "solved": solved, "trials": trials, "trained": trained, "useful": useful}
+        plain: dict[str, Any] = {
+            "prompts": prompts,
+            "solved": solved,
+            "trials": trials,
+            "trained": trained,
+            "useful": useful,
+        }
         body = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in plain.items()}
         body = {name: list(value) if isinstance(value, Sequence) else value for name, value in body.items()}
         body["solved"] = [float(count) for count in body["solved"] or []]

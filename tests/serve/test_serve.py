@@ -136,7 +136,7 @@ def test_a_state_and_a_journal_are_the_sampler_again(tmp_path: Path) -> None:
     for durable in (kept, straight):
         go(durable, range(10))
     kept._file.write(b'{"number": 22, "kind": "obs')  # cut off by a kill
-    kept._file.flush()
+    kept._file.close()
     again = Durable(sampler(), tmp_path / "kept", every=7)
     assert (again.number, again.answers) == (straight.number, straight.answers)
     go(again, range(10, 14))
@@ -144,6 +144,8 @@ def test_a_state_and_a_journal_are_the_sampler_again(tmp_path: Path) -> None:
     assert again.sampler.metrics() == straight.sampler.metrics()
     assert torch.equal(again.sampler.belief, straight.sampler.belief)
     assert again.change("select", {"worker": "w", "round": 0, "batch_size": 3})["again"]
+    again.close()
+    straight.close()
 
 
 def test_rounds_that_are_forgotten_are_refused(tmp_path: Path) -> None:
@@ -152,6 +154,7 @@ def test_rounds_that_are_forgotten_are_refused(tmp_path: Path) -> None:
         durable.change("retire", {"worker": "w", "round": number, "prompts": []})
     with pytest.raises(ForgottenError, match=f"expected one of the last {REMEMBERED}, got 2"):
         durable.change("retire", {"worker": "w", "round": 2, "prompts": []})
+    durable.close()
 
 
 def free_port() -> int:
@@ -217,6 +220,7 @@ def test_a_service_that_is_killed_time_and_again_loses_nothing_and_counts_nothin
         assert not errors
         remote = RemoteSampler(f"http://127.0.0.1:{served.port}", KEY, "reader", patience=100)
         metrics = remote.metrics()
+        remote.close()
         assert metrics["rollouts"] == 8 * sum(counts)
         assert metrics["step"] == sum(counts) / 4
         assert sum(counts) >= 12 * kills
