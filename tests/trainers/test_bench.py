@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
 
 
 def written(path: Path, **changes: Any) -> Path:
-    path.write_text(yaml.safe_dump({**TINY, **changes}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -102,7 +102,7 @@ def test_a_crossing_is_where_the_interpolated_curve_first_has_the_accuracy(heigh
         return
     assert 0 <= at <= rollouts[-1]
     assert float(np.interp(at, rollouts, accuracy)) >= target - 1e-9
-    before = np.linspace(0, at, 50, endpoint=False)
+    before = np.linspace(0, at, 50, endpoint=False) if at > 0 else np.array([])
     assert (np.interp(before, rollouts, accuracy) <= target + 1e-9).all()
 
 
@@ -159,11 +159,8 @@ def test_it_runs_every_arm_and_goes_on_where_it_was_stopped(
     kept = whole["curves"]["few/prompts"]
     assert kept["uniform"]["3"]["rollouts"] == [0, 4, 8]
     assert 8 <= kept["more"]["3"]["rollouts"][-1] <= 16
-    assert all(
-        now > before
-        for before, now in zip([0, *kept["more"]["3"]["generated"]], kept["more"]["3"]["generated"])
-        if before
-    )
+    generated = kept["more"]["3"]["generated"]
+    assert generated[0] == 0 < generated[1] < generated[2]
     assert whole["savings"]["few/prompts"]["uniform"]["uniform"]["share"] == 1
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert not any((out / "curves/runs").iterdir())
