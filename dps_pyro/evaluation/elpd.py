@@ -29,9 +29,9 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.sites import own_sites
-from dps_pyro.evaluation.pareto import good_k, k_hat, psis
 from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import RolloutHistory, observed
+from dps_pyro.inference.pareto import good_k, k_hat, psis
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Predictor
@@ -116,8 +116,9 @@ def loo(
     rows = _visited(history)
     ratios, corrected = -terms[:, rows], False
     k = k_hat(posterior)
-    if k is not None and k <= good_k(len(terms)):
-        assert posterior.log_weights is not None
+    if posterior.about.get("resampled"):
+        corrected = True  # the draws were kept by weight
+    elif k is not None and k <= good_k(len(terms)) and posterior.log_weights is not None:
         ratios, corrected = ratios + posterior.log_weights.double().unsqueeze(-1), True
     efficiency = posterior.about.get("effective_draws") or len(terms)
     weights, pareto = psis(ratios, min(float(efficiency) / len(terms), 1.0))

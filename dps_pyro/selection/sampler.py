@@ -96,7 +96,8 @@ class PromptSampler:
         self.dynamics = dynamics
         if posterior is not None and isinstance(dynamics, Dynamics):
             same_columns(dynamics, posterior)
-        values = None if posterior is None else posterior.point
+        runs = getattr(dynamics, "run_sites", ())
+        values = None if posterior is None else {k: v for k, v in posterior.point.items() if k not in runs}
         wanted = self.num_prompts >= MANY and rule_of(self._acquire) is not None if pooled is None else pooled
         found = pooled_tracker(dynamics, self.num_prompts, values=values, dtype=dtype) if wanted else None
         if pooled and found is None:
@@ -113,7 +114,7 @@ class PromptSampler:
             if not isinstance(self.tracker, Tracker) or not is_fitted(dynamics):
                 name = type(dynamics).__name__
                 raise ValueError(f"refit_every: expected None, as {name} learns while it filters, got {refit_every}")
-            self._refitter = Refitter(dynamics, checks.instance("refit", refit, Refit))
+            self._refitter = Refitter(dynamics, checks.instance("refit", refit, Refit), posterior)
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
         # Long [N], how often each prompt has been rolled out; none where the tracker counts those that were.
         self._visits = torch.zeros(0 if self.pooled else self.num_prompts, dtype=torch.long)

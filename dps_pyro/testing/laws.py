@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
@@ -19,12 +20,29 @@ __all__ = [
     "check_copy",
     "check_emission",
     "check_laws",
+    "check_methods",
     "check_order",
     "check_states",
 ]
 
 DRAWS = 20
 """Parameters at which laws are looked at one by one."""
+
+
+METHODS = {"prior": 1, "initial": 1, "transition": 2, "emission": 2, "informative": 2}
+"""How many arguments each is called with."""
+
+
+def check_methods(case: Case) -> None:
+    """The methods take the arguments that they are called with."""
+    for method, count in METHODS.items():
+        signature = inspect.signature(getattr(case.model, method))
+        try:
+            signature.bind(*[None] * count)
+        except TypeError as error:
+            form = {"prior": "(self, prompts)", "initial": "(self, theta)"}.get(method, "(self, theta, step)")
+            expected, mend = f"to be called as `{method}{form.replace('self, ', '')}`", f"Write `def {method}{form}`"
+            raise case.error(method, expected, str(error), mend) from error
 
 
 def check_states(case: Case) -> None:
