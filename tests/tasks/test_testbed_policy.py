@@ -1,4 +1,4 @@
-"""The script that warm-starts a testbed's policy: right demonstrations, mostly easy, none of the testbed's own prompts."""
+"""The script that warm-starts a testbed: right demonstrations, mostly easy, none of the testbed's own prompts."""
 
 from __future__ import annotations
 
