@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from helpers.fits import svi
 
 from dps_pyro import Dynamics, PromptSampler
 from dps_pyro.models import SolvingProgress
@@ -34,7 +35,6 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_readmes_own_model_tracks_and_fits() -> None:
-    from dps_pyro import fit
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     source = re.search(r"```python\n(import pyro\n.*?class Sticky.*?)```", readme, re.DOTALL)
@@ -47,7 +47,7 @@ def test_the_readmes_own_model_tracks_and_fits() -> None:
         rows = sampler.select(8)
         sampler.observe(rows, torch.full((8,), 4), trials=8)
     assert sampler.belief[sampler.visits > 0][:, 1].min() > 0.5
-    posterior = fit(model, sampler.history, steps=300, progress=False)
+    posterior = svi(model, sampler.history, steps=300, progress=False)
     assert 0.5 < posterior.point["stay"] < 1
 
 

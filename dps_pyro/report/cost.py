@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,19 @@ import numpy as np
 
 from dps_pyro.history.log import RolloutHistory
 
-__all__ = ["Bill", "Comparison", "Interval", "Prices", "Spent", "bill", "compare", "interval", "spent"]
+__all__ = [
+    "Bill",
+    "Comparison",
+    "Interval",
+    "Prices",
+    "Spent",
+    "bill",
+    "compare",
+    "interval",
+    "spent",
+    "spent_by",
+    "trained_completions",
+]
 
 
 class Prices(NamedTuple):
@@ -116,14 +128,25 @@ def spent(folder: Path, accuracy: float | None = None) -> Spent | None:
     if not path.is_file():
         raise ValueError(f"{folder}: expected a run folder with metrics.jsonl, got none")
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    train = {line["step"]: line for line in lines if line.get("kind") == "train"}
-    evals = sorted({line["step"]: line for line in lines if line.get("kind") == "eval"}.items())
+    train, evals = ([line for line in lines if line.get("kind") == kind] for kind in ("train", "eval"))
     if not train or not evals:
         raise ValueError(f"{folder}: expected a run with steps and evaluations, got none")
+    return spent_by(train, evals, trained_completions(folder), accuracy)
+
+
+def spent_by(
+    records: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]],
+    learned: Mapping[int, float],
+    accuracy: float | None = None,
+) -> Spent | None:
+    """What `spent` says, of a run's lines of metrics; `learned` says how many completions each step's update learned
+    from."""
+    train = {int(line["step"]): line for line in records}  # of a step that was done twice, the last
+    evals = sorted({int(line["step"]): line for line in evaluations}.items())
     until = float(max(train) + 1) if accuracy is None else _first(evals, accuracy)
     if until is None:
         return None
-    learned = _trained(folder)
     totals = dict.fromkeys(("rollouts", "generated", "trained", "rollout", "update", "other"), 0.0)
     before = 0
     for step, line in sorted(train.items()):
@@ -178,12 +201,12 @@ def bill(runs: Sequence[Path], prices: Prices) -> Bill:
 def _bill(runs: Sequence[Spent], prices: Prices) -> Bill:
     hours = [run.hours(prices) for run in runs]
     columns = ("rollouts", "generated", "trained")
-    counted = (interval([getattr(run, name) for run in runs]) for name in columns)
+    rollouts, generated, trained = (interval([getattr(run, name) for run in runs]) for name in columns)
     money = interval([prices.gpu_hour * hour for hour in hours])
-    return Bill(*counted, interval(hours), money, interval([run.accuracy for run in runs]))
+    return Bill(rollouts, generated, trained, interval(hours), money, interval([run.accuracy for run in runs]))
 
 
-def _first(evals: Sequence[tuple[int, dict[str, Any]]], accuracy: float) -> float | None:
+def _first(evals: Sequence[tuple[int, Mapping[str, Any]]], accuracy: float) -> float | None:
     """The step, between evaluations by a line, at which a run first has an accuracy."""
     last: tuple[int, float] | None = None
     for step, line in evals:
@@ -196,7 +219,7 @@ def _first(evals: Sequence[tuple[int, dict[str, Any]]], accuracy: float) -> floa
     return None
 
 
-def _trained(folder: Path) -> dict[int, float]:
+def trained_completions(folder: Path) -> dict[int, float]:
     """Completions that the update learned from, by step; none where there is no log."""
     path = folder / "history.parquet"
     if not path.is_file():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -76,13 +77,14 @@ def soft(sharpness: float) -> Acquisition:
     Between `uniform` (0) and `top` (infinity), and close to `thompson` at 1: the larger, the more useful groups and the
     fewer different prompts. Drawn by the Gumbel-top-k trick (arXiv 1903.06059).
     """
+    return partial(soft_scores, sharpness=sharpness)
 
-    def acquire(forecast: Forecast, generator: torch.Generator) -> Tensor:
-        noise = torch.rand(len(forecast.informative), generator=generator, dtype=torch.float64)
-        gumbel = -(-noise.clamp_min(1e-300).log()).log()
-        return gumbel + sharpness * forecast.informative.double().clamp_min(1e-12).log()
 
-    return acquire
+def soft_scores(forecast: Forecast, generator: torch.Generator, *, sharpness: float) -> Tensor:
+    """What `soft` is of one sharpness."""
+    noise = torch.rand(len(forecast.informative), generator=generator, dtype=torch.float64)
+    gumbel = -(-noise.clamp_min(1e-300).log()).log()
+    return gumbel + sharpness * forecast.informative.double().clamp_min(1e-12).log()
 
 
 def covering(share: float) -> Acquisition:
@@ -125,11 +127,12 @@ def _sharpest(logs: Tensor, share: float, most: float = 64.0) -> float:
 def target(rate: float) -> Acquisition:
     """Thompson draws of the success rates; the prompts whose draws are nearest `rate` are taken (MoPPS, arXiv
     2507.04632, where it is 0.5)."""
+    return partial(target_scores, rate=rate)
 
-    def acquire(forecast: Forecast, generator: torch.Generator) -> Tensor:
-        return _shuffled(-(forecast.draw(generator) - rate).abs(), generator)
 
-    return acquire
+def target_scores(forecast: Forecast, generator: torch.Generator, *, rate: float) -> Tensor:
+    """What `target` is of one rate."""
+    return _shuffled(-(forecast.draw(generator) - rate).abs(), generator)
 
 
 def priority(forecast: Forecast, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""A task by its name, as configurations and command lines give it."""
+"""Makes a task by its name, as configurations and command lines give it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, optional: Mappin
     file (``my_task.py:MyTask``).
 
     Args:
-        name: the task; in a file a class, or any function that makes a task.
-        arguments: of its constructor. ``preset`` names another constructor, one of the class's `presets`:
-            ``{"preset": "three_to_four", "train_size": 512}``.
-        optional: arguments for those constructors that take them, where `arguments` does not say.
+        name: The name of the task. In a file it may be a class or any function that makes a task.
+        arguments: The arguments of its constructor. ``preset`` names another constructor, one of the class's
+            `presets`: ``{"preset": "three_to_four", "train_size": 512}``.
+        optional: More arguments, for those constructors that take them. `arguments` goes before them.
 
     Raises:
-        ValueError: there is no such task, it is none, or its arguments are wrong.
+        ValueError: There is no such task, what was made is no task, or its arguments are wrong.
     """
     found: Any
     if name.startswith(PREFIX):

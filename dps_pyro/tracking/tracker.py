@@ -79,7 +79,7 @@ class Tracker(Filter):
 
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance that a group of `trials` rollouts is useful, as the model has it."""
-        by_state = self.dynamics.informative(self._theta, Step(torch.tensor([trials]))).to(self.dtype)
+        by_state = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
         return self.belief @ by_state[0] if by_state.shape[0] == 1 else (self.belief * by_state).sum(-1)
 
     def rates(self) -> Mixture:
@@ -99,7 +99,8 @@ class Tracker(Filter):
             NotImplementedError: the model's emission has no mean.
         """
         groups = Groups(torch.arange(len(rows)), rows, solved, trials)
-        weights = condition(self.belief[rows], self._log_likelihood(groups)).belief
+        step = self._step(torch.tensor([0])).at(rows).replace(trials=trials)
+        weights = condition(self.belief[rows], self._log_likelihood(groups, step)).belief
         means = self._means()
         return (weights * (means if len(means) == 1 else means[rows])).sum(-1).double()
 
@@ -126,15 +127,12 @@ class Tracker(Filter):
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        size, idle = torch.tensor([trials]), torch.zeros(1, dtype=torch.long)
-        useful = self.dynamics.informative(self._theta, Step(size)).to(self.dtype)
+        useful = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
         means = self._means().unsqueeze(-1)  # [N or 1, K, 1]
+        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
         ahead = [
             (self.dynamics.transition(self._theta, step).probs.to(self.dtype) @ means).squeeze(-1)
-            for step in (
-                Step(size, torch.tensor([True]), self._progress()),
-                Step(idle, torch.tensor([False]), self._progress()),
-            )
+            for step in (trained, left)
         ]
         return (self.belief * useful * (ahead[0] - ahead[1])).sum(-1)
 
@@ -153,7 +151,8 @@ class Tracker(Filter):
             self._values = before
             raise
         self._theta = theta
-        self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step)
+        self.snapshots.clear()
+        self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step).state
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a filter of the same model and size needs to go on, tensors and numbers."""
@@ -187,7 +186,7 @@ class Tracker(Filter):
         return {"belief": initial.expand(num_rows, initial.shape[-1]).clone()}
 
     def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
-        likelihood = self._log_likelihood(groups)
+        likelihood = self._log_likelihood(groups, step)
         conditioned = condition(state["belief"][groups.at], likelihood)
         seen = groups.trials > 0
         return self._move(state, groups.at[seen], conditioned.belief[seen], step, theta), conditioned.log_evidence
@@ -199,14 +198,14 @@ class Tracker(Filter):
 
     def _means(self) -> Tensor:
         """[N or 1, K], the mean reward of one rollout in each state."""
-        means = self.dynamics.emission(self._theta, Step(torch.ones(1, dtype=torch.long))).mean.to(self.dtype)
+        means: Tensor = self.dynamics.emission(self._theta, self.coming(1)).mean.to(self.dtype)
         return means if means.ndim == 2 else means.unsqueeze(0)
 
-    def _log_likelihood(self, groups: Groups) -> Tensor:
-        """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts."""
+    def _log_likelihood(self, groups: Groups, step: Step) -> Tensor:
+        """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts. `step` has all rows of the state."""
         if len(groups.at) == 0:  # no plate in Pyro may be empty
             return self.belief[:0]
         theta = self._parameters(groups.prompts)
-        law = unchecked(self.dynamics.emission(theta, Step(groups.trials)))
+        law = unchecked(self.dynamics.emission(theta, step.at(groups.at)))
         outcome = groups.solved.to(self.dtype).unsqueeze(-1)
         return torch.where(groups.trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)

@@ -11,7 +11,10 @@ import pytest
 import scipy.stats
 
 from dps_pyro.history.log import RolloutHistory
+from dps_pyro.report import write_report
+from dps_pyro.report.bills import cost_rows
 from dps_pyro.report.cost import Prices, bill, compare, interval, spent
+from dps_pyro.report.run import read_run
 from dps_pyro.trainers.grpo import train
 from tests.helpers.tiny import call, metrics, tiny
 
@@ -94,9 +97,26 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert call(capsys, "cost", str(tmp_path))[0] == 2
 
 
+def test_the_reports_rows(tmp_path: Path) -> None:
+    """Two runs are compared at the lower of their last accuracies; one that is unfinished in its lines is left out."""
+    runs = [(name, read_run(write_run(tmp_path / name, ends))) for name, ends in (("a", [0.1, 0.5]), ("b", [0.1, 0.3]))]
+    rows, target = cost_rows(runs)
+    assert target == 0.3
+    assert [row.whole.generated for row in rows] == [100, 100]
+    assert [row.whole.trained for row in rows] == [40, 40]
+    assert [row.reached.rollouts for row in rows if row.reached is not None] == pytest.approx([10, 20])
+    alone, none = cost_rows(runs[:1])
+    assert alone[0].reached is None
+    assert math.isnan(none)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/metrics.jsonl").write_text('{"kind": "train", "step": 0, "rollouts": 4}\n', encoding="utf-8")
+    assert cost_rows([("c", read_run(tmp_path / "c"))])[0] == []
+
+
 def test_a_real_run(tmp_path: Path) -> None:
     train(tiny(tmp_path / "run", steps=2))
     line = metrics(tmp_path / "run")[-2]
+    assert 'id="cost"' in write_report(tmp_path / "run").read_text(encoding="utf-8")
     found = bill([tmp_path / "run"], Prices())
     assert found.rollouts.mean == 32
     assert 32 <= found.generated.mean <= 32 * 24

@@ -115,4 +115,5 @@ def principal(states: Tensor, components: int) -> Tensor:
     columns = columns.masked_fill(negligible | (strengths[0] == 0), 0.0)
     farthest = columns.abs().argmax(0)
     signs = columns.gather(0, farthest[None])[0].sign()
-    return columns * torch.where(signs == 0, 1.0, signs)
+    found: Tensor = columns * torch.where(signs == 0, 1.0, signs)
+    return found
