@@ -66,7 +66,9 @@ def chain() -> Figure:
         seen = outcome != "no rollouts"
         if seen:
             axes.add_patch(
-                FancyBboxPatch((x - 0.5, -0.25), 1.0, 0.5, boxstyle="round,pad=0.04", facecolor="#EEF4FA", edgecolor=BLUE)
+                FancyBboxPatch(
+                    (x - 0.5, -0.25), 1.0, 0.5, boxstyle="round,pad=0.04", facecolor="#EEF4FA", edgecolor=BLUE
+                )
             )
             axes.add_patch(FancyArrowPatch((x, 1.06), (x, 0.32), arrowstyle="-|>", mutation_scale=11, color=MUTED))
         axes.text(x, 0.0, outcome, ha="center", va="center", color=INK if seen else MUTED, fontsize=8.5)
@@ -94,11 +96,15 @@ def belief() -> Figure:
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     axes = figure.subplots()
     steps = range(1, len(groups) + 1)
-    axes.stackplot(steps, table.numpy(), colors=["#C9D6E3", AMBER, GREEN], labels=list(SolvingProgress.states), alpha=0.8)
+    axes.stackplot(
+        steps, table.numpy(), colors=["#C9D6E3", AMBER, GREEN], labels=list(SolvingProgress.states), alpha=0.8
+    )
     axes.plot(steps, useful, color=INK, linewidth=1.6, label="chance of a useful group")
     for step, solved in zip(steps, groups, strict=True):
         axes.text(step, 1.03, "–" if solved is None else f"{solved}/8", ha="center", fontsize=8, color=INK)
-    axes.set(xlim=(1, len(groups)), ylim=(0, 1), xlabel="step (above: how many of 8 rollouts were right)", ylabel="belief")
+    axes.set(
+        xlim=(1, len(groups)), ylim=(0, 1), xlabel="step (above: how many of 8 rollouts were right)", ylabel="belief"
+    )
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     return figure
 
@@ -119,7 +125,9 @@ def loop() -> Figure:
     for name, (x, y, text, colour) in boxes.items():
         wide = 3.6 if name == "beliefs" else 1.9
         axes.add_patch(
-            FancyBboxPatch((x, y), wide, 1.0, boxstyle="round,pad=0.05", facecolor="white", edgecolor=colour, linewidth=1.5)
+            FancyBboxPatch(
+                (x, y), wide, 1.0, boxstyle="round,pad=0.05", facecolor="white", edgecolor=colour, linewidth=1.5
+            )
         )
         axes.text(x + wide / 2, y + 0.5, text, ha="center", va="center", fontsize=9, color=INK)
     for start, end in (((2.2, 2.2), (2.7, 2.2)), ((4.8, 2.2), (5.3, 2.2)), ((7.4, 2.2), (7.9, 2.2))):
