@@ -117,7 +117,7 @@ def countdown(rng: random.Random, task: Countdown, prompts: Sequence[Prompt]) ->
         right = value == target and sorted(used) == sorted(numbers)
         if not right and rng.random() < 0.1:
             text = rng.choice(
-                (f"{text} = {target} = {target}", f"{text} + {target} - {text}", str(target), f"{target} * 1")
+                (f"{text} = {target} = {target}", f"{text} + {target} - {text}", str(target), f"{target} * 7919")
             )
     text = rng.choice((text, f"{text} = {target}", f"{target} = {text}", f"${text}$", rf"\boxed{{{text}}}"))
     return Case(prompt, *placed(rng, text, right=right, compact=True))
@@ -165,7 +165,10 @@ def blocks(rng: random.Random, _: BlocksWorld, prompts: Sequence[Prompt]) -> Cas
 
 
 def number(rng: random.Random, _: Task, prompts: Sequence[Prompt]) -> Case:
-    """A generated problem with a number for an answer: the number in some form, another, or something worth it."""
+    """A generated problem with a number for an answer: the number in some form, another, or something worth it.
+
+    A fraction need not be reduced where the answer is a fraction; where it is whole, a fraction is no plain number.
+    """
     prompt = rng.choice(prompts)
     value = Fraction(str(prompt.answer))
     kind = rng.randrange(7)
@@ -184,7 +187,8 @@ def number(rng: random.Random, _: Task, prompts: Sequence[Prompt]) -> Case:
     else:
         a = rng.randint(1, 50)
         text = rng.choice((
-            f"{value} + {a} - {a}", f"({value + a}) - {a}", f"{value * a} / {a}",
+            f"{value} + {a} - {a}", f"({value + a}) - {a}", f"{value * a} / {a}" if value.denominator == 1
+            else f"{value} * {a} / {a}",
             rf"\frac{{{value.numerator * a}}}{{{a}}} + 0",
             f"{value}, {value + a}", f"{value} or {value + a}", rf"\{{{value}, {value - a}\}}", f"x > {value}",
             f"{value}!" if value != 1 and value != 2
@@ -255,7 +259,10 @@ def algebra(rng: random.Random) -> tuple[str, str, bool]:
 def put(task: Task, cases: Sequence[Case]) -> dict[str, Any]:
     """The verdicts on cases, and the longest that one took."""
     reasons: Counter[str] = Counter()
-    raised, paid, refused, late = [], [], [], 0
+    raised: list[str] = []
+    paid: list[list[str]] = []
+    refused: list[list[str]] = []
+    late = 0
     slowest = 0.0
     together = hasattr(task, "rewards")
     chunk = 256 if together else 1
@@ -288,7 +295,9 @@ def put_algebra(total: int, seed: int) -> dict[str, Any]:
     rng = random.Random(f"hostile/algebra/{seed}")
     cases = [algebra(rng) for _ in range(total)]
     grader = Grader(seconds=2.0)
-    paid, refused, longest = [], [], 0.0
+    paid: list[list[str]] = []
+    refused: list[list[str]] = []
+    longest = 0.0
     reasons: Counter[str] = Counter()
     run = grader.pool.run
 
@@ -298,7 +307,7 @@ def put_algebra(total: int, seed: int) -> dict[str, Any]:
         longest = max([longest, *(reply.seconds for reply in replies)])
         return replies
 
-    grader.pool.run = measured  # type: ignore[method-assign]
+    grader.pool.run = measured  # type: ignore[method-assign,assignment]
     for place in range(0, total, 256):
         part = cases[place : place + 256]
         for (gold, completion, right), reward in zip(

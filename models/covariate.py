@@ -34,9 +34,9 @@ from torch.nn.functional import logsigmoid
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.features import Design, design_matrix, design_of
+from dps_pyro.dynamics.ladders import concentrations, even_gaps, even_start, level_names
 from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import Features
-from dps_pyro.models.ladder import even_gaps, even_start, level_names
 from dps_pyro.support import checks
 
 __all__ = ["Covariate"]
@@ -95,8 +95,8 @@ class Covariate(Dynamics[Parameters]):
         levels = checks.count("levels", levels, 3)
         self.states = level_names(levels)
         gaps, start = even_gaps(levels), even_start(levels)
-        self.rate_gaps = _concentration("rate_gaps", gaps if rate_gaps is None else rate_gaps, levels + 1)
-        self.initial_concentration = _concentration("initial", start if initial is None else initial, levels)
+        self.rate_gaps = concentrations("rate_gaps", gaps if rate_gaps is None else rate_gaps, (levels + 1,))
+        self.initial_concentration = concentrations("initial", start if initial is None else initial, (levels,))
         if not 0 < (leave := checks.positive("leave", leave)) < 1:
             raise ValueError(f"leave: expected a chance in (0, 1), got {leave}")
         # From a level with two neighbours half of the chance is up and half is down.
@@ -169,10 +169,3 @@ class Covariate(Dynamics[Parameters]):
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the level), batch [..., N, K]."""
         return dist.Binomial(step.trials.unsqueeze(-1), theta.rates)
-
-
-def _concentration(name: str, value: Sequence[float] | Tensor, length: int) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != (length,) or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected {length} positive concentrations, got {value}")
-    return tensor

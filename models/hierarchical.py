@@ -51,8 +51,8 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.features import Groups
+from dps_pyro.dynamics.ladders import concentrations, even_gaps, even_start, level_names
 from dps_pyro.dynamics.step import Step
-from dps_pyro.models.ladder import even_gaps, even_start, level_names
 from dps_pyro.support import checks
 
 __all__ = ["Hierarchical"]
@@ -106,12 +106,16 @@ class Hierarchical(Dynamics[Parameters]):
         prompt_scale: Sequence[float] | Tensor = (0.3, 0.3),
     ) -> None:
         levels = checks.count("levels", levels, 3)
-        self.rate_gaps = _positive("rate_gaps", even_gaps(levels) if rate_gaps is None else rate_gaps, (levels + 1,))
-        self.initial_concentration = _positive("initial", even_start(levels) if initial is None else initial, (levels,))
+        self.rate_gaps = concentrations(
+            "rate_gaps", even_gaps(levels) if rate_gaps is None else rate_gaps, (levels + 1,)
+        )
+        self.initial_concentration = concentrations(
+            "initial", even_start(levels) if initial is None else initial, (levels,)
+        )
         rows = _sticky(levels) if transition is None else transition
-        self.transition_concentration = _positive("transition", rows, (levels, levels))
-        self.group_scale = _positive("group_scale", group_scale, (2,))
-        self.prompt_scale = _positive("prompt_scale", prompt_scale, (2,))
+        self.transition_concentration = concentrations("transition", rows, (levels, levels))
+        self.group_scale = concentrations("group_scale", group_scale, (2,))
+        self.prompt_scale = concentrations("prompt_scale", prompt_scale, (2,))
         self.groups = None if groups is None else Groups(groups, labels)
         self.labels: tuple[str | int, ...] = () if self.groups is None else self.groups.labels
         """The groups' labels, in the order of the site "z_group"; none where there are no groups."""
@@ -219,10 +223,3 @@ def _sticky(levels: int) -> list[list[float]]:
         for other in near:
             row[other] = 0.9 if len(near) == 1 else 0.5
     return rows
-
-
-def _positive(name: str, value: Sequence[float] | Sequence[Sequence[float]] | Tensor, shape: tuple[int, ...]) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != shape or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected positive numbers of shape {shape}, got {value}")
-    return tensor

@@ -23,15 +23,15 @@ from dps_pyro.models import SolvingProgress
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 BLUE, AMBER, GREEN, INK, MUTED = "#0072B2", "#E69F00", "#009E73", "#222222", "#777777"
 GALLERY: dict[str, Any] = {
-    "SolvingProgress": lambda: models.SolvingProgress(),
+    "SolvingProgress": models.SolvingProgress,
     "LogitWalk": lambda: models.LogitWalk(["easy", "hard"] * 2),
-    "Ladder": lambda: models.Ladder(),
+    "Ladder": models.Ladder,
     "Hierarchical": lambda: models.Hierarchical(["easy", "hard"] * 2),
-    "PromptTypes": lambda: models.PromptTypes(),
+    "PromptTypes": models.PromptTypes,
     "Covariate": lambda: models.Covariate({"length": [1.0, 2.0, 3.0, 4.0]}),
-    "Trained": lambda: models.Trained(),
-    "DenseReward": lambda: models.DenseReward(),
-    "PaperDPS": lambda: models.PaperDPS(),
+    "Trained": models.Trained,
+    "DenseReward": models.DenseReward,
+    "PaperDPS": models.PaperDPS,
 }
 
 
@@ -65,11 +65,10 @@ def chain() -> Figure:
         axes.text(x, 1.5, f"$z_{step + 1}$", ha="center", va="center", color=INK, fontsize=12)
         seen = outcome != "no rollouts"
         if seen:
-            axes.add_patch(
-                FancyBboxPatch(
-                    (x - 0.5, -0.25), 1.0, 0.5, boxstyle="round,pad=0.04", facecolor="#EEF4FA", edgecolor=BLUE
-                )
+            box = FancyBboxPatch(
+                (x - 0.5, -0.25), 1.0, 0.5, boxstyle="round,pad=0.04", facecolor="#EEF4FA", edgecolor=BLUE
             )
+            axes.add_patch(box)
             axes.add_patch(FancyArrowPatch((x, 1.06), (x, 0.32), arrowstyle="-|>", mutation_scale=11, color=MUTED))
         axes.text(x, 0.0, outcome, ha="center", va="center", color=INK if seen else MUTED, fontsize=8.5)
         axes.text(x, -0.62, f"step {step + 1}", ha="center", va="center", color=MUTED, fontsize=8)
@@ -96,15 +95,13 @@ def belief() -> Figure:
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     axes = figure.subplots()
     steps = range(1, len(groups) + 1)
-    axes.stackplot(
-        steps, table.numpy(), colors=["#C9D6E3", AMBER, GREEN], labels=list(SolvingProgress.states), alpha=0.8
-    )
+    colours = ["#C9D6E3", AMBER, GREEN]
+    axes.stackplot(steps, table.numpy(), colors=colours, labels=list(SolvingProgress.states), alpha=0.8)
     axes.plot(steps, useful, color=INK, linewidth=1.6, label="chance of a useful group")
     for step, solved in zip(steps, groups, strict=True):
         axes.text(step, 1.03, "–" if solved is None else f"{solved}/8", ha="center", fontsize=8, color=INK)
-    axes.set(
-        xlim=(1, len(groups)), ylim=(0, 1), xlabel="step (above: how many of 8 rollouts were right)", ylabel="belief"
-    )
+    axes.set(xlim=(1, len(groups)), ylim=(0, 1), ylabel="belief")
+    axes.set_xlabel("step (above: how many of 8 rollouts were right)")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     return figure
 
@@ -124,11 +121,8 @@ def loop() -> Figure:
     }
     for name, (x, y, text, colour) in boxes.items():
         wide = 3.6 if name == "beliefs" else 1.9
-        axes.add_patch(
-            FancyBboxPatch(
-                (x, y), wide, 1.0, boxstyle="round,pad=0.05", facecolor="white", edgecolor=colour, linewidth=1.5
-            )
-        )
+        style = {"boxstyle": "round,pad=0.05", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
+        axes.add_patch(FancyBboxPatch((x, y), wide, 1.0, **style))
         axes.text(x + wide / 2, y + 0.5, text, ha="center", va="center", fontsize=9, color=INK)
     for start, end in (((2.2, 2.2), (2.7, 2.2)), ((4.8, 2.2), (5.3, 2.2)), ((7.4, 2.2), (7.9, 2.2))):
         axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=MUTED))

@@ -22,7 +22,10 @@ COMMANDS = {
     "sbc": "simulation-based calibration of a model and its fits",
     "simulate": "draw a log from a dynamics model",
     "replay": "play models on full logs, and score what they predict on all prompts",
+    "serve": "serve one prompt sampler to several trainers, over HTTP",
     "report": "draw the report of a run, others beside it",
+    "bench": "compare ways of choosing prompts by training runs over seeds",
+    "cost": "what runs cost in tokens, GPU-hours and money, and what they save against others",
 }
 """The modules of `dps_pyro.cli`, and what each is for."""
 

@@ -67,6 +67,10 @@ class Dynamics(ABC, Generic[Theta]):
     """A group is useful where its largest and smallest reward differ by more than this, in [0, 1). Whoever counts
     useful groups (sampler, trainer, replay, report) counts by it, and `informative` is the chance of it."""
 
+    run_sites: tuple[str, ...] = ()
+    """The names of sites that are one run's own, such as how able its policy was at the start: `primed`, and a sampler
+    that is given a posterior, leave them to the model's prior."""
+
     @abstractmethod
     def prior(self, prompts: pyro.plate) -> Theta:
         """Draw the parameters with `pyro.sample`; per-prompt ones inside `with prompts as rows:` (`rows` are the
@@ -112,7 +116,8 @@ class Dynamics(ABC, Generic[Theta]):
 
         Each number of a site that all prompts share is independently normal in unconstrained space, with the mean of
         the posterior's draws and `widen` times their standard deviation. The prompts' own sites keep their law given
-        those. A posterior of mini-batches, or of a guide that is too narrow, is trusted less with a larger factor.
+        those, and so do sites that are a run's own (`run_sites`). A posterior of mini-batches, or of a guide that is
+        too narrow, is trusted less with a larger factor.
 
         Args:
             posterior: of this model; other prompts may have been fitted.
@@ -122,7 +127,7 @@ class Dynamics(ABC, Generic[Theta]):
             ValueError: the posterior has fewer than two draws (that of a "delta" guide), or a factor out of range.
             When the prior is first drawn from: a site's draws are of another shape.
         """
-        draws = dict(posterior.draws)
+        draws = {name: value for name, value in posterior.draws.items() if name not in self.run_sites}
         fewest = min((len(value) for value in draws.values()), default=0)
         if fewest < 2:
             raise ValueError(f"posterior: expected at least two draws, whose spread is the prior's, got {fewest}")

@@ -35,7 +35,8 @@ def smoothed(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[s
         values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
 
     Raises:
-        ValueError: the model is none of those, the log is a schedule, or the values are not the model's.
+        ValueError: the model is none of those, the log is a schedule, the values are not the model's, or at
+            them the model holds a group of the log impossible.
     """
     solved = observed(history)
     theta = _fitted(dynamics).parameters(history.num_prompts, values)
@@ -63,7 +64,15 @@ def smooth(initial: Tensor, transition: Tensor, emitted: Tensor) -> Tensor:
         shown = emitted.detach().expand(len(emitted), *batch, -1).clone().requires_grad_()
         total = log_likelihood(initial.detach(), transition.detach(), shown)
     (chances,) = torch.autograd.grad(total, shown, torch.ones_like(total))
-    return chances / chances.sum(-1, keepdim=True)
+    whole = chances.sum(-1, keepdim=True)
+    sound = total.isfinite() & (whole.isfinite() & (whole > 0)).all(0).squeeze(-1)
+    if not bool(sound.all()):
+        strange = (~sound).nonzero()[0].tolist()
+        raise ValueError(
+            f"history: expected groups that are possible at the values, got one of prompt {strange[-1]} that is not: "
+            "no state at all, or none that can be reached, could have produced it"
+        )
+    return chances / whole
 
 
 def paths(

@@ -14,22 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dps_pyro.history.columns import Columns, Events
 from dps_pyro.support import checks
 
 __all__ = ["Events", "Features", "Outcomes", "RolloutHistory", "observed", "useful_by_sum"]
-
-
-class Events(NamedTuple):
-    """The log's columns, one entry a group, in the order in which the groups were recorded."""
-
-    prompt: Tensor  # long [E], 0..num_prompts-1
-    step: Tensor  # long [E], 0..num_steps-1: the training step that the rollouts belong to
-    solved: Tensor  # float64 [E], 0..trials: how many rollouts solved it (a sum of partial rewards); NaN in a schedule
-    trials: Tensor  # long [E], >= 0: the size of the group
-    predicted: Tensor  # float32 [E], the chance of a useful group predicted at selection; NaN where unknown
-    trained: Tensor  # bool [E], whether the policy was updated on the group
-    progress: Tensor  # float64 [E], the policy's overall progress before the step; NaN where unknown
-    useful: Tensor  # bool [E], whether the rewards of the group differed, so that there was something to learn
 
 
 class Outcomes(NamedTuple):
@@ -69,7 +57,7 @@ class RolloutHistory:
         self.num_steps: int = checks.count("num_steps", num_steps, 0)
         self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
         self._row: dict[str, int] = {}
-        self._chunks: list[Events] = []
+        self._columns = Columns()
         self._marks: dict[str, dict[int, float]] = {"progress": {}}  # column -> step -> value, groups or none
         self._outcomes: Outcomes | None = None
         self._observed = True
@@ -142,7 +130,7 @@ class RolloutHistory:
         level = math.nan if progress is None else float(progress)
         known = torch.full_like(count, level)
         mixed = useful_by_sum(count, size) if mixed is None else mixed
-        self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
+        self._columns.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
         for name, value in {**marks, **({} if math.isnan(level) else {"progress": level})}.items():
             self._marks.setdefault(name, {})[step] = value
         self.num_steps = max(self.num_steps, step + 1)
@@ -189,7 +177,7 @@ class RolloutHistory:
     def _like(self, events: Events) -> RolloutHistory:
         prompts = self.ids if self.ids is not None else self.num_prompts
         other = RolloutHistory(prompts, num_steps=self.num_steps, features=self.features)
-        other._chunks, other._observed = [events], self._observed
+        other._columns, other._observed = Columns.of(events), self._observed
         other._marks = {name: dict(by_step) for name, by_step in self._marks.items()}
         return other
 
@@ -197,14 +185,37 @@ class RolloutHistory:
 
     @property
     def events(self) -> Events:
-        """Every group so far, as columns."""
-        if len(self._chunks) != 1:
-            empty = torch.zeros(0, dtype=torch.long)
-            real, boolean = empty.float(), empty.bool()
-            blank = Events(empty, empty, empty.double(), empty, real, boolean, empty.double(), boolean)
-            columns = zip(*(self._chunks or [blank]), strict=True)
-            self._chunks = [Events(*(torch.cat(column) for column in columns))]
-        return self._chunks[0]
+        """Every group so far, as columns. Not copies: read them only."""
+        return self._columns.events
+
+    def keep_on_disk(self, folder: str | Path) -> None:
+        """Keep the columns in files of a folder from now on, so that a long run needs no more memory as the log grows.
+        The files are this process's working space, and no log to keep: `to_parquet` writes that.
+
+        Raises:
+            OSError: the folder cannot be made or written to.
+        """
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        if self._columns.folder != path:
+            self._columns = Columns.of(self._columns.events, path)
+
+    def recent(self, steps: int) -> RolloutHistory:
+        """The same prompts and steps with only the groups of the last `steps` steps, for a fit that costs no more as
+        the log grows."""
+        return self.where(self.events.step >= self.num_steps - checks.count("steps", steps, 1))
+
+    def thinned(self, share: float, seed: int = 0) -> RolloutHistory:
+        """The same prompts and steps with only the groups of a random `share`, in (0, 1], of the prompts. A prompt's
+        groups stay together, because a model's likelihood is a product over prompts.
+
+        Raises:
+            ValueError: the share is not in (0, 1].
+        """
+        if not 0 < checks.positive("share", share) <= 1:
+            raise ValueError(f"share: expected a number in (0, 1], got {share}")
+        kept = torch.rand(self.num_prompts, generator=torch.Generator().manual_seed(seed)) < share
+        return self.where(kept[self.events.prompt])
 
     @property
     def observed(self) -> bool:
@@ -212,7 +223,7 @@ class RolloutHistory:
         return self._observed
 
     def __len__(self) -> int:
-        return sum(len(chunk.prompt) for chunk in self._chunks)
+        return self._columns.count
 
     def dense(self) -> Outcomes:
         """The log as [N, T] rectangles (kept until the next append)."""
@@ -293,12 +304,16 @@ class RolloutHistory:
 
     def rows(self, prompts: Tensor) -> Events:
         """The groups of the given prompts, `prompt` renumbered 0..len(prompts)-1 in the order given."""
-        place = torch.full([self.num_prompts], -1, dtype=torch.long)
-        place[prompts] = torch.arange(len(prompts))
-        events = self.events
-        keep = place[events.prompt] >= 0
-        kept = Events(*(column[keep] for column in events))
-        return kept._replace(prompt=place[kept.prompt])
+        events, order = self.events, prompts.argsort()
+        if len(prompts) * 8 < self.num_prompts:
+            at = self._columns.of_prompts(prompts, self.num_prompts)
+            kept = Events(*(column[at] for column in events))
+        else:
+            wanted = torch.zeros(self.num_prompts, dtype=torch.bool)
+            wanted[prompts] = True
+            keep = wanted[events.prompt]
+            kept = Events(*(column[keep] for column in events))
+        return kept._replace(prompt=order[torch.searchsorted(prompts[order], kept.prompt)])
 
     # ---------------------------------------------------------------------------------------------- keeping it
 
@@ -334,7 +349,7 @@ class RolloutHistory:
         """A history from columns, taken as valid, and the steps' own columns (name -> step -> value), "progress" among
         them; a step's progress that `marks` does not have is that of its groups."""
         history = cls(prompts, num_steps=num_steps, features=features)
-        history._chunks = [events]
+        history._columns = Columns.of(events)
         history._marks = {"progress": _levels_of(events)}
         for name, by_step in (marks or {}).items():
             history._marks.setdefault(name, {}).update(by_step)
@@ -363,7 +378,7 @@ class RolloutHistory:
             raise ValueError(f"state: expected a log's, got one without {', '.join(sorted(missing))}")
         events = Events(*(state[name].clone() for name in Events._fields))
         events = events._replace(progress=events.progress.double())  # float32 in states of earlier versions
-        self._chunks, self.num_steps = [events], int(state["num_steps"])
+        self._columns, self.num_steps = Columns.of(events, self._columns.folder), int(state["num_steps"])
         self._marks = {"progress": _levels_of(events)}
         for name, marks in state.get("marks", {}).items():  # not in states of earlier versions
             by_step = dict(zip(marks["step"].tolist(), marks["value"].tolist(), strict=True))

@@ -95,7 +95,7 @@ def agreement(by_chain: dict[str, Tensor]) -> dict[str, Any]:
         return {"r_hat": None, "effective_draws": None}
     r_hat = max(float(split_gelman_rubin(value).max()) for value in by_chain.values())
     effective = min(float(effective_sample_size(value).min()) for value in by_chain.values())
-    return {"r_hat": round(r_hat, 4), "effective_draws": max(0, round(effective))}
+    return {"r_hat": round(r_hat, 4), "effective_draws": max(0, round(effective)) if math.isfinite(effective) else 0}
 
 
 def _start(start: Any) -> Callable[[Any], Tensor]:

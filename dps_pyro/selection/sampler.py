@@ -96,7 +96,8 @@ class PromptSampler:
         self.dynamics = dynamics
         if posterior is not None and isinstance(dynamics, Dynamics):
             same_columns(dynamics, posterior)
-        values = None if posterior is None else posterior.point
+        runs = getattr(dynamics, "run_sites", ())
+        values = None if posterior is None else {k: v for k, v in posterior.point.items() if k not in runs}
         wanted = self.num_prompts >= MANY and rule_of(self._acquire) is not None if pooled is None else pooled
         found = pooled_tracker(dynamics, self.num_prompts, values=values, dtype=dtype) if wanted else None
         if pooled and found is None:
@@ -261,6 +262,10 @@ class PromptSampler:
                 self._take_up_refit()
         for row in rows.tolist():
             self._predicted.pop(row, None)
+        self._tally(rows, size, mixed, evidence)
+
+    def _tally(self, rows: Tensor, size: Tensor, mixed: Tensor, evidence: Tensor) -> None:
+        """Count V groups that were observed, for the metrics."""
         groups = int((size > 0).sum())
         impossible = evidence.isneginf()
         likelihood = float(evidence[~impossible].sum())

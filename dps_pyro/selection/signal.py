@@ -21,6 +21,7 @@ one time in ten it is 12: small groups where the outcome is uncertain, larger on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -72,7 +73,7 @@ class Signal:
     def most(self, trials: int) -> float:
         """The signal of the best group of `trials` rollouts that there can be, above 0, to scale by."""
         if self.tracked:
-            return float(trials) ** (self.power / 2)
+            return float(math.pow(trials, self.power / 2))
         return max(float(_table(self.loss, trials, self.power).max()), 1e-12)
 
     def _strengths(self, rates: Rates, trials: int) -> Tensor:

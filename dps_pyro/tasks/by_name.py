@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from dps_pyro.support import plugins
 from dps_pyro.tasks.base import Task
 from dps_pyro.tasks.geometry.task import Geometry
+from dps_pyro.tasks.gym.task import PREFIX, ReasoningGym
 from dps_pyro.tasks.mathematics.task import Math
 from dps_pyro.tasks.planning.blocks import BlocksWorld
 from dps_pyro.tasks.planning.countdown import Countdown
@@ -25,7 +27,8 @@ TASKS: Mapping[str, Callable[..., Task]] = {
 
 
 def make(name: str, arguments: Mapping[str, Any] | None = None, optional: Mapping[str, Any] | None = None) -> Task:
-    """Make a task by its name in `TASKS` (``countdown``), or from a file (``my_task.py:MyTask``).
+    """A task by name: one of `TASKS` (``countdown``), one of reasoning-gym (``reasoning-gym:spell_backward``), or of a
+    file (``my_task.py:MyTask``).
 
     Args:
         name: The name of the task. In a file it may be a class or any function that makes a task.
@@ -36,7 +39,11 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, optional: Mappin
     Raises:
         ValueError: There is no such task, what was made is no task, or its arguments are wrong.
     """
-    found: Any = plugins.load("task", name) if ":" in name else TASKS.get(name)
+    found: Any
+    if name.startswith(PREFIX):
+        found = partial(ReasoningGym, name.removeprefix(PREFIX))
+    else:
+        found = plugins.load("task", name) if ":" in name else TASKS.get(name)
     if not callable(found):
         raise ValueError(f"task: expected one of {', '.join(TASKS)}, or path/to/file.py:Name, got {name!r}")
     given = dict(arguments or {})

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.sites import own_sites
-from dps_pyro.dynamics.step import Field, Step
+from dps_pyro.dynamics.step import Columns, Step
 
 __all__ = ["Kinds", "kinds_of"]
 
@@ -95,10 +95,8 @@ def _shapes(dynamics: Dynamics[Any], theta: Any, asked: set[str]) -> list[int]:
         return field
 
     one = torch.tensor([1])
-    fields: dict[str, Field] = {name: told(name, one) for name in ("number", "since")}
-    fields["progress"] = told("progress", torch.zeros(1))
-    step = Step(one, one > 0, **fields)
-    step.columns = _Asked(asked)
+    progress, number, since = told("progress", torch.zeros(1)), told("number", one), told("since", one)
+    step = Step(one, one > 0, progress, number, since, _Asked(asked))
     initial = dynamics.initial(theta).batch_shape
     transition = dynamics.transition(theta, step).batch_shape[:-1]
     emission = dynamics.emission(theta, step).batch_shape[:-1]
@@ -106,17 +104,17 @@ def _shapes(dynamics: Dynamics[Any], theta: Any, asked: set[str]) -> list[int]:
     return [shape[-1] if len(shape) else 1 for shape in (initial, transition, emission, informative)]
 
 
-class _Asked(dict[str, Tensor]):
+class _Asked(Columns):
     """Columns of zeros that remember that they were asked for."""
 
     def __init__(self, asked: set[str]) -> None:
-        super().__init__()
+        super().__init__({})
         self.asked = asked
 
     def __contains__(self, name: object) -> bool:
         self.asked.add("columns")
         return False
 
-    def __missing__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> Tensor:
         self.asked.add("columns")
         return torch.zeros(1)

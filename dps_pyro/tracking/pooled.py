@@ -49,6 +49,16 @@ class PooledTracker(Tracker):
         ValueError: the prompts are not of a few kinds (use `Tracker`), or `values` are not the model's.
     """
 
+    slots: Slots
+    moves: Moves
+    _pool: Tensor
+    _mass: Tensor  # float64 [G, K], the sums of the beliefs of each kind's visited prompts
+    _strangers: Tensor
+    _touched: list[Tensor]
+    _settled: int
+    _outlook: Outlook | None
+    _waits: tuple[Any, Tensor] | None = None  # the parameters, and the moves at them where they are always the same
+
     def __init__(
         self,
         dynamics: Dynamics[Any],
@@ -106,7 +116,8 @@ class PooledTracker(Tracker):
 
     def by_state(self, trials: int) -> Tensor:
         """[G or 1, K], the chance in each state that a group of `trials` rollouts in the coming step is useful."""
-        return self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
+        chances: Tensor = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
+        return chances
 
     def rates(self) -> Mixture:
         """See `Tracker.rates`; its cost follows N."""
@@ -127,7 +138,8 @@ class PooledTracker(Tracker):
         shown = self.shown(self.theta_of(rows), self._step(trials), solved, trials)
         means = self.rates_by_state()
         weights = condition(self.believed_of(rows), shown).belief
-        return (weights * (means if len(means) == 1 else means[self.kinds.at(rows)])).sum(-1).double()
+        expected: Tensor = (weights * (means if len(means) == 1 else means[self.kinds.at(rows)])).sum(-1).double()
+        return expected
 
     def believed_of(self, rows: Tensor) -> Tensor:
         """[V, K], `p(z_t | y_<t)` of the prompts `rows` [V]."""
@@ -335,7 +347,7 @@ class PooledTracker(Tracker):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Filter.load_state_dict`; a state of a plain `Tracker` will do as well."""
-        saved = checks.instance("state", checks.instance("state", state, Mapping).get("filter"), Mapping)
+        saved: Any = checks.instance("state", checks.instance("state", state, Mapping).get("filter"), Mapping)
         names = (*self.slots.state_dict(), "pool", "mass")
         dense = set(saved) == {"belief"}
         if not dense:
@@ -381,9 +393,9 @@ class PooledTracker(Tracker):
         self._mass = torch.zeros_like(self._pool, dtype=torch.float64)
         idle = self._step(torch.tensor([0]), torch.tensor([False]), number=0)
         self.moves = Moves(self._waiting(idle) if self.kinds.steady else None)
-        self._touched: list[Tensor] = []
+        self._touched = []
         self._settled = 0
-        self._outlook: Outlook | None = None
+        self._outlook = None
         self._count()
 
     def _count(self) -> None:
@@ -392,7 +404,7 @@ class PooledTracker(Tracker):
 
     def _waiting(self, step: Step) -> Tensor:
         """[G or 1, K, K], the moves in a step of prompts that nobody rolled out."""
-        if self.kinds.steady and hasattr(self, "_waits") and self._waits[0] is self._theta:
+        if self.kinds.steady and self._waits is not None and self._waits[0] is self._theta:
             return self._waits[1]
         matrix = self.dynamics.transition(self._theta, step).probs.to(self.dtype)
         matrix = matrix if matrix.ndim == 3 else matrix.unsqueeze(0)

@@ -14,6 +14,7 @@ from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.support import checks
 from dps_pyro.tracking.rates import Rates, expected_next
+from dps_pyro.tracking.snapshots import Snapshots
 
 __all__ = ["Filter", "Groups", "Predictor", "Score", "State"]
 
@@ -53,6 +54,8 @@ class Filter(ABC):
         self.history = RolloutHistory(num_prompts)
         self._known = {"progress": 0.0}  # what was last known of the policy and of the user's own columns
         self._last: Tensor | None = None  # long [N], each prompt's last visit, -1 where none; None until asked for
+        self.snapshots = Snapshots()
+        """Earlier states, which late groups are filtered from."""
         self._theta = self._parameters(None)
         self._state = self._start(num_prompts, self._theta)
 
@@ -153,9 +156,10 @@ class Filter(ABC):
             return torch.zeros(0, dtype=self.dtype)
         if at < self.step:
             theta = self._parameters(rows)
-            without = self._replay(rows, theta, until=self.step).score
+            snapshot = self.snapshots.before(at)
+            without = self._replay(rows, theta, until=self.step, since=snapshot).score
             record()
-            again = self._replay(rows, theta, until=self.step)
+            again = self._replay(rows, theta, until=self.step, since=snapshot, mend=True)
             self._state = {name: value.index_copy(0, rows, again.state[name]) for name, value in self._state.items()}
             self._visited(rows, trials, at)
             return again.score.less(without)
@@ -169,6 +173,7 @@ class Filter(ABC):
         state, evidence = self._advance(state, Groups(rows, rows, solved, trials), everywhere, self._theta)
         record(progress=progress, columns=columns)
         self._state, self.step, self._known = state, at + 1, known
+        self.snapshots.keep(self.step, state)
         self._visited(rows, trials, at)
         return evidence
 
@@ -192,6 +197,7 @@ class Filter(ABC):
             self.num_prompts = old
             raise
         self._theta, self._last = theta, None
+        self.snapshots.clear()
         new = torch.arange(old, self.num_prompts)
         fresh = self._replay(new, self._parameters(new), until=self.step).state if len(new) else {}
         self._state = {name: torch.cat([value, fresh.get(name, value[:0])]) for name, value in self._state.items()}
@@ -226,6 +232,7 @@ class Filter(ABC):
         known = {"progress": float(state["progress"]), **state.get("known", {})}  # not in states of earlier versions
         self.history.load_state_dict(state["history"])
         self.step, self._known, self._last = step, known, None
+        self.snapshots.clear()
         self._state = {name: value.to(self._state[name].dtype) for name, value in saved.items()}
 
     def coming(self, trials: int) -> Step:
@@ -271,13 +278,27 @@ class Filter(ABC):
             now = torch.as_tensor(step).expand(len(rows))
             self._last = self._last.scatter_reduce(0, rows[trials > 0], now[trials > 0], "amax")
 
-    def _replay(self, rows: Tensor, theta: Any, until: int) -> _Replayed:
-        """`rows` [V], at least one, filtered anew from the history, up to the state before step `until`."""
-        state, score = self._start(len(rows), theta), Score.nothing(len(rows), self.dtype)
+    def _replay(
+        self,
+        rows: Tensor,
+        theta: Any,
+        until: int,
+        since: tuple[int, State] | None = None,
+        mend: bool = False,
+    ) -> _Replayed:
+        """`rows` [V], at least one, filtered anew from the history, up to the state before step `until`: from the first
+        step, or `since` a snapshot. `mend` takes the snapshots that are passed to be those of the history as it is."""
+        start, state = (0, self._start(len(rows), theta)) if since is None else since
+        state = state if since is None else {name: value[rows] for name, value in state.items()}
+        score = Score.nothing(len(rows), self.dtype)
         prompt, at, solved, trials, _, trained, *_ = self.history.rows(rows)
         levels = {name: self._levels(name, until) for name in ["progress", *self.history.step_columns]}
-        features, last = self._features(rows), torch.full([len(rows)], -1)
-        for t in range(until):
+        features = self._features(rows)
+        before = (at < start) & (trials > 0)
+        last = torch.full([len(rows)], -1).scatter_reduce(0, prompt[before], at[before], "amax")
+        for t in range(start, until):
+            if mend and t > start:
+                self.snapshots.mend(t, rows, state)
             now = (at == t).nonzero().squeeze(-1)
             sizes = torch.zeros(len(rows), dtype=torch.long).index_add(0, prompt[now], trials[now])
             counts = torch.zeros(len(rows), dtype=torch.float64).index_add(0, prompt[now], solved[now])
@@ -291,6 +312,8 @@ class Filter(ABC):
             state, evidence = self._advance(state, groups, step, theta)
             score = score.plus(seen, evidence)
             last = last.index_fill(0, seen, t)
+        if mend:
+            self.snapshots.mend(until, rows, state)
         return _Replayed(state, score)
 
     def _levels(self, name: str, until: int) -> Tensor:

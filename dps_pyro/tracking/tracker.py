@@ -151,6 +151,7 @@ class Tracker(Filter):
             self._values = before
             raise
         self._theta = theta
+        self.snapshots.clear()
         self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step).state
 
     def state_dict(self) -> dict[str, Any]:

@@ -267,7 +267,7 @@ def test_checks_are_counted_right_by_hand() -> None:
     trials = torch.tensor([[8, 8, 8], [8, 0, 8], [8, 8, 0]])
     history = RolloutHistory.from_dense(solved, trials)
     values = {name: value[:40] for name, value in posterior().draws.items()}
-    found = {check.name: check for check in predictive_checks(SolvingProgress(), history, values)}
+    found = {check.name: check for check in predictive_checks(SolvingProgress(), history, values, sequential=False)}
     assert found["useful share by step"].observed.tolist() == [0.0, 0.0, 0.5]
     assert found["useful share by step"].at.tolist() == [0, 1, 2]
     assert found["prompts always wrong"].observed.tolist() == [pytest.approx(1 / 3)]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from dps_pyro.tasks.grading import answers, compare, grader_worker, spelling, structure, values
+from dps_pyro.tasks.grading import answers, comparison, grader_worker, spelling, structure, values
 from dps_pyro.tasks.planning import blocks, expression, reading
 
-MODULES = (answers, spelling, structure, values, compare, grader_worker, reading, blocks, expression)
+MODULES = (answers, spelling, structure, values, comparison, grader_worker, reading, blocks, expression)
 LENGTH = 100_000
 PIECES = [
     "a", "A", "1", " ", "\n", ".", ",", "{", "}", "\\", "$", "*", "|", "-", "√", "²", "=", "1,", "1,234,", "1 ",

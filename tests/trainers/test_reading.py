@@ -13,7 +13,7 @@ from dps_pyro.lm.inputs import Query
 from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.policy import reading as module
 from dps_pyro.trainers.policy.load import load_policy
-from dps_pyro.trainers.policy.reading import principal, read_prompts, reading
+from dps_pyro.trainers.policy.reading import principal, read_prompts, reading_features
 from tests.helpers.tiny import tiny
 
 TEXTS = ["28 8 6 = 42 : ", "3 4 = 7 : ", "28 8 6 1 9 = 42 : ", "5 5 = 10 : "]
@@ -57,7 +57,7 @@ def test_what_cannot_be_read_is_refused() -> None:
         read_prompts(policy, lambda texts: {"input_ids": [[] if not text else [1] for text in texts]}, ["", "3"])
     with pytest.raises(ValueError, match="images"):
         read_prompts(policy, tokenizer, [Query("3", images=(None,))])  # type: ignore[arg-type]
-    assert set(reading(policy, tokenizer, TEXTS, 2)) == {"reading 1", "reading 2", "reading logp"}
+    assert set(reading_features(policy, tokenizer, TEXTS, 2)) == {"reading 1", "reading 2", "reading logp"}
 
 
 def test_a_run_regresses_on_what_its_policy_read(tmp_path: Path) -> None:

@@ -18,13 +18,15 @@ from dps_pyro.lm.inputs import Query, model_inputs
 from dps_pyro.lm.logprobs import token_logprobs
 from dps_pyro.support import checks
 
-__all__ = ["principal", "read_prompts", "reading"]
+__all__ = ["principal", "read_prompts", "reading_features"]
 
 TOKENS = 4096
 """Prompt tokens a forward pass, padding included: logits of all of them are held at once."""
 
 
-def reading(policy: nn.Module, tokenizer: Any, texts: Sequence[str | Query], components: int) -> dict[str, list[float]]:
+def reading_features(
+    policy: nn.Module, tokenizer: Any, texts: Sequence[str | Query], components: int
+) -> dict[str, list[float]]:
     """Features of prompts, name -> one number a prompt: "reading 1", "reading 2", ... are the principal components of
     their last hidden states, "reading logp" the mean log-probability of their tokens but the first.
 
@@ -113,4 +115,5 @@ def principal(states: Tensor, components: int) -> Tensor:
     columns = columns.masked_fill(negligible | (strengths[0] == 0), 0.0)
     farthest = columns.abs().argmax(0)
     signs = columns.gather(0, farthest[None])[0].sign()
-    return columns * torch.where(signs == 0, 1.0, signs)
+    found: Tensor = columns * torch.where(signs == 0, 1.0, signs)
+    return found

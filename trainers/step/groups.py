@@ -103,17 +103,17 @@ def roll_out(
     """
     parts: list[Groups] = []
     places: list[Tensor] = []
-    whole = config.batch_size if sizes is None else len(prompts)
+    whole = config.rollouts.batch_size if sizes is None else len(prompts)
     for part in range(0, len(prompts), whole):
         batch = prompts[part : part + whole]
-        seed = seed_for(config.seed, "rollout", step, part)
+        seed = seed_for(config.machine.seed, "rollout", step, part)
         if drawn is None or part > 0:
             with clock("rollout"):
                 drawn = draw(engine, tokenizer, task, batch, config, seed, sizes)
         found = judged(task, batch, drawn, config, clock, tolerance, sizes)
         parts.append(found)
         places.append(found.of(torch.arange(part, part + len(batch))))
-        if sum(int(one.useful.sum()) for one in parts) >= config.batch_size:
+        if sum(int(one.useful.sum()) for one in parts) >= config.rollouts.batch_size:
             break
     return Groups(
         concatenate([one.rollouts for one in parts]),
@@ -156,7 +156,7 @@ def go_on(
     if len(going) == 0:
         return groups
     asked, sizes = [prompts[place] for place in going.tolist()], more[going]
-    seed = seed_for(config.seed, "rollout", step, "second part")
+    seed = seed_for(config.machine.seed, "rollout", step, "second part")
     with clock("rollout"):
         drawn = draw(engine, tokenizer, task, asked, config, seed, sizes)
     try:
@@ -209,9 +209,9 @@ def told(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What an oracle is told before a step: rows, how many of `oracle_rollouts` rollouts of each prompt earned a full
     reward, and how many there were."""
-    sizes = torch.full((len(prompts),), config.oracle_rollouts)
+    sizes = torch.full((len(prompts),), config.selection.oracle_rollouts)
     asked = [prompts[row] for row in range(len(prompts))]
-    drawn = draw(engine, tokenizer, task, asked, config, seed_for(config.seed, "oracle", step), sizes)
+    drawn = draw(engine, tokenizer, task, asked, config, seed_for(config.machine.seed, "oracle", step), sizes)
     groups = judged(task, asked, drawn, config, Clock(), 0.0, sizes)
     return groups.of(torch.arange(len(prompts))), groups.solved, groups.sizes
 
@@ -229,7 +229,7 @@ def draw(
     texts = shown(tokenizer, task, prompts, config)
     with autocast(config):
         return engine.generate(
-            texts, config.group_size if sizes is None else sizes.tolist(), config.sampling, seed=seed
+            texts, config.rollouts.group_size if sizes is None else sizes.tolist(), config.sampling, seed=seed
         )
 
 
@@ -248,7 +248,7 @@ def judged(
     Raises:
         ValueError: not one group could be judged.
     """
-    number = torch.full((len(prompts),), config.group_size) if sizes is None else sizes
+    number = torch.full((len(prompts),), config.rollouts.group_size) if sizes is None else sizes
     with clock("reward"):
         owners = [prompt for prompt, size in zip(prompts, number.tolist(), strict=True) for _ in range(size)]
         earned = earnings(task, owners, drawn.texts)
@@ -282,15 +282,17 @@ def evaluate(
     prompts = task.prompts("test") if prompts is None else prompts
     texts = shown(tokenizer, task, prompts, config)
     with autocast(config):
-        rollouts = engine.generate(texts, config.eval_samples, config.sampling, seed=seed_for(config.seed, "evaluate"))
-    owners = [prompt for prompt in prompts for _ in range(config.eval_samples)]
+        rollouts = engine.generate(
+            texts, config.evaluation.eval_samples, config.sampling, seed=seed_for(config.machine.seed, "evaluate")
+        )
+    owners = [prompt for prompt in prompts for _ in range(config.evaluation.eval_samples)]
     earned = earnings(task, owners, rollouts.texts)
     rewards = torch.tensor([reward.value for reward in earned], dtype=torch.float64).view(len(prompts), -1)
     whole = rewards[~rewards.isnan().any(1)]
     if len(whole) == 0:
         raise ValueError(f"reward: expected to judge the held-out completions, got {earned[0].reason}")
     by_prompt = whole.mean(1)
-    samples = config.eval_samples
+    samples = config.evaluation.eval_samples
     tries = sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
     unjudged = float(rewards.isnan().double().mean())
     return {
@@ -335,11 +337,11 @@ def pictured(
     groups are of `group_size`, or of `sizes`."""
     asked = shown(tokenizer, task, [prompts[row] for row in rows.tolist()], config)
     seen = [encode(tokenizer, one).vision if isinstance(one, Query) and one.images else {} for one in asked]
-    number = [config.group_size] * len(rows) if sizes is None else sizes.tolist()
+    number = [config.rollouts.group_size] * len(rows) if sizes is None else sizes.tolist()
     return [vision for vision, size in zip(seen, number, strict=True) for _ in range(size)]
 
 
 def shown(tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig) -> list[str | Query]:
     """What the policy reads of each prompt."""
-    system = getattr(task, "system", None) if config.system is None else config.system
-    return [query(tokenizer, prompt, system, config.prompt_format) for prompt in prompts]
+    system = getattr(task, "system", None) if config.task.system is None else config.task.system
+    return [query(tokenizer, prompt, system, config.task.prompt_format) for prompt in prompts]

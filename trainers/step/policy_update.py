@@ -40,26 +40,26 @@ def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
     """
     signal = groups.useful if groups.expected is None else (advantages_of(groups, config).abs() > 1e-6).any(1)
     signal = signal & _kept(groups, config).any(1)
-    return signal if config.ragged else signal & (signal.cumsum(0) <= config.batch_size)
+    return signal if config.rollouts.ragged else signal & (signal.cumsum(0) <= config.rollouts.batch_size)
 
 
 def advantages_of(groups: Groups, config: TrainConfig) -> Tensor:
     """float [G, n], what the update weighs each completion by, 0 where there is none; with `overlong` "punish", after
     the punishment for length (which the tracker is not told: its business is what the policy can solve)."""
     rewards, there = groups.rewards, groups.there
-    if config.overlong == "punish":
+    if config.update.overlong == "punish":
         lengths = groups.spread(groups.rollouts.completion_mask.sum(1).cpu())
         rewards = rewards + length_penalty(lengths, config.sampling.max_new_tokens, config.buffer)
     if groups.expected is None:
-        return advantages(rewards, config.loss, there=there)
-    return tracked_advantages(rewards, groups.expected, config.scale, there=there)
+        return advantages(rewards, config.update.loss, there=there)
+    return tracked_advantages(rewards, groups.expected, config.update.scale, there=there)
 
 
 def _kept(groups: Groups, config: TrainConfig) -> Tensor:
     """bool [G, n], the completions that the update may learn from: those with a token, and with `overlong` "mask" those
     of them that ended."""
     kept = groups.rollouts.completion_mask.any(1).cpu()
-    if config.overlong == "mask":
+    if config.update.overlong == "mask":
         kept = kept & ~truncated(groups.rollouts)
     return groups.spread(kept)
 
@@ -94,11 +94,11 @@ def update(
     shared = rollouts.vision is None and shares_prompts(policy)
     # What an engine of its own drew is weighted to the policy's before the update. In a single step that is the policy
     # as the gradient finds it; in several it is computed once, before the first.
-    several = config.epochs * config.mini_batches > 1
+    several = config.update.epochs * config.update.mini_batches > 1
     before = _all_logprobs(policy, rollouts, config, shared) if config.corrected and several and len(values) else None
-    for _ in range(config.epochs):
+    for _ in range(config.update.epochs):
         order = torch.randperm(len(values), generator=generator)
-        for mini in order.tensor_split(min(config.mini_batches, max(len(order), 1))):
+        for mini in order.tensor_split(min(config.update.mini_batches, max(len(order), 1))):
             if len(mini) == 0:
                 continue
             counts = count(rollouts.completion_mask[mini])
@@ -107,7 +107,7 @@ def update(
                 old = None if before is None else before[micro]
                 part = rollouts.select(micro)
                 means.add(_backward(policy, reference, part, old, values[micro], counts, config, shared))
-            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.update.max_grad_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"gradient norm: expected a finite number, got {float(norm)}")
             optimizer.step()
@@ -138,18 +138,18 @@ def _backward(
     if config.corrected:
         behaviour = logprobs.detach() if before is None else before[:, : logprobs.shape[1]]
     share = policy_loss(
-        config.loss,
+        config.update.loss,
         logprobs,
         behaviour,
         values,
         rollouts.completion_mask,
         counts,
         max_completion_length=config.sampling.max_new_tokens,
-        clip=config.clip,
+        clip=config.update.clip,
         reference_logprobs=known,
-        beta=config.kl,
+        beta=config.update.kl,
         engine_logprobs=rollouts.logprobs if config.corrected else None,
-        cap=config.tis_cap or math.inf,
+        cap=config.update.tis_cap or math.inf,
     )
     share.loss.backward()
     shares = share._asdict().items()
@@ -171,5 +171,5 @@ def _logprobs(model: nn.Module, rollouts: Rollouts, config: TrainConfig, shared:
     sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
     with autocast(config):
         return completion_logprobs(
-            model, *sequences, temperature=config.temperature, vision=rollouts.vision, share_prompts=shared
+            model, *sequences, temperature=config.rollouts.temperature, vision=rollouts.vision, share_prompts=shared
         )

@@ -12,6 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Literal
 
 from dps_pyro.tasks.base import Reward
 from dps_pyro.tasks.grading.grader_pool import Pool, Query, Reply
@@ -97,7 +98,7 @@ class Grader:
         """
         if not 0 <= tolerance < 1:
             raise ValueError(f"expected a tolerance in [0, 1), got {tolerance}")
-        kind = "number" if number else "read"
+        kind: Literal["number", "read"] = "number" if number else "read"
         asked = [Query(kind, *pair) for pair in zip(golds, completions, strict=True)]
         read = dict(zip(distinct := list(dict.fromkeys(asked)), self.pool.run(distinct), strict=True))
         verdicts: list[str | Query] = [_query(query, read[query], tolerance) for query in asked]

@@ -22,7 +22,10 @@ __all__ = ["Pool", "Query", "Reply"]
 
 _SCRIPT = Path(__file__).with_name("grader_worker.py")
 _START = 120.0
-"""Seconds that a worker may take to start."""
+"""Seconds after which a worker that has not started and uses no processor time is killed."""
+_KILLED = f"failed: exit status {-signal.SIGKILL}"
+_TRIES = 3
+"""How many workers in one call may be killed before they are ready: a machine may be out of memory for a moment."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -105,6 +108,7 @@ class Pool:
         replies: dict[int, Reply] = {}
         waiting = deque(range(len(queries)))
         again: set[int] = set()
+        killed = 0  # workers that something outside killed before they were ready
         while len(replies) < len(queries):
             idle = [worker for worker in self._workers if worker.ready and worker.at is None]
             starting = sum(not worker.ready for worker in self._workers)
@@ -120,6 +124,9 @@ class Pool:
                 if reply is None:
                     self._workers.remove(worker)
                     how = worker.end()
+                    if asked is None and how == _KILLED and killed < _TRIES:
+                        killed += 1
+                        continue
                     if asked is None:
                         raise RuntimeError(f"expected the grader's worker to start ({_SCRIPT.name}), got: {how}")
                     if how == "timed out" or asked in again:
@@ -186,8 +193,8 @@ class _Worker:
         """Whether it has used no processor time since this was asked last, or since it was asked at all. If it has, it
         gets more time, for its own limit of processor time holds."""
         spent = self._processor_seconds()
-        if self.ready and spent > self._spent:
-            self._spent, self.deadline = spent, time.monotonic() + patience
+        if spent > self._spent:
+            self._spent, self.deadline = spent, time.monotonic() + (patience if self.ready else _START)
             return False
         return True
 

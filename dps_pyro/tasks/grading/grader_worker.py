@@ -6,8 +6,8 @@ seconds]``, where the seconds are the processor time that it took. The kinds are
 - ``read``: find the final answer of the completion `text` and compare it at sight. The verdict is ``equal`` or
   ``different``; ``answer``, where computer algebra has to decide; or why there is no answer (see `answers.NoAnswer`);
 - ``number``: as ``read``, where nothing but a plain number is right. One more verdict is ``not a number``;
-- ``compare``: compare the answer `text` with `gold`. The verdict is one of `compare.compare`, ``timed out``, ``out of
-  memory`` or ``failed: <how>``.
+- ``compare``: compare the answer `text` with `gold`. The verdict is one of `comparison.compare`, ``timed out``,
+  ``out of memory`` or ``failed: <how>``.
 
 Three fences hold what a completion can do. All patterns that read a completion are linear in its length. A comparison
 runs in a fork of this process, which the system kills when its processor time is up, whatever it computes; the fork
@@ -84,7 +84,7 @@ def main(memory_bytes: int) -> None:
 
 def _loaded() -> _Compare:
     """Import the computer algebra system. The first comparisons compile much, so that they are made here."""
-    from dps_pyro.tasks.grading.compare import compare
+    from dps_pyro.tasks.grading.comparison import compare
 
     for pair in _WARM:
         compare(*pair, 0.0)
