@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported when it is called: `dps-pyro --help` waits for no torch.
         command = importlib.import_module(f"dps_pyro.cli.{given[0]}")
         return int(command.run(given[1:]))
+    except ModuleNotFoundError as error:
+        from dps_pyro.support.extras import EXTRA_OF, install
+
+        if error.name not in EXTRA_OF:
+            raise
+        return _say(given[0], install(error.name), error, 2)
     except KeyboardInterrupt as stop:
         return _say(given[0], "stopped", stop, 130)
     except FloatingPointError as error:
