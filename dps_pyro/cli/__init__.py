@@ -55,6 +55,12 @@ def _run(given: Sequence[str]) -> int:
         # Imported when it is called: `dps-pyro --help` waits for no torch.
         command = importlib.import_module(f"dps_pyro.cli.{given[0]}")
         return int(command.run(list(given[1:])))
+    except ModuleNotFoundError as error:
+        from dps_pyro.support.extras import EXTRA_OF, install
+
+        if error.name not in EXTRA_OF:
+            raise
+        return _say(given[0], install(error.name), error, 2)
     except Terminated as stop:
         return _say(given[0], "stopped by SIGTERM", stop, 143)
     except KeyboardInterrupt as stop:

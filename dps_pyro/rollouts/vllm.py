@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import ProcessorMixin
 
 from dps_pyro.lm.inputs import Query, barred_tokens
 from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, group_sizes, queries
@@ -31,6 +30,11 @@ from dps_pyro.rollouts.scratch import memory, remove, remove_stale, scratch_fold
 from dps_pyro.rollouts.seeds import request_seeds
 from dps_pyro.rollouts.tokens import Completion, encode_queries, eos_ids, pack, pad_id
 from dps_pyro.rollouts.weights import base_model, checkpoint_weights, save_weights
+from dps_pyro.support.extras import needed
+
+needed("transformers")
+
+from transformers import ProcessorMixin
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
