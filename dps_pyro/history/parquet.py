@@ -61,5 +61,6 @@ def read(path: Path) -> RolloutHistory:
     if len(steps) and int(steps.min()) < 0:
         raise ValueError(f"{path}: step: expected 0 or more, got {int(steps.min())}")
     events = history.events._replace(step=steps, progress=column.get("progress", history.events.progress))
-    sizes = {"num_steps": about.num_steps, "features": about.features}
-    return RolloutHistory.from_events(events, prompts, **sizes, marks=about.marks)
+    return RolloutHistory.from_events(
+        events, prompts, num_steps=about.num_steps, features=about.features, marks=about.marks
+    )
