@@ -17,12 +17,18 @@ HIDE = """
 import sys
 hidden = set(sys.argv[1].split())
 
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in hidden:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+class Filtered:
+    # A finder that does not see what is hidden.
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Hidden())
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in hidden else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Filtered(finder) for finder in sys.meta_path]
 """
 
 
@@ -51,7 +57,7 @@ def core() -> list[str]:
 
 def with_core(program: str, *also: str) -> subprocess.CompletedProcess[str]:
     """Run a program where only the core and the distributions `also`, with what they bring, can be imported."""
-    kept = closure([*core(), *also, "dps_pyro"])
+    kept = closure([*core(), *also]) | {"dps-pyro"}
     normal = {module: {re.sub(r"[-_.]+", "-", name).lower() for name in owners}
               for module, owners in importlib.metadata.packages_distributions().items()}  # fmt: skip
     hidden = [module for module, owners in normal.items() if not owners & kept and not module.startswith("_")]
@@ -99,7 +105,7 @@ def test_the_settings_of_verl_need_the_core_and_pydantic() -> None:
     ("program", "message"),
     [
         ("from dps_pyro.cli import main; sys.exit(main(['train', '--steps', '1']))", "dps_pyro[train]"),
-        ("import dps_pyro.tasks.planning", "dps_pyro[tasks]"),
+        ("import dps_pyro.tasks", "dps_pyro[tasks]"),
         ("from dps_pyro.report import canvas; canvas.style().__enter__()", "dps_pyro[report]"),
         ("import dps_pyro.rollouts.transformers", "dps_pyro[train]"),
     ],
