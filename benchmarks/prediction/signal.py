@@ -12,6 +12,9 @@ first six can be drawn; whether the last two differ estimates 2 p (1 - p) withou
 signal is spread: the effective number, (sum of signals)^2 / sum of squared signals. A selector that buys signal by
 going back to the same prompts has a small spread, and runs have shown that it teaches less.
 
+For groups in two parts, n is the size that a group came to. That the size depends on the first outcomes is not in the
+formula, which is exact for sizes that are set before; take their rows as approximate.
+
 The policy of the log is the same whatever is chosen, so that this compares choices and not what is learned from them.
 The beliefs are those of `LogitWalk` where no other model is named, from its default prior, with a population for each
 number of operands. "all seen" is told
@@ -154,7 +157,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/signal.json"))
+    parser.add_argument("--table", action="store_true", help="play nothing: print the table of the results in --out")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.out.read_text(encoding="utf-8"))))
+        return
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     for name in options.logs:
@@ -176,6 +183,25 @@ def main() -> None:
                 )
                 found.setdefault(name, {})[str(budget)] = rows
                 write(options.out, options.seeds, found)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result file's content as Markdown: a table for each log, with signals also in units of the first arm's."""
+    parts = []
+    for name, budgets in result["logs"].items():
+        for budget, rows in budgets.items():
+            base = next(iter(rows.values()))["signal"]
+            parts.append(f"**{name}, {budget} rollouts a step**\n")
+            parts.append(
+                "| arm | signal per rollout | times the first | useful | visited | spread |\n|---|---|---|---|---|---|"
+            )
+            parts += [
+                f"| {arm} | {row['signal']:.3f} ± {row['signal_sd']:.3f} | {row['signal'] / base:.2f}"
+                f" | {row['useful']:.2f} | {row['visited']:.2f} | {row['spread']:.2f} |"
+                for arm, row in rows.items()
+            ]
+            parts.append("")
+    return "\n".join(parts)
 
 
 def write(out: Path, seeds: list[int], found: dict[str, Any]) -> None:
