@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Fit a prior and diagnose it
 #
-# A training run logs every group of rollouts. A model that was fitted to this log starts the next run with an informed
-# prior. This example fits one, asks whether the fit can be believed, and looks back over the log.
+# A training run logs every group of rollouts. A model that was fitted to this log starts the next run with an
+# informed prior. This example fits one, asks whether the fit can be believed, and looks back over the log.
 
 # %%
 import torch
@@ -28,8 +28,8 @@ for name, value in posterior.point.items():
     print(name, "fitted:", value, "true:", truth.point[name], sep="\n")
 
 # %% [markdown]
-# `diagnose` answers two questions. Did the fit work? Would the fitted model have made this log? Every finding says what to
-# do about it.
+# `diagnose` answers two questions. Did the fit work? Would the fitted model have made this log? Every finding says
+# what to do about it.
 
 # %%
 found = diagnose(model, log, posterior)
@@ -37,8 +37,8 @@ for finding in found.findings():
     print("good" if finding.good else "bad ", f"{finding.what}. {finding.then}".strip())
 
 # %% [markdown]
-# The belief at a step knows the groups before it. *Smoothing* knows the whole log. Here are both stories of one prompt: the
-# probability of each state given the whole log, and the most likely path.
+# The belief at a step knows the groups before it. *Smoothing* knows the whole log. Here are both stories of one
+# prompt: the probability of each state given the whole log, and the most likely path.
 
 # %%
 prompt = int(log.events.prompt.bincount().argmax())  # the prompt that was rolled out most often
@@ -62,5 +62,5 @@ print(f"{int(learned.sum())} of {log.num_prompts} prompts were learned")
 torch.bincount(everyone[:, -1], minlength=3)
 
 # %% [markdown]
-# `posterior.save("prior")` keeps the fit, and `dps-pyro train --prior prior` starts from it.
-# [Diagnose, compare, calibrate](../evaluate/diagnose.md) explains each number.
+# `posterior.save("prior")` keeps the fit, and `dps-pyro train --prior prior` starts from it. [Diagnose, compare,
+# calibrate](../evaluate/diagnose.md) explains each number.

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A model of your own, end to end
 #
-# A dynamics model says how the solving progress of a prompt starts, how it moves, and what a group of rollouts shows of it.
-# The exact filter, the likelihood and the fit follow from these three. This example writes a model, tests it against the
-# contract, fits it to a log, and selects prompts with it.
+# A dynamics model says how the solving progress of a prompt starts, how it moves, and what a group of rollouts shows
+# of it. The exact filter, the likelihood and the fit follow from these three. This example writes a model, tests it
+# against the contract, fits it to a log, and selects prompts with it.
 #
 # The idea: most prompts sit still for a long time, and then move. The model learns how sticky the states are.
 
@@ -18,8 +18,8 @@ from dps_pyro.models import SolvingProgress
 from dps_pyro.testing import check_dynamics
 
 # %% [markdown]
-# Only `prior` samples. The other methods compute from what `prior` returned. The states are ordered by construction: success
-# rates are the cumulative sum of the gaps between them.
+# Only `prior` samples. The other methods compute from what `prior` returned. The states are ordered by construction:
+# success rates are the cumulative sum of the gaps between them.
 
 
 # %%
@@ -44,8 +44,9 @@ class Sticky(Dynamics):
 
 
 # %% [markdown]
-# `check_dynamics` holds the model against the contract: shapes, ordered states, probabilities that add up to one, and the
-# agreement of the likelihood, the filter and brute force. It returns if nothing is wrong, and otherwise says what to change.
+# `check_dynamics` holds the model against the contract: shapes, ordered states, probabilities that add up to one, and
+# the agreement of the likelihood, the filter and brute force. It returns if nothing is wrong, and otherwise says what
+# to change.
 
 # %%
 check_dynamics(Sticky())
@@ -61,8 +62,8 @@ low, high = posterior.draws["stay"].quantile(torch.tensor([0.05, 0.95])).tolist(
 print(f"stay: true 0.97, fitted {float(posterior.point['stay']):.3f}, 90 % interval {low:.3f} to {high:.3f}")
 
 # %% [markdown]
-# Does the model predict better than the reference model? The score is the log predictive density of prompts that were left
-# out. A difference of less than two standard errors is no difference.
+# Does the model predict better than the reference model? The score is the log predictive density of prompts that were
+# left out. A difference of less than two standard errors is no difference.
 
 # %%
 models = {"Sticky": Sticky(), "SolvingProgress": SolvingProgress()}
@@ -83,5 +84,5 @@ print("belief:", [[round(value, 2) for value in row] for row in sampler.belief.t
 print("chance of a useful group:", [round(value, 2) for value in sampler.informative(8).tolist()])
 
 # %% [markdown]
-# Save the class as `sticky.py`, and `dps-pyro train --dynamics sticky.py:Sticky` trains with it.
-# [Write your own dynamics](../models/write-your-own-dynamics.md) goes on to parameters that each prompt has of its own.
+# Save the class as `sticky.py`, and `dps-pyro train --dynamics sticky.py:Sticky` trains with it. [Write your own
+# dynamics](../models/write-your-own-dynamics.md) goes on to parameters that each prompt has of its own.

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Prompt selection in ten lines
 #
-# This example puts `PromptSampler` into a training loop and compares it with uniform selection. The policy is a toy: one
-# number, its skill, which grows when a group of rollouts is useful. Put your rollouts, rewards and optimizer in its
-# place.
+# This example puts `PromptSampler` into a training loop and compares it with uniform selection. The policy is a toy:
+# one number, its skill, which grows when a group of rollouts is useful. Put your rollouts, rewards and optimizer in
+# its place.
 
 # %%
 import torch
@@ -15,8 +15,8 @@ from dps_pyro.models import LogitWalk
 PROMPTS, BATCH, GROUP, STEPS = 300, 16, 8, 60
 
 # %% [markdown]
-# The policy solves a prompt with the probability `sigmoid(skill - difficulty)`. A group of eight rollouts is useful if some
-# are right and some are wrong, and each useful group makes the policy a little more skilful.
+# The policy solves a prompt with the probability `sigmoid(skill - difficulty)`. A group of eight rollouts is useful
+# if some are right and some are wrong, and each useful group makes the policy a little more skilful.
 
 
 # %%
@@ -42,8 +42,8 @@ for name, (sampler, shares, skill) in runs.items():
     print(f"{name:9} useful groups {sum(shares) / STEPS:.2f}, skill at the end {skill:.2f}, visited {visited:.2f}")
 
 # %% [markdown]
-# With the same number of rollouts, predicted prompts give more useful groups. Here is the share of useful groups, averaged
-# over five steps.
+# With the same number of rollouts, predicted prompts give more useful groups. Here is the share of useful groups,
+# averaged over five steps.
 
 # %%
 figure = Figure(figsize=(7, 2.8), layout="constrained")
@@ -67,4 +67,5 @@ print("most likely to be useful:", chance.topk(5).indices.tolist())
 print("their probabilities:", [round(float(value), 2) for value in chance.topk(5).values])
 
 # %% [markdown]
-# `sampler.state_dict()` holds everything that a checkpoint needs. [Your own loop](../guides/plug-in.md) has the details.
+# `sampler.state_dict()` holds everything that a checkpoint needs. [Your own loop](../guides/plug-in.md) has the
+# details.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Replay: which model predicts best?
 #
-# In a *full log* every prompt was rolled out at every step. On such a log, replay plays any sampler as if it had seen only
-# what it chose, and scores its predictions on all prompts. This example compares three models.
+# In a *full log* every prompt was rolled out at every step. On such a log, replay plays any sampler as if it had seen
+# only what it chose, and scores its predictions on all prompts. This example compares three models.
 
 # %%
 import torch
@@ -19,8 +19,9 @@ from dps_pyro.models import BetaBernoulli, LogitWalk, PaperDPS
 log, truth, _ = simulate(LogitWalk(), prompts=150, num_steps=40, trials=8, seed=0)
 
 # %% [markdown]
-# Every sampler sees the same random batches of 16 prompts per step, and predicts the chance of a useful group for all 150
-# prompts before each of them. The last one knows the parameters that the log was drawn from: nobody can do better.
+# Every sampler sees the same random batches of 16 prompts per step, and predicts the chance of a useful group for all
+# 150 prompts before each of them. The last one knows the parameters that the log was drawn from: nobody can do
+# better.
 
 # %%
 samplers = {
@@ -60,5 +61,5 @@ for name, model in (("PaperDPS", PaperDPS()), ("LogitWalk", LogitWalk())):
     print(f"{name:9} useful among the chosen {share:.2f}; in the whole log {float(own.useful.float().mean()):.2f}")
 
 # %% [markdown]
-# A replay says how well a model predicts. How well a policy learns from the selected prompts is another question, which
-# [the evidence](../evidence/learning.md) answers. [Replay](../evaluate/replay.md) explains every score.
+# A replay says how well a model predicts. How well a policy learns from the selected prompts is another question,
+# which [the evidence](../evidence/learning.md) answers. [Replay](../evaluate/replay.md) explains every score.

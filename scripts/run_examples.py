@@ -3,9 +3,9 @@
     python -m scripts.run_examples                 # all of them
     python -m scripts.run_examples replay          # some of them
 
-An example is a script in the percent format: `# %% [markdown]` starts a cell of text, `# %%` a cell of code. Editors and
-Jupyter (through jupytext) open these files as notebooks. As in a notebook, a cell of code shows what it prints and the
-value of its last line; a matplotlib figure is shown as a picture.
+An example is a script in the percent format: `# %% [markdown]` starts a cell of text, `# %%` a cell of code. Editors
+and Jupyter (through jupytext) open these files as notebooks. As in a notebook, a cell of code shows what it prints and
+the value of its last line; a matplotlib figure is shown as a picture.
 """
 
 from __future__ import annotations
