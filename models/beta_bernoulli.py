@@ -28,6 +28,7 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Filter, Groups, State
+from dps_pyro.tracking.rates import BetaRates
 
 __all__ = ["BetaBernoulli"]
 
@@ -91,6 +92,10 @@ class _BetaTracker(Filter):
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance of a mixed group, exact by the Beta-binomial distribution."""
         return self._classes(trials)[1].to(self.dtype)
+
+    def rates(self) -> BetaRates:
+        """The Beta posteriors."""
+        return BetaRates(*self._posterior(self._state))
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], a draw of each prompt's success rate from its Beta posterior."""

@@ -34,9 +34,9 @@ from torch.nn.functional import logsigmoid
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.features import Design, design_matrix, design_of
+from dps_pyro.dynamics.ladders import concentrations, even_gaps, even_start, level_names
 from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import Features
-from dps_pyro.models.ladder import even_gaps, even_start, level_names
 from dps_pyro.support import checks
 
 __all__ = ["Covariate"]
@@ -63,7 +63,7 @@ class Covariate(Dynamics[Parameters]):
             other prompts' features holds for these where those are the reference, as in
             `Covariate(new_features, reference=fitted.design)` or `Covariate(new_features, reference=log.features)`.
             A string that the reference does not have is taken to be average, as a missing number is.
-        levels: K, at least 3. Seven predict much better than three, and more hardly better (docs/evidence.md).
+        levels: K, at least 3. Seven predict much better than three; more hardly help (docs/evidence/prediction.md).
         rate_gaps: [K + 1], Dirichlet concentrations of the gaps 0 → rate_1 → ... → rate_K → 1. The default is that of
             `Ladder`, which puts the rates between 0.02 and 0.98.
         initial: [K], Dirichlet concentrations of the average prompt's initial distribution. The default expects a
@@ -95,8 +95,8 @@ class Covariate(Dynamics[Parameters]):
         levels = checks.count("levels", levels, 3)
         self.states = level_names(levels)
         gaps, start = even_gaps(levels), even_start(levels)
-        self.rate_gaps = _concentration("rate_gaps", gaps if rate_gaps is None else rate_gaps, levels + 1)
-        self.initial_concentration = _concentration("initial", start if initial is None else initial, levels)
+        self.rate_gaps = concentrations("rate_gaps", gaps if rate_gaps is None else rate_gaps, (levels + 1,))
+        self.initial_concentration = concentrations("initial", start if initial is None else initial, (levels,))
         if not 0 < (leave := checks.positive("leave", leave)) < 1:
             raise ValueError(f"leave: expected a chance in (0, 1), got {leave}")
         # From a level with two neighbours half of the chance is up and half is down.
@@ -108,6 +108,17 @@ class Covariate(Dynamics[Parameters]):
     def carried(self) -> dict[str, Any]:
         """The reference."""
         return {"reference": self.design.plain()}
+
+    def kinds(self, num_prompts: int) -> Tensor | None:
+        """Long [N]: prompts with equal rows of features are alike.
+
+        Raises:
+            ValueError: there are more prompts than features.
+        """
+        if num_prompts > len(self.columns):
+            raise ValueError(f"features: expected those of {num_prompts} prompts, got those of {len(self.columns)}")
+        numbers: Tensor = self.columns[:num_prompts].unique(dim=0, return_inverse=True)[1]
+        return numbers
 
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "gaps" [K + 1], "initial" [K], "up" and "down" [K - 1], "scale" [3] and "weights" [3, F], the last two
@@ -158,10 +169,3 @@ class Covariate(Dynamics[Parameters]):
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the level), batch [..., N, K]."""
         return dist.Binomial(step.trials.unsqueeze(-1), theta.rates)
-
-
-def _concentration(name: str, value: Sequence[float] | Tensor, length: int) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != (length,) or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected {length} positive concentrations, got {value}")
-    return tensor

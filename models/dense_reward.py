@@ -44,6 +44,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.ladders import concentrations
 from dps_pyro.dynamics.progress import Size
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
@@ -101,10 +102,10 @@ class DenseReward(Dynamics[Parameters]):
         if self.tolerance < self.resolution:
             raise ValueError(f"tolerance: expected at least the resolution, {resolution}, got {tolerance}")
         inner = [8 / (count - 1)] * (count - 1)
-        self.mean_gaps = _concentration("mean_gaps", [1, *inner, 1] if mean_gaps is None else mean_gaps, (count + 1,))
-        self.initial_concentration = _concentration("initial", [1] * count if initial is None else initial, (count,))
+        self.mean_gaps = concentrations("mean_gaps", [1, *inner, 1] if mean_gaps is None else mean_gaps, (count + 1,))
+        self.initial_concentration = concentrations("initial", [1] * count if initial is None else initial, (count,))
         moves = _sticky(count) if transition is None else transition
-        self.transition_concentration = _concentration("transition", moves, (count, count))
+        self.transition_concentration = concentrations("transition", moves, (count, count))
         if count != len(self.states):
             self.states = tuple(f"level {level} of {count}" for level in range(1, count + 1))
 
@@ -261,12 +262,3 @@ def _below(name: str, value: float, most: float) -> float:
     if not checks.positive(name, value) < most:
         raise ValueError(f"{name}: expected a number in (0, {most:g}), got {value}")
     return float(value)
-
-
-def _concentration(
-    name: str, value: Sequence[float] | Sequence[Sequence[float]] | Tensor, shape: tuple[int, ...]
-) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != shape or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected positive concentrations of shape {shape}, got {value}")
-    return tensor

@@ -51,8 +51,8 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.features import Groups
+from dps_pyro.dynamics.ladders import concentrations, even_gaps, even_start, level_names
 from dps_pyro.dynamics.step import Step
-from dps_pyro.models.ladder import even_gaps, even_start, level_names
 from dps_pyro.support import checks
 
 __all__ = ["Hierarchical"]
@@ -76,7 +76,7 @@ class Hierarchical(Dynamics[Parameters]):
         labels: the groups that there are, in the order of the site "z_group"; those among `groups`, sorted, if left
             out. A posterior has them in `about["columns"]`, for a model of other prompts, some of which may have other
             labels: those stand at the population's centre.
-        levels: K, at least 3. Seven predict much better than three, and more hardly better (docs/evidence.md).
+        levels: K, at least 3. Seven predict much better than three; more hardly help (docs/evidence/prediction.md).
         nodes: Q, how many eases a prompt may have, at least 2; one more is tried for the price of a state for each
             level. None: each prompt has an ease of its own, the site "z_prompt".
         rate_gaps: [K + 1], Dirichlet concentrations of the gaps 0 → rate_1 → ... → rate_K → 1. The default is that of
@@ -106,12 +106,16 @@ class Hierarchical(Dynamics[Parameters]):
         prompt_scale: Sequence[float] | Tensor = (0.3, 0.3),
     ) -> None:
         levels = checks.count("levels", levels, 3)
-        self.rate_gaps = _positive("rate_gaps", even_gaps(levels) if rate_gaps is None else rate_gaps, (levels + 1,))
-        self.initial_concentration = _positive("initial", even_start(levels) if initial is None else initial, (levels,))
+        self.rate_gaps = concentrations(
+            "rate_gaps", even_gaps(levels) if rate_gaps is None else rate_gaps, (levels + 1,)
+        )
+        self.initial_concentration = concentrations(
+            "initial", even_start(levels) if initial is None else initial, (levels,)
+        )
         rows = _sticky(levels) if transition is None else transition
-        self.transition_concentration = _positive("transition", rows, (levels, levels))
-        self.group_scale = _positive("group_scale", group_scale, (2,))
-        self.prompt_scale = _positive("prompt_scale", prompt_scale, (2,))
+        self.transition_concentration = concentrations("transition", rows, (levels, levels))
+        self.group_scale = concentrations("group_scale", group_scale, (2,))
+        self.prompt_scale = concentrations("prompt_scale", prompt_scale, (2,))
         self.groups = None if groups is None else Groups(groups, labels)
         self.labels: tuple[str | int, ...] = () if self.groups is None else self.groups.labels
         """The groups' labels, in the order of the site "z_group"; none where there are no groups."""
@@ -129,6 +133,16 @@ class Hierarchical(Dynamics[Parameters]):
     def carried(self) -> dict[str, Any]:
         """The groups' labels, where there are groups."""
         return {} if self.groups is None else {"labels": list(self.groups.labels)}
+
+    def kinds(self, num_prompts: int) -> Tensor | None:
+        """Long [N], each prompt's group; None where there are no groups, or where each prompt has an ease of its own.
+
+        Raises:
+            ValueError: there are more prompts than labels in `groups`.
+        """
+        if self.groups is None or self.nodes is None:
+            return None
+        return self.groups.of(torch.arange(num_prompts), num_prompts)
 
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "gaps" [K + 1], "initial" [K], "transition" [K, K]; with groups "group_scale" [2] and "z_group" [2, G];
@@ -209,10 +223,3 @@ def _sticky(levels: int) -> list[list[float]]:
         for other in near:
             row[other] = 0.9 if len(near) == 1 else 0.5
     return rows
-
-
-def _positive(name: str, value: Sequence[float] | Sequence[Sequence[float]] | Tensor, shape: tuple[int, ...]) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != shape or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected positive numbers of shape {shape}, got {value}")
-    return tensor

@@ -18,9 +18,7 @@ without its rare jumps between unsolved and solved.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import pyro
@@ -29,6 +27,7 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.ladders import concentrations, even_gaps, even_start, level_names
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 
@@ -71,10 +70,14 @@ class Ladder(Dynamics[Parameters]):
         levels = checks.count("levels", levels, 3)
         # A walk's spread grows with the square of its strides: levels half as far apart are left four times as often.
         often = min(0.01 * ((levels - 1) / 2) ** 2, 0.3)
-        self.rate_gaps = _positive("rate_gaps", even_gaps(levels) if rate_gaps is None else rate_gaps, levels + 1)
-        self.initial_concentration = _positive("initial", even_start(levels) if initial is None else initial, levels)
-        self.leave = _positive("leave", (100 * often, 100 * (1 - often)) if leave is None else leave, 2)
-        self.upward = _positive("upward", upward, 2)
+        self.rate_gaps = concentrations(
+            "rate_gaps", even_gaps(levels) if rate_gaps is None else rate_gaps, (levels + 1,)
+        )
+        self.initial_concentration = concentrations(
+            "initial", even_start(levels) if initial is None else initial, (levels,)
+        )
+        self.leave = concentrations("leave", (100 * often, 100 * (1 - often)) if leave is None else leave, (2,))
+        self.upward = concentrations("upward", upward, (2,))
         self.states = level_names(levels)
 
     def prior(self, prompts: pyro.plate) -> Parameters:
@@ -104,29 +107,3 @@ class Ladder(Dynamics[Parameters]):
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the level), batch [..., N, K]."""
         return dist.Binomial(step.trials.unsqueeze(-1), theta.rates)
-
-
-def even_gaps(levels: int) -> list[float]:
-    """Concentrations, 50 in all, whose mean puts the rates at even steps of arcsin √rate from 0.02 to 0.98: in these
-    a Binomial's standard deviation is the same everywhere."""
-    first = math.asin(math.sqrt(0.02))
-    stride = (math.pi / 2 - 2 * first) / (levels - 1)
-    rates = [0.0, *(math.sin(first + stride * level) ** 2 for level in range(levels)), 1.0]
-    return [50 * (above - below) for below, above in pairwise(rates)]
-
-
-def even_start(levels: int) -> list[float]:
-    """Concentrations of where prompts start: a third at the bottom, a third at the top, and a third in between."""
-    return [levels - 2.0, *[1.0] * (levels - 2), levels - 2.0]
-
-
-def level_names(levels: int) -> tuple[str, ...]:
-    """Names of K levels, from the lowest to the highest."""
-    return tuple(f"level {level} of {levels}" for level in range(1, levels + 1))
-
-
-def _positive(name: str, value: Sequence[float] | Tensor, length: int) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != (length,) or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected {length} positive concentrations, got {value}")
-    return tensor

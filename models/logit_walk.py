@@ -36,6 +36,7 @@ from torch.nn.functional import one_hot
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.features import Groups
+from dps_pyro.dynamics.ladders import concentrations
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 
@@ -88,14 +89,14 @@ class LogitWalk(Dynamics[Parameters]):
     ) -> None:
         if rungs < 3 or not limit > 0:
             raise ValueError(f"expected at least 3 rungs and a positive limit, got {rungs} and {limit}")
-        share = _positive("ends", ends, (2,))
+        share = concentrations("ends", ends, (2,))
         if not float(share.sum()) < 1:
             raise ValueError(f"ends: expected shares that add up to less than 1, got {ends}")
         self.spread = checks.positive("spread", spread)
-        self.resting = _positive("resting", resting, (3,))
-        self.learning = _positive("learning", learning, (3,))
-        self.leave = _positive("leave", leave, (2, 2))
-        self.tilt_scale = _positive("tilt_scale", tilt_scale, (3,))
+        self.resting = concentrations("resting", resting, (3,))
+        self.learning = concentrations("learning", learning, (3,))
+        self.leave = concentrations("leave", leave, (2, 2))
+        self.tilt_scale = concentrations("tilt_scale", tilt_scale, (3,))
         self.groups = None if groups is None else Groups(groups, labels)
         self.grid = torch.linspace(-limit, limit, rungs)
         rates = self.grid.sigmoid()
@@ -114,6 +115,14 @@ class LogitWalk(Dynamics[Parameters]):
     def carried(self) -> dict[str, Any]:
         """The groups' labels, where there are groups."""
         return {} if self.groups is None else {"labels": list(self.groups.labels)}
+
+    def kinds(self, num_prompts: int) -> Tensor | None:
+        """Long [N], each prompt's group; None where there are no groups.
+
+        Raises:
+            ValueError: there are more prompts than labels in `groups`.
+        """
+        return None if self.groups is None else self.groups.of(torch.arange(num_prompts), num_prompts)
 
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "start" [K], "resting" [3], "learning" [3] and "leave" [2]; with groups "tilt_scale" [3] and "z_tilt"
@@ -158,10 +167,3 @@ def _shift(rungs: int, by: int) -> Tensor:
     """[K, K], the matrix of a sure move by one rung; the end rung has nowhere to go and stays."""
     now = torch.arange(rungs)
     return one_hot((now + by).clamp(0, rungs - 1), rungs).to(torch.get_default_dtype())
-
-
-def _positive(name: str, value: Sequence[float] | Sequence[Sequence[float]], shape: tuple[int, ...]) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != shape or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected positive numbers of shape {shape}, got {value}")
-    return tensor

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.ladders import concentrations
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 
@@ -86,10 +87,12 @@ class PromptTypes(Dynamics[Parameters]):
         share = [(speed - self.leak) / (1 - self.leak) for speed in ladder]
         gaps = [share[m] - share[m + 1] for m in reversed(range(len(self.types)))]
         self.speed_gaps = checks.positive("strength", strength) * torch.tensor(gaps)
-        self.shares = _concentration("shares", [1.0] * len(self.types) if shares is None else shares, len(self.types))
-        self.rate_gaps = _concentration("rate_gaps", rate_gaps, 4)
-        self.initial_concentration = _concentration("initial", initial, 3)
-        self.fall = _concentration("fall", fall, 2)
+        self.shares = concentrations(
+            "shares", [1.0] * len(self.types) if shares is None else shares, (len(self.types),)
+        )
+        self.rate_gaps = concentrations("rate_gaps", rate_gaps, (4,))
+        self.initial_concentration = concentrations("initial", initial, (3,))
+        self.fall = concentrations("fall", fall, (2,))
         self.states = tuple(f"{progress}, {name}" for progress in PROGRESS for name in self.types)
 
     def prior(self, prompts: pyro.plate) -> Parameters:
@@ -132,10 +135,3 @@ class PromptTypes(Dynamics[Parameters]):
     def type_belief(self, belief: Tensor) -> Tensor:
         """[..., M + 1], the chance of each of `types`, from a belief [..., K] over (progress, type)."""
         return belief.reshape(*belief.shape[:-1], len(PROGRESS), len(self.types)).sum(-2)
-
-
-def _concentration(name: str, value: Sequence[float] | Tensor, length: int) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != (length,) or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected {length} positive concentrations, got {value}")
-    return tensor

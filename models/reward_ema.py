@@ -34,6 +34,7 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Filter, Groups, State
+from dps_pyro.tracking.rates import Mixture
 
 __all__ = ["RewardEMA"]
 
@@ -115,6 +116,11 @@ class _EMATracker(Filter):
         """[N], the chance of a mixed group where the rate's variance is the average one."""
         low, high, _ = _law(self._state)
         return _mixed(low, high, trials).to(self.dtype)
+
+    def rates(self) -> Mixture:
+        """The lower and the higher rate, with their chances."""
+        low, high, weight = _law(self._state)
+        return Mixture.of_states(torch.stack([low, high], -1), torch.stack([1 - weight, weight], -1))
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], the lower or the higher rate, drawn. Both are as far from 0.5: `target(0.5)` ranks by variance."""

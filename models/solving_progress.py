@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.ladders import concentrations
 from dps_pyro.dynamics.step import Step
 
 __all__ = ["SolvingProgress"]
@@ -55,9 +55,9 @@ class SolvingProgress(Dynamics[Parameters]):
         initial: Sequence[float] | Tensor = (1.0, 1.0, 1.0),
         transition: Sequence[Sequence[float]] | Tensor = ((99.0, 0.9, 0.1), (0.5, 99.0, 0.5), (0.1, 0.9, 99.0)),
     ) -> None:
-        self.rate_gaps = _concentration("rate_gaps", rate_gaps, (4,))
-        self.initial_concentration = _concentration("initial", initial, (3,))
-        self.transition_concentration = _concentration("transition", transition, (3, 3))
+        self.rate_gaps = concentrations("rate_gaps", rate_gaps, (4,))
+        self.initial_concentration = concentrations("initial", initial, (3,))
+        self.transition_concentration = concentrations("transition", transition, (3, 3))
 
     def prior(self, prompts: pyro.plate) -> Parameters:
         """Sites "gaps" [4], "initial" [3] and "transition" [3, 3]."""
@@ -78,12 +78,3 @@ class SolvingProgress(Dynamics[Parameters]):
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the state), batch [..., N, 3]."""
         return dist.Binomial(step.trials.unsqueeze(-1), theta.rates)
-
-
-def _concentration(
-    name: str, value: Sequence[float] | Sequence[Sequence[float]] | Tensor, shape: tuple[int, ...]
-) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != shape or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected positive concentrations of shape {shape}, got {value}")
-    return tensor

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.ladders import concentrations
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 
@@ -77,8 +78,8 @@ class Trained(Dynamics[Parameters]):
         effect: float = 2.0,
         slope: float = 2.0,
     ) -> None:
-        self.rate_gaps = _concentration("rate_gaps", rate_gaps, 4)
-        self.initial_concentration = _concentration("initial", initial, 3)
+        self.rate_gaps = concentrations("rate_gaps", rate_gaps, (4,))
+        self.initial_concentration = concentrations("initial", initial, (3,))
         if not 0 < (leave := checks.positive("leave", leave)) < 1:
             raise ValueError(f"leave: expected a chance in (0, 1), got {leave}")
         # From the middle state half of the chance is up and half is down.
@@ -106,11 +107,9 @@ class Trained(Dynamics[Parameters]):
 
     def transition(self, theta: Parameters, step: Step) -> dist.Categorical:
         """`p(z_{t+1} | z_t)`, batch [..., N, 3]: to a neighbour or nowhere, by what the step did."""
-        progress = torch.zeros(1) if step.progress is None else step.progress
-        trained = step.trials > 0 if step.trained is None else step.trained
         # The two cases once for all prompts, and then each prompt's: far cheaper than each prompt's chances anew.
-        with_it, without = self._moves(theta, 1.0, progress), self._moves(theta, 0.0, progress)
-        return dist.Categorical(torch.where(trained[..., None, None], with_it, without))
+        with_it, without = self._moves(theta, 1.0, step.progress), self._moves(theta, 0.0, step.progress)
+        return dist.Categorical(torch.where(step.trained[..., None, None], with_it, without))
 
     def _moves(self, theta: Parameters, trained: float, progress: Tensor) -> Tensor:
         """[..., 1, 3, 3] for progress [..., 1]."""
@@ -125,10 +124,3 @@ class Trained(Dynamics[Parameters]):
     def emission(self, theta: Parameters, step: Step) -> dist.Binomial:
         """Binomial(trials, rate of the state), batch [..., N, 3]."""
         return dist.Binomial(step.trials.unsqueeze(-1), theta.rates)
-
-
-def _concentration(name: str, value: Sequence[float] | Tensor, length: int) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.shape != (length,) or not bool((tensor > 0).all()):
-        raise ValueError(f"{name}: expected {length} positive concentrations, got {value}")
-    return tensor

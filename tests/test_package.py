@@ -161,7 +161,7 @@ FLOORS = (
     ("dynamics",),
     ("tracking", "inference"),
     ("selection", "testing", "models"),
-    ("evaluation",),
+    ("evaluation", "serve"),
     ("report",),
     ("trainers",),
     ("cli",),

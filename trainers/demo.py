@@ -6,7 +6,7 @@ from the embedded policy with the same seed; the report draws them side by side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +41,20 @@ def run_demo(options: DemoOptions) -> int:
     console = plain_console()
     out = options.out or _free(Path("runs/demo"))
     # The model that predicts best, not the one that teaches best: the useful groups are to show within minutes.
-    shared = TrainConfig(seed=options.seed, dynamics="LogitWalk", eval_every=30, checkpoint_every=30, threads=1)
+    shared = TrainConfig.flat(seed=options.seed, dynamics="LogitWalk", eval_every=30, checkpoint_every=30, threads=1)
 
     console.rule("1 of 2: uniform selection, for comparison")
-    size = f"{shared.batch_size} prompts chosen at random, {shared.group_size} rollouts each"
+    size = f"{shared.rollouts.batch_size} prompts chosen at random, {shared.rollouts.group_size} rollouts each"
     console.print(f"{options.uniform_steps} steps of {size}.")
-    arm = replace(shared, out=out / "uniform", steps=options.uniform_steps, acquisition="uniform", eval_every=0)
-    uniform = train(replace(arm, report=False))
+    arm = shared.replaced(out=out / "uniform", steps=options.uniform_steps, acquisition="uniform", eval_every=0)
+    uniform = train(arm.replaced(report=False))
 
     console.rule("2 of 2: predicted prompts")
     console.print(
-        f"{options.steps} steps of the same size, on prompts that {shared.dynamics} predicts to be partially solved."
+        f"{options.steps} steps of the same size, on prompts that {shared.selection.dynamics} predicts to be "
+        "partially solved."
     )
-    main = train(replace(shared, out=out / "predicted", steps=options.steps, compare=(out / "uniform",)))
+    main = train(shared.replaced(out=out / "predicted", steps=options.steps, compare=(out / "uniform",)))
     found = compare(main, uniform)
     text = strict_json({**main, "demo": found}, indent=1) + "\n"
     with atomic_path(out / "predicted" / "summary.json") as aside:

@@ -14,13 +14,17 @@ from typing import Any
 
 import torch
 
+from dps_pyro.history.log import Features, RolloutHistory
+from dps_pyro.models.selectors.oracle import OracleFilter
 from dps_pyro.rollouts import Sleeps, closing
 from dps_pyro.rollouts.seeds import seed_for
+from dps_pyro.selection.plan import second_half
 from dps_pyro.support.console import plain_console
 from dps_pyro.trainers.config.config_file import check_resumed, load_config, save_config
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
 from dps_pyro.trainers.policy.load import load_policy, load_reference
+from dps_pyro.trainers.policy.reading import reading_features
 from dps_pyro.trainers.run.boards import require_wandb
 from dps_pyro.trainers.run.completions import log_completions
 from dps_pyro.trainers.run.folder import RunFolder
@@ -30,7 +34,7 @@ from dps_pyro.trainers.run.lock import claimed
 from dps_pyro.trainers.run.summary import complete, finish
 from dps_pyro.trainers.step.ahead import Ahead, Turn
 from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, Reasons
-from dps_pyro.trainers.step.groups import draw, evaluate, pictured, rewarded, roll_out
+from dps_pyro.trainers.step.groups import draw, evaluate, go_on, pictured, rewarded, roll_out, shown, told
 from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
 from dps_pyro.trainers.step.prompts import fitting, prompt_limit
@@ -50,31 +54,31 @@ def train(config: TrainConfig) -> dict[str, Any]:
         OSError: a file cannot be read or written, for instance because the disk is full; the message names it.
         FloatingPointError: a loss, a gradient or a weight is no longer finite; the last checkpoint is good.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    if config.machine.threads is not None:
+        torch.set_num_threads(config.machine.threads)
     config = config.resolved()
-    with claimed(config.out, resume=config.resume) as path:
-        return _train(config, RunFolder(path, resume=config.resume))
+    with claimed(config.task.out, resume=config.task.resume) as path:
+        return _train(config, RunFolder(path, resume=config.task.resume))
 
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C901 - one loop, from top to bottom
     console = plain_console()
     say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
-    if config.resume and not folder.blank:
+    if config.task.resume and not folder.blank:
         check_resumed(load_config(folder.path / "config.yaml"), config)
-        if (summary := folder.finished(config.steps, say)) is not None:
+        if (summary := folder.finished(config.task.steps, say)) is not None:
             say(f"{folder.path}: all {summary['steps']} steps are done; more: --steps")
             return complete(folder, config, summary, say)
-    checkpoint = folder.load_checkpoint() if config.resume else None
+    checkpoint = folder.load_checkpoint() if config.task.resume else None
     for name in [] if checkpoint is None else folder.damaged_completions(checkpoint):
         say(f"{folder.path / name} is not what was written; nothing but people reads it, and the run goes on.")
-    if config.resume and checkpoint is None:
+    if config.task.resume and checkpoint is None:
         found = "no run yet, the settings given start it" if folder.blank else "no checkpoint yet, the run starts"
         say(f"{folder.path}: there is {found} at the first step")
 
     # The parts: a policy, an engine that samples from it, a task, and a sampler that tracks the task's prompts.
     with folder.starting(save_config(config)), ExitStack() as opened:
-        if config.wandb is not None:
+        if config.evaluation.wandb is not None:
             require_wandb()
         policy, tokenizer = load_policy(config, None if checkpoint is None else checkpoint.path / "policy")
         reference = load_reference(config, policy)
@@ -84,9 +88,16 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
         task = make_task(config, tokenizer)
         limit = prompt_limit(config, policy, engine)
         prompts, tests = (fitting(task, split, tokenizer, config, limit, say) for split in ("train", "test"))
-        sampler = make_sampler(config, task, prompts)
-        full_log = FullLog(folder.path, sampler.history) if config.full_log else None
-        ledger, dry_spell, drift = Ledger(config.group_size, sampler.tolerance), DrySpell(), Drift()
+        read: Features = {}
+        number = config.selection.read_prompts
+        if number and checkpoint is None:
+            read = reading_features(policy, tokenizer, shown(tokenizer, task, prompts, config), number)
+        elif number:  # by the policy of the first step, which is gone
+            logged = RolloutHistory.from_parquet(folder.path / "history.parquet").features
+            read = {name: column for name, column in logged.items() if name.startswith("reading ")}
+        sampler = make_sampler(config, task, prompts, read)
+        full_log = FullLog(folder.path, sampler.history) if config.evaluation.full_log else None
+        ledger, dry_spell, drift = Ledger(config.rollouts.group_size, sampler.tolerance), DrySpell(), Drift()
         if checkpoint is not None:
             ledger.load_state_dict(checkpoint.state["ledger"])
             sampler.load_state_dict(checkpoint.state["sampler"])
@@ -101,65 +112,86 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 full_log.resume(ledger.step)
         before = [] if checkpoint is None else checkpoint.metrics
         reasons = Reasons(before)
-        folder.begin(save_config(config), ledger.step, sampler.history, metrics=before, wandb=config.wandb)
+        project = config.evaluation.wandb
+        folder.begin(save_config(config), ledger.step, sampler.history, metrics=before, wandb=project)
         opened = opened.pop_all()  # until here an error closes the engine, from here the end of the loop does
 
-    with folder, opened, ahead, LiveView(steps=config.steps, done=ledger.step, folder=folder.path) as view:
+    with folder, opened, ahead, LiveView(steps=config.task.steps, done=ledger.step, folder=folder.path) as view:
 
         def held_out() -> None:
             result = evaluate(engine, tokenizer, task, config, tests)
             ledger.accuracy = result["accuracy"] or 0.0
             entry = {"kind": "eval", "step": ledger.step, "rollouts": ledger.rollouts} | result
-            if config.keep_best:
+            if config.evaluation.keep_best:
                 folder.keep_best(entry, policy, tokenizer)
             view.evaluated(folder.log(entry))
 
         def choose() -> Turn:
             """The next prompts, for the policy as it is."""
-            chance = sampler.informative(config.group_size)
-            rows = sampler.select(min(config.batch_size * config.dynamic_sampling, len(prompts)))
-            return Turn(ledger.step, rows, chance)
+            if isinstance(sampler.tracker, OracleFilter):
+                sampler.tracker.tell(*told(engine, tokenizer, task, prompts, config, ledger.step))
+            chance = sampler.informative(config.rollouts.group_size)
+            if config.rollouts.group_sizes:
+                made = sampler.plan(
+                    config.rollouts.batch_size * config.rollouts.group_size,
+                    config.rollouts.group_sizes,
+                    config.update.signal,
+                )
+                return Turn(ledger.step, made.rows, chance, sizes=made.sizes)
+            rows = sampler.select(min(config.rollouts.candidates or len(prompts), len(prompts)))
+            first = torch.full_like(rows, config.rollouts.first_rollouts) if config.rollouts.first_rollouts else None
+            return Turn(ledger.step, rows, chance, sizes=first)
 
         if checkpoint is None:
             held_out()
-        while ledger.step < config.steps:
+        while ledger.step < config.task.steps:
             clock = Clock()
             with clock("select"):
-                version, rows, chance, drawn = ahead.take() or choose()
+                version, rows, chance, drawn, sizes = ahead.take() or choose()
 
             candidates = [prompts[row] for row in rows.tolist()]
-            at = ledger.step, clock, sampler.tolerance, drawn
+            at = ledger.step, clock, sampler.tolerance, drawn, sizes
             groups = roll_out(engine, tokenizer, task, candidates, config, *at)
+            if config.rollouts.first_rollouts:  # the second part goes where the posterior after the first promises most
+                rates = sampler.tracker.rates().of(groups.of(rows))
+                size = config.rollouts.group_size
+                left = config.rollouts.batch_size * size - int(groups.sizes.sum()) - groups.skipped
+                signal = config.update.signal
+                more = second_half(rates, groups.solved, groups.sizes, left, most=2 * size, signal=signal)
+                first = [candidates[place] for place in groups.of(torch.arange(len(rows))).tolist()]
+                groups = go_on(groups, more, engine, tokenizer, task, first, config, ledger.step, clock)
             with clock("observe"):
                 # Dynamic sampling may have had enough before the last of them; some may not have been judged.
                 rows = groups.of(rows)
-                solved, taken = groups.rewards.sum(-1), trained_on(groups, config)
+                if config.update.baseline == "belief":  # what was expected before these groups were seen
+                    groups = groups._replace(expected=sampler.baseline(rows, groups.rewards))
+                taken = trained_on(groups, config)
                 sampler.observe(
-                    rows, solved, config.group_size, version,
+                    rows, groups.solved, groups.sizes, version,
                     trained=taken, progress=ledger.accuracy, useful=groups.useful,
                 )  # fmt: skip
             if full_log is not None:
                 rest = full_log.others(rows)
-                seed = seed_for(config.seed, "full_log", ledger.step)
+                seed = seed_for(config.machine.seed, "full_log", ledger.step)
                 others = [prompts[row] for row in rest.tolist()]
                 extra = rewarded(engine, tokenizer, task, others, config, seed, clock, sampler.tolerance)
                 full_log.append(Chosen(rows, groups, taken, chance[rows]), extra.of(rest), extra, ledger)
-            if config.log_completions and ledger.step % config.log_completions == 0:
+            if config.evaluation.log_completions and ledger.step % config.evaluation.log_completions == 0:
                 weighed = advantages_of(groups, config) * taken[:, None]
                 log_completions(folder.path, ledger.step, [prompts[row] for row in rows.tolist()], groups, weighed)
 
-            if config.async_rollouts and ledger.step + 1 < config.steps:
+            if config.rollouts.async_rollouts and ledger.step + 1 < config.task.steps:
                 with clock("select"):
                     turn = choose()
                 asked = [prompts[row] for row in turn.rows.tolist()]
-                seed = seed_for(config.seed, "rollout", ledger.step + 1, 0)
-                ahead.begin(turn, partial(draw, engine, tokenizer, task, asked, config, seed))
+                seed = seed_for(config.machine.seed, "rollout", ledger.step + 1, 0)
+                ahead.begin(turn, partial(draw, engine, tokenizer, task, asked, config, seed, turn.sizes))
             elif isinstance(engine, Sleeps):
                 with clock("sync"):
                     engine.sleep()
             with clock("update"):
                 set_learning_rate(optimizer, now := rate(ledger.step))
-                seed = seed_for(config.seed, "update", ledger.step)
+                seed = seed_for(config.machine.seed, "update", ledger.step)
                 learned = update(policy, reference, optimizer, groups, config, seed)
             with clock("rollout"):
                 ahead.wait()
@@ -171,7 +203,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
             entry = {
                 "kind": "train",
                 "step": ledger.step - 1,
-                **({"policy_version": version} if config.async_rollouts else {}),
+                **({"policy_version": version} if config.rollouts.async_rollouts else {}),
                 **ledger.metrics(),
                 "useful_predicted": float(chance[rows].mean()),
                 "useful_pool": float(chance.mean()),
@@ -196,16 +228,18 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 if (warning := watch.warning(entry)) is not None:
                     view.say(warning, "yellow")
 
-            last = ledger.step == config.steps
-            if last or (config.eval_every > 0 and ledger.step % config.eval_every == 0):
+            last = ledger.step == config.task.steps
+            if last or (config.evaluation.eval_every > 0 and ledger.step % config.evaluation.eval_every == 0):
                 held_out()
-            if last or ledger.step % config.checkpoint_every == 0:
+            if last or ledger.step % config.evaluation.checkpoint_every == 0:
                 # The history first: a run that is killed between the two writes both again.
                 sampler.history.to_parquet(folder.path / "history.parquet")
                 if full_log is not None:
                     full_log.save()
                 state = {"ledger": ledger.state_dict(), "sampler": sampler.state_dict(), "ahead": ahead.state_dict()}
-                folder.save_checkpoint(ledger.step, state, policy, optimizer, tokenizer, keep=config.keep_checkpoints)
+                folder.save_checkpoint(
+                    ledger.step, state, policy, optimizer, tokenizer, keep=config.evaluation.keep_checkpoints
+                )
 
         folder.save_policy("policy", policy, tokenizer)
         summary = finish(folder, config, sampler.dynamics, sampler.history, view.say)

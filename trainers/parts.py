@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import ProcessorMixin
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import Features
@@ -14,13 +14,16 @@ from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
 from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.rollouts import RolloutEngine
-from dps_pyro.selection.acquisition import Acquisition, acquisition_named
+from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named
 from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.selection.worth import by_progress, by_signal, retiring
 from dps_pyro.support.plugins import call
 from dps_pyro.tasks import PromptSet, Task, by_name, feature_columns
 from dps_pyro.tasks.own.records import Records
 from dps_pyro.tasks.own.task_process import TaskProcess
+from dps_pyro.testing import check_quickly
 from dps_pyro.tracking.predictor import Predictor
+from dps_pyro.tracking.tracker import is_fitted
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.policy.load import autocast
 
@@ -39,24 +42,29 @@ def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader)
         ValueError: vLLM is wanted and not installed.
         EngineError: it cannot run this policy with these settings, or the server cannot.
     """
-    if config.engine == "transformers":
+    from transformers import ProcessorMixin
+
+    if config.engine.engine == "transformers":
         from dps_pyro.rollouts.transformers import TransformersEngine
 
-        return TransformersEngine(policy, tokenizer, batch_size=config.rollout_batch, frozen=config.async_rollouts)
-    if config.engine != "vllm":
+        return TransformersEngine(
+            policy, tokenizer, batch_size=config.rollouts.rollout_batch, frozen=config.rollouts.async_rollouts
+        )
+    if config.engine.engine != "vllm":
         if isinstance(tokenizer, ProcessorMixin):
             raise ValueError(
-                f"engine: expected transformers or vllm for a vision-language model, got a server, {config.engine}"
+                "engine: expected transformers or vllm for a vision-language model, got a server, "
+                f"{config.engine.engine}"
             )
         from dps_pyro.rollouts.vllm_server import VllmServerEngine
 
         return VllmServerEngine(
-            config.engine,
+            config.engine.engine,
             policy,
             tokenizer,
-            max_model_len=config.max_model_len,
-            weights_folder=config.weights_folder,
-            timeout=config.engine_timeout,
+            max_model_len=config.engine.max_model_len,
+            weights_folder=config.engine.weights_folder,
+            timeout=config.engine.engine_timeout,
         )
     own = "bfloat16" if isinstance(autocast(config), torch.autocast) else "auto"
     from dps_pyro.rollouts.vllm import VllmEngine
@@ -64,13 +72,13 @@ def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader)
     return VllmEngine(
         policy,
         tokenizer,
-        dtype=own if config.engine_dtype == "auto" else config.engine_dtype,
-        max_model_len=config.max_model_len,
-        kv_cache_gib=config.kv_cache_gib,
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        tensor_parallel=config.tensor_parallel,
-        sleep=config.engine_sleep and not config.async_rollouts,
-        args=config.vllm_args,
+        dtype=own if config.engine.engine_dtype == "auto" else config.engine.engine_dtype,
+        max_model_len=config.engine.max_model_len,
+        kv_cache_gib=config.engine.kv_cache_gib,
+        gpu_memory_utilization=config.engine.gpu_memory_utilization,
+        tensor_parallel=config.engine.tensor_parallel,
+        sleep=config.engine.engine_sleep and not config.rollouts.async_rollouts,
+        args=config.engine.vllm_args,
     )
 
 
@@ -82,18 +90,31 @@ def make_model(
     Raises:
         ValueError: there is no such model, its arguments are wrong, or there is no such feature to group by.
     """
-    groups = getattr(task, "groups", None) if config.groups == "auto" else config.groups
+    groups = getattr(task, "groups", None) if config.selection.groups == "auto" else config.selection.groups
     asked = {} if groups in (None, "none") else {"groups": groups}
-    return make(config.dynamics, asked | config.dynamics_args, features, optional=asked, posterior=prior)
+    model: Dynamics[Any] | Predictor = make(
+        config.selection.dynamics, asked | config.selection.dynamics_args, features, optional=asked, posterior=prior
+    )
+    if ":" in config.selection.dynamics and is_fitted(
+        model
+    ):  # a user's own: the run is long, and the check takes a second
+        check_quickly(model, num_prompts=len(task.prompts("train")))
+    return model
 
 
-def make_acquisition(config: TrainConfig) -> str | Acquisition:
+def make_acquisition(config: TrainConfig) -> Acquisition:
     """The configured acquisition, as `PromptSampler` takes it.
 
     Raises:
         ValueError: it is of a file that is not there, or is no function.
     """
-    return acquisition_named(config.acquisition, config.sharpness)
+    named = acquisition_named(config.selection.acquisition, config.selection.sharpness, config.selection.coverage)
+    made = ACQUISITIONS[named] if isinstance(named, str) else named
+    if config.selection.worth == "signal":
+        made = by_signal(made, replace(config.update.signal, power=2.0))
+    elif config.selection.worth == "progress":
+        made = by_progress(made)
+    return made if config.selection.retire is None else retiring(made, config.selection.retire)
 
 
 def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
@@ -105,37 +126,44 @@ def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
     """
     words: Any = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
     wordless = words is not None and words.unk_token_id in words("Using")["input_ids"]
-    style = "compact" if wordless or config.policy in EMBEDDED else "instruct"
-    if config.data is not None:
-        own = {"source": config.data, "reward": config.reward, "timeout": config.reward_timeout}
-        task: Task = call("task_args", Records, own | config.task_args)
+    style = "compact" if wordless or config.task.policy in EMBEDDED else "instruct"
+    if config.task.data is not None:
+        own = {"source": config.task.data, "reward": config.task.reward, "timeout": config.task.reward_timeout}
+        task: Task = call("task_args", Records, own | config.task.task_args)
     else:
         optional = {"style": style}
-        task = by_name.make(config.task, config.task_args, optional)
-        if ":" in config.task:  # a user's own: nothing is known of how long its rewards take
-            task = TaskProcess(task, config.task, config.task_args, optional, config.reward_timeout)
-    if config.batch_size > (there := len(task.prompts("train"))):
-        raise ValueError(f"batch_size: expected at most {there}, the number of prompts, got {config.batch_size}")
+        task = by_name.make(config.task.task, config.task.task_args, optional)
+        if ":" in config.task.task:  # a user's own: nothing is known of how long its rewards take
+            task = TaskProcess(task, config.task.task, config.task.task_args, optional, config.task.reward_timeout)
+    if config.rollouts.batch_size > (there := len(task.prompts("train"))):
+        raise ValueError(
+            f"batch_size: expected at most {there}, the number of prompts, got {config.rollouts.batch_size}"
+        )
     if len(task.prompts("test")) == 0:
         raise ValueError("task_args: expected at least 1 test prompt, to evaluate on, got none (a test_size of 0)")
     return task
 
 
-def make_sampler(config: TrainConfig, task: Task, prompts: PromptSet | None = None) -> PromptSampler:
-    """The configured sampler of the task's prompts, or of those of them that fit."""
+def make_sampler(
+    config: TrainConfig, task: Task, prompts: PromptSet | None = None, read: Features | None = None
+) -> PromptSampler:
+    """The configured sampler of the task's prompts, or of those of them that fit; `read` are further features of them,
+    such as the policy's reading."""
     prompts = task.prompts("train") if prompts is None else prompts
-    if config.batch_size > len(prompts):
-        raise ValueError(f"batch_size: expected at most {len(prompts)}, the prompts that fit, got {config.batch_size}")
-    features = feature_columns(prompts)
-    prior = None if config.prior is None else Posterior.load(config.prior)
+    if config.rollouts.batch_size > len(prompts):
+        raise ValueError(
+            f"batch_size: expected at most {len(prompts)}, the prompts that fit, got {config.rollouts.batch_size}"
+        )
+    features = feature_columns(prompts) | dict(read or {})
+    prior = None if config.selection.prior is None else Posterior.load(config.selection.prior)
     return PromptSampler(
         make_model(config, task, features, prior),
         prompts.ids,
         acquisition=make_acquisition(config),
-        trials=config.group_size,
+        trials=config.rollouts.group_size,
         posterior=prior,
         features=features,
-        refit_every=config.refit_every or None,
+        refit_every=config.selection.refit_every or None,
         refit=Refit(background=True),
-        seed=config.seed,
+        seed=config.machine.seed,
     )

@@ -4,8 +4,8 @@
     python -m benchmarks.cost.grader path/to/math --only time   # the timing alone, where nothing else runs
 
 Each gold answer, written in a box, must be accepted against itself, and the gold of another problem (a random
-permutation) must be rejected, unless the two are equal after all: those are listed. Written to results/grader.json,
-with what math-verify alone would say, and what grading costs.
+permutation) must be rejected, unless the two are equal after all: those are listed. The result, with what grading
+costs, is written to results/grader.json.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from typing import Any
 from dps_pyro.storage import atomic_path
 from dps_pyro.tasks import read_records
 from dps_pyro.tasks.grading.grader import Grader
-from dps_pyro.tasks.grading.grader_pool import Query
 
 RESULT = Path(__file__).parents[1] / "results" / "grader.json"
 
 
-def check(grader: Grader, golds: list[str], seed: int, alone: int) -> dict[str, Any]:
-    """One set of gold answers; math-verify alone is asked about the first `alone` distinct ones."""
+def check(grader: Grader, golds: list[str], seed: int) -> dict[str, Any]:
+    """One set of gold answers, each against itself and against another problem's."""
     boxed = [f"\\boxed{{{gold}}}" for gold in golds]
     itself = grader.grade_all(golds, boxed)
     order = list(range(len(golds)))
@@ -44,8 +43,6 @@ def check(grader: Grader, golds: list[str], seed: int, alone: int) -> dict[str, 
             if reward.value and golds[place] != golds[other]
         }
     )
-    distinct = list(dict.fromkeys(golds))[:alone]
-    verdicts = Counter(grader.pool.run([Query(gold, gold) for gold in distinct]))
     return {
         "answers": len(golds),
         "distinct": len(set(golds)),
@@ -56,7 +53,6 @@ def check(grader: Grader, golds: list[str], seed: int, alone: int) -> dict[str, 
         "same_text_by_chance": sum(golds[place] == golds[other] for place, other in enumerate(order)),
         "accidental_equals": [list(pair) for pair in equal],
         "milliseconds_a_pair": 1000 * seconds / len(golds),
-        "math_verify_alone_against_itself": dict(verdicts.most_common()) | {"asked": len(distinct)},
     }
 
 
@@ -79,7 +75,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="with train.jsonl and math500.jsonl")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--alone", type=int, default=3000, help="distinct answers put to math-verify without shortcuts")
     parser.add_argument("--only", choices=("time", "check"), help="keep the other part of the result as it is")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args(argv)
@@ -102,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.only != "check":
         result["seconds_for_256_completions"] = step(grader, golds["MATH train"], arguments.seed)
     if arguments.only != "time":
-        result["sets"] = {name: check(grader, found, arguments.seed, arguments.alone) for name, found in golds.items()}
+        result["sets"] = {name: check(grader, found, arguments.seed) for name, found in golds.items()}
     grader.close()
     with atomic_path(arguments.out) as aside:
         aside.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

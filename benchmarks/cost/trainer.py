@@ -156,7 +156,7 @@ def _settings(options: argparse.Namespace, case: str, **more: Any) -> Any:
         "task": f"{ROOT / 'examples' / 'addition.py'}:Addition", "model": str(options.model),
         "task_args": {"largest": 9, "train_size": 64, "test_size": 8}, "learning_rate": 1e-6,
     } if case.startswith("SmolLM2") else {"learning_rate": 1e-6}  # fmt: skip
-    return TrainConfig(
+    return TrainConfig.flat(
         batch_size=size["prompts"], group_size=size["group"], max_new_tokens=size["tokens"],
         micro_batch=size["micro_batch"], threads=options.threads, **own | more,
     )  # fmt: skip
@@ -173,9 +173,9 @@ def _groups(config: Any) -> tuple[Any, Any, Any]:
 
     policy, tokenizer = load_policy(config)
     task = make_task(config, tokenizer)
-    prompts = task.prompts("train")[: config.batch_size]
+    prompts = task.prompts("train")[: config.rollouts.batch_size]
     drawn = draw(TransformersEngine(policy, tokenizer), tokenizer, task, prompts, config, seed=0)
-    rewards = torch.zeros(len(prompts), config.group_size)
+    rewards = torch.zeros(len(prompts), config.rollouts.group_size)
     rewards[:, ::2] = 1.0
     return policy, tokenizer, Groups(drawn, rewards, ["made up"] * rewards.numel())
 
@@ -213,17 +213,20 @@ def _theirs(policy: Any, tokenizer: Any, groups: Any, config: Any, folder: str, 
     rows = len(drawn.texts)
     settings = GRPOConfig(
         output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False, beta=0.0, loss_type="grpo",
-        per_device_train_batch_size=config.micro_batch, gradient_accumulation_steps=rows // config.micro_batch,
-        num_generations=config.group_size, max_completion_length=config.max_new_tokens, max_steps=steps,
-        learning_rate=config.learning_rate, lr_scheduler_type="constant", max_grad_norm=config.max_grad_norm,
-        temperature=config.temperature, logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
+        per_device_train_batch_size=config.update.micro_batch,
+        gradient_accumulation_steps=rows // config.update.micro_batch,
+        num_generations=config.rollouts.group_size, max_completion_length=config.rollouts.max_new_tokens,
+        max_steps=steps,
+        learning_rate=config.update.learning_rate, lr_scheduler_type="constant",
+        max_grad_norm=config.update.max_grad_norm,
+        temperature=config.rollouts.temperature, logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
     )  # fmt: skip
-    data = Dataset.from_dict({"prompt": ["never read"] * config.batch_size * 8})
+    data = Dataset.from_dict({"prompt": ["never read"] * config.rollouts.batch_size * 8})
     trainer = Given(
         model=policy, args=settings, train_dataset=data, processing_class=tokenizer,
         reward_funcs=lambda completions, **_: [0.0] * len(completions), callbacks=[callback],
     )  # fmt: skip
-    if trainer.args.steps_per_generation * config.micro_batch != rows:
+    if trainer.args.steps_per_generation * config.update.micro_batch != rows:
         raise SystemExit("expected one generation an optimizer step")
     return trainer
 
@@ -267,7 +270,7 @@ def _update(options: argparse.Namespace, case: str) -> dict[str, Any]:
         "rows": len(drawn.texts),
         "prompt_tokens": round(float(drawn.prompt_mask.sum(1).double().mean()), 1),
         "completion_tokens": round(float(drawn.completion_mask.sum(1).double().mean()), 1),
-        "micro_batch": config.micro_batch,
+        "micro_batch": config.update.micro_batch,
         "seconds": {"ours": _rounded(ours), "theirs": _rounded(theirs)},
         "ratio": _ratio(ours, theirs),
         "gradient_norms_apart": float(f"{apart:.1e}"),
@@ -377,8 +380,8 @@ def _share(options: argparse.Namespace) -> dict[str, Any]:
         config = _settings(
             options, "SmolLM2, 16 tokens", engine="vllm", kv_cache_gib=0.25, max_model_len=128, steps=3, eval_every=0,
             eval_samples=1, checkpoint_every=1000, report=False, keep_best=False, out=Path(folder) / "run",
+            batch_size=4,
         )  # fmt: skip
-        config.batch_size = 4
         summary = train(config)
     return {"share": float(f"{summary['selection_share']:.2e}"), "rollouts": summary["rollouts"],
             "seconds": round(summary["seconds"], 1)}  # fmt: skip

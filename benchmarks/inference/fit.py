@@ -11,7 +11,7 @@ the pooled model beside dynamax's EM.
    closed form (`Dynamics.model`) and enumerated step by step by Pyro (`Dynamics.enumerated_model`, `TraceEnum_ELBO`):
    the medians' ratio, after both gave the same loss at the same parameters. Target: at least 3.
 3. The pooled model, every group observed: the log-likelihood at the same parameters by `Progress` and by dynamax's
-   `MultinomialHMM` (to 1e-3, in float64); then the most probable parameters by `fit(guide="delta")`, and the most
+   `MultinomialHMM` (to 1e-3, in float64); then the most probable parameters by `SVI(guide="delta")`, and the most
    likely ones by dynamax's EM from the same start: seconds, and the log-likelihood reached.
 
 On one thread, unless told otherwise, one part after the other. Without --peers-python the third part has our side only.
@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal, init_to_mean
 from torch import Tensor
 
 from benchmarks.inference.filter import ask, write
-from dps_pyro import Dynamics, RolloutHistory, Step, fit
+from dps_pyro import SVI, Dynamics, RolloutHistory, Step, fit
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.models import Hierarchical, SolvingProgress
 
@@ -107,7 +107,7 @@ def _hierarchical(options: argparse.Namespace, shape: dict[str, Any]) -> dict[st
     values = truth(shape, options.prompts)
     history = simulated(Hierarchical(**shape), options.prompts, options.steps, options.observed, values)
     start, busy = time.perf_counter(), time.process_time()
-    posterior = fit(Hierarchical(**shape), history, seed=options.seed, progress=False)
+    posterior = fit(Hierarchical(**shape), history, SVI(), seed=options.seed, progress=False)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     point, model = posterior.point, Hierarchical(**shape)
     ease = values.pop("z_prompt", None)
@@ -196,7 +196,7 @@ def _pooled(options: argparse.Namespace) -> dict[str, Any]:
     at_start = likelihood(begin)
     torch.set_default_dtype(torch.float32)
     start = time.perf_counter()
-    posterior = fit(model, history, guide="delta", seed=options.seed, progress=False)
+    posterior = fit(model, history, SVI(guide="delta"), seed=options.seed, progress=False)
     seconds = time.perf_counter() - start
     torch.set_default_dtype(torch.float64)
     row: dict[str, Any] = {

@@ -67,7 +67,7 @@ def _run(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     from dps_pyro.trainers.grpo import train
 
     folder: Path = options.runs / f"{options.steps}-{seed}"
-    config = TrainConfig(
+    config = TrainConfig.flat(
         out=folder, resume=folder.exists(), task="geometry", steps=options.steps, batch_size=BATCH, group_size=GROUP,
         eval_every=0, eval_samples=SAMPLES, seed=seed, threads=1, report=False,
     )  # fmt: skip
@@ -96,7 +96,9 @@ def _blank(config: Any, saved: Path | None) -> float:
     prompts = list(task.prompts("test"))
     white = (Image.new("RGB", (SIZE, SIZE), "white"),)
     engine = TransformersEngine(*load_policy(config, saved))
-    texts = engine.generate([Query(p.text, white) for p in prompts], SAMPLES, config.sampling, seed=config.seed).texts
+    texts = engine.generate(
+        [Query(p.text, white) for p in prompts], SAMPLES, config.sampling, seed=config.machine.seed
+    ).texts
     owners = [prompt for prompt in prompts for _ in range(SAMPLES)]
     return sum(reward.value for reward in judge(task, owners, texts)) / len(texts)
 

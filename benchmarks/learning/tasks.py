@@ -31,13 +31,13 @@ def run(task: str, seed: int, steps: int) -> dict[str, Any]:
     from dps_pyro.trainers.grpo import train
 
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(
+        config = TrainConfig.flat(
             out=Path(folder) / "run", task=task, seed=seed, steps=steps, eval_every=0, report=False, threads=1
         )
         started = os.times()
         summary = train(config)
         spent = sum(os.times()[:2]) - sum(started[:2])
-        lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text("utf-8").splitlines()]  # type: ignore[operator]
+        lines = [json.loads(line) for line in (config.task.out / "metrics.jsonl").read_text("utf-8").splitlines()]  # type: ignore[operator]
     errors = [line["stderr"] for line in lines if line["kind"] == "eval"]
     return (
         {"seed": seed}

@@ -36,7 +36,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.prediction.logs import FOLDER, LOGS
-from dps_pyro import Dynamics, Posterior, PromptSampler, RolloutHistory, fit
+from dps_pyro import SVI, Dynamics, Posterior, PromptSampler, RolloutHistory, fit
 from dps_pyro.evaluation.replays import Replay, replay
 from dps_pyro.history.log import Features
 from dps_pyro.models import (
@@ -238,8 +238,8 @@ class Bench:
             return Posterior.load(kept)
         history = joined([shown(self.log(name), self.options.batch_size, self.options.seed) for name in names])
         learner: Dynamics[Any] = self.model(cell.model, history)
-        settings = {"guide": "normal", "steps": self.options.fit_steps, "draws": 50, "seed": self.options.seed}
-        posterior = fit(learner, history, **settings).population()
+        method = SVI(guide="normal", steps=self.options.fit_steps, draws=50)
+        posterior = fit(learner, history, method, seed=self.options.seed).population()
         posterior.save(kept)
         about = posterior.about
         print(f"{cell.model}: fitted to {', '.join(names)}: {about['steps']} steps, {about['seconds']} s, "

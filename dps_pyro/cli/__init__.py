@@ -19,12 +19,16 @@ COMMANDS = {
     "demo": "fine-tune the embedded policy, beside a short uniform arm, and draw a report",
     "train": "fine-tune a language model on prompts predicted to be partially solved",
     "fit": "fit a dynamics model to logged rollouts: a prior for the next run",
+    "check": "hold a model of your own against the contract, and say what to mend",
     "diagnose": "whether a fit is to be relied on, and whether its model describes the log",
     "compare": "fit models to a log, and rank them by how well they predict",
     "sbc": "simulation-based calibration of a model and its fits",
     "simulate": "draw a log from a dynamics model",
     "replay": "play models on full logs, and score what they predict on all prompts",
+    "serve": "serve one prompt sampler to several trainers, over HTTP",
     "report": "draw the report of a run, others beside it",
+    "bench": "compare ways of choosing prompts by training runs over seeds",
+    "cost": "what runs cost in tokens, GPU-hours and money, and what they save against others",
 }
 """The modules of `dps_pyro.cli`, and what each is for."""
 
@@ -51,6 +55,12 @@ def _run(given: Sequence[str]) -> int:
         # Imported when it is called: `dps-pyro --help` waits for no torch.
         command = importlib.import_module(f"dps_pyro.cli.{given[0]}")
         return int(command.run(list(given[1:])))
+    except ModuleNotFoundError as error:
+        from dps_pyro.support.extras import EXTRA_OF, install
+
+        if error.name not in EXTRA_OF:
+            raise
+        return _say(given[0], install(error.name), error, 2)
     except Terminated as stop:
         return _say(given[0], "stopped by SIGTERM", stop, 143)
     except KeyboardInterrupt as stop:

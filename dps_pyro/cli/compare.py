@@ -28,16 +28,16 @@ class Options:
     score: Literal["loo", "prequential", "held-out"] = "loo"
     """Of what is left out: each prompt in turn, by PSIS-LOO from one fit; or a random half of the prompts, filtered
     online (baselines, which are not fitted, can be scored too) or as a whole."""
-    method: Literal["svi", "nuts"] = "svi"
-    """How to fit, as of dps-pyro fit."""
+    method: Literal["laplace", "svi", "nuts"] | None = None
+    """How to fit. If left out: as `dps-pyro fit` would, model by model."""
     guide: Literal["normal", "low_rank"] | None = None
-    """The approximation that SVI fits: independent normals, or one with correlations; if left out as dps-pyro fit."""
+    """The approximation that svi fits: independent normals, or one with correlations."""
     steps: int | None = None
-    """SVI steps at most, or NUTS warm-up steps; 2000 or 200 if left out."""
-    draws: int = 200
-    """Posterior draws to keep."""
+    """The most steps that laplace or svi take, or the warm-up steps of nuts."""
+    draws: int | None = None
+    """The number of posterior draws to keep. If left out: 200."""
     seed: int = 0
-    """Of the fits and the halves."""
+    """The random seed of the fits and of the halves."""
     out: Path | None = None
     """A PNG file to draw the differences to."""
 
@@ -50,12 +50,16 @@ def run(arguments: list[str]) -> int:
 
     from dps_pyro.cli.inputs import read_history
     from dps_pyro.evaluation.comparison import compare
+    from dps_pyro.inference.methods import method_named
     from dps_pyro.support.console import plain_console
 
     history = read_history(options.history)
-    settings = {"method": options.method, "guide": options.guide, "steps": options.steps, "draws": options.draws}
+    settings = {"guide": options.guide, "steps": options.steps, "draws": options.draws}
+    if options.method is None and any(setting is not None for setting in settings.values()):
+        raise ValueError("method: expected one of laplace, svi and nuts with settings of a method, got none")
+    method = None if options.method is None else method_named(options.method, **settings)
     models = {name: _read(name, history) for name in options.models}
-    ranked = compare(models, history, score=options.score, seed=options.seed, **settings)
+    ranked = compare(models, history, score=options.score, method=method, seed=options.seed)
     console = plain_console()
     table = Table(title=f"{options.score}: log predictive density of {len(ranked[0].elpd.rows)} prompts, in nats")
     for heading in ("model", "elpd", "behind the best", "± se", "a group", "bad k", "fit, s"):

@@ -25,10 +25,17 @@ def run(arguments: list[str]) -> int:
     start = TrainConfig() if file is None else load_config(Path(file))
     description = f"""{TrainConfig.__doc__}
 
-Settings come from --config FILE (YAML, one `name: value` a line, names with underscores), where given, and from the
-options below, which come first. task_args, dynamics_args and vllm_args are for the file:
-`task_args: {{train_size: 4096}}`."""
-    config = tyro.cli(TrainConfig, prog="dps-pyro train", args=rest, default=start, description=description)
+Settings come from --config FILE (YAML, in the sections below, names with underscores) and from the options below.
+The options replace the settings of the file. task_args, dynamics_args and vllm_args can be set only in the file, for
+instance `task: {{task_args: {{train_size: 4096}}}}`."""
+    config = tyro.cli(
+        TrainConfig,
+        prog="dps-pyro train",
+        args=rest,
+        default=start,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
 
     from dps_pyro.trainers.grpo import train
 

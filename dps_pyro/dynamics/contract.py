@@ -17,9 +17,10 @@ rollouts condition on nothing, and the state still moves on.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import pyro
 import pyro.distributions as dist
@@ -30,15 +31,26 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
+from dps_pyro.dynamics.primed import Primed
 from dps_pyro.dynamics.progress import Progress, Shown
 from dps_pyro.dynamics.sites import At, centre
-from dps_pyro.dynamics.step import Step
+from dps_pyro.dynamics.step import Step, steps_of
 from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import Outcomes, RolloutHistory
+from dps_pyro.support import checks
 
 __all__ = ["Dynamics"]
 
 Theta = TypeVar("Theta")
+
+
+class HasDraws(Protocol):
+    """Whatever has draws of a prior's sites; every `Posterior` does."""
+
+    @property
+    def draws(self) -> Mapping[str, Tensor]:
+        """Site name -> [S, ...]."""
+        ...
 
 
 class Dynamics(ABC, Generic[Theta]):
@@ -54,6 +66,10 @@ class Dynamics(ABC, Generic[Theta]):
     tolerance: float = 0.0
     """A group is useful where its largest and smallest reward differ by more than this, in [0, 1). Whoever counts
     useful groups (sampler, trainer, replay, report) counts by it, and `informative` is the chance of it."""
+
+    run_sites: tuple[str, ...] = ()
+    """The names of sites that are one run's own, such as how able its policy was at the start: `primed`, and a sampler
+    that is given a posterior, leave them to the model's prior."""
 
     @abstractmethod
     def prior(self, prompts: pyro.plate) -> Theta:
@@ -82,11 +98,43 @@ class Dynamics(ABC, Generic[Theta]):
         useless = emission.log_prob(torch.zeros_like(trials)).exp() + emission.log_prob(trials).exp()
         return torch.where(trials > 1, (1 - useless).clamp(0, 1), 0.0)
 
+    def kinds(self, num_prompts: int) -> Tensor | None:
+        """Long [N], which prompts are alike: those with the same number have the same initial law, and at the same step
+        the same moves, outcomes and chances. One belief then stands for all prompts of a kind that were never rolled
+        out. None: the model does not say, and prompts are alike only where no law has an entry for each prompt."""
+        return None
+
     def carried(self) -> dict[str, Any]:
         """Arguments of the constructor that a posterior's values mean nothing without, as plain values for JSON: which
         labels groups have, what an average feature is. `fit` keeps them as `posterior.about["columns"]`, and a model
         of other prompts is made with them: `Hierarchical(groups, **posterior.about["columns"])`."""
         return {}
+
+    def primed(self, posterior: HasDraws, widen: float = 1.5) -> Self:
+        """The same model with a fitted posterior as its prior: what earlier runs taught is where the next fit starts
+        from, and what it is held against.
+
+        Each number of a site that all prompts share is independently normal in unconstrained space, with the mean of
+        the posterior's draws and `widen` times their standard deviation. The prompts' own sites keep their law given
+        those, and so do sites that are a run's own (`run_sites`). A posterior of mini-batches, or of a guide that is
+        too narrow, is trusted less with a larger factor.
+
+        Args:
+            posterior: of this model; other prompts may have been fitted.
+            widen: the factor, positive; 1 takes the posterior at its word.
+
+        Raises:
+            ValueError: the posterior has fewer than two draws (that of a "delta" guide), or a factor out of range.
+            When the prior is first drawn from: a site's draws are of another shape.
+        """
+        draws = {name: value for name, value in posterior.draws.items() if name not in self.run_sites}
+        fewest = min((len(value) for value in draws.values()), default=0)
+        if fewest < 2:
+            raise ValueError(f"posterior: expected at least two draws, whose spread is the prior's, got {fewest}")
+        twin = copy.copy(self)
+        prior = self.prior.prior if isinstance(self.prior, Primed) else self.prior
+        twin.prior = Primed(prior, draws, checks.positive("widen", widen))  # type: ignore[method-assign]
+        return twin
 
     def parameters(
         self, num_prompts: int, values: Mapping[str, Tensor] | None = None, rows: Tensor | None = None
@@ -126,8 +174,7 @@ class Dynamics(ABC, Generic[Theta]):
         theta = self.prior(prompts)
         with prompts as rows:
             outcomes, rounds = _laid_out(history, cast("Tensor", rows))
-            step = Step(outcomes.trials, outcomes.trained, outcomes.progress)
-            progress = Progress(self, theta, step, rounds)
+            progress = Progress(self, theta, steps_of(history, outcomes, cast("Tensor", rows)), rounds)
             drawn: Tensor = pyro.sample("outcomes", progress, obs=outcomes.solved)
         return drawn
 
@@ -137,13 +184,14 @@ class Dynamics(ABC, Generic[Theta]):
         For `TraceEnum_ELBO`, `infer_discrete` and `pyro.render_model`. Slower than `model`, and equal to it in
         distribution. Only observations are masked: `TraceEnum_ELBO` does not honour a mask on an enumerated state.
         """
-        solved, trials, trained, progress = history.dense()
+        outcomes = history.dense()
+        solved, steps = outcomes.solved, steps_of(history, outcomes)
         prompts = pyro.plate("prompts", history.num_prompts, dim=-1)
         theta = self.prior(prompts)
         with prompts:
             law = self.initial(theta)
             for t in pyro.markov(range(history.num_steps)):
-                step = Step(trials[:, t], trained[:, t], progress[:, t])
+                step = steps.at(t)
                 z = pyro.sample(f"z_{t}", law, infer={"enumerate": "parallel"})
                 with poutine.mask(mask=cast("torch.BoolTensor", step.trials > 0)):
                     shown = Shown(self.emission(theta, step), z)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -16,10 +17,32 @@ def unchecked(law: Any) -> Any:
     Its parameters were checked when it was made."""
     law = copy.copy(law)
     law._validate_args = False
+    if type(law) in (dist.Binomial, torch.distributions.Binomial):
+        law.__class__ = _Exact
     for name, part in list(vars(law).items()):  # the laws that it wraps or mixes
         if isinstance(part, torch.distributions.Distribution):
             setattr(law, name, unchecked(part))
     return law
+
+
+class _Exact(dist.Binomial):
+    """A Binomial that gives an outcome the log-probability -inf where its rate, exactly 0 or 1, makes it impossible.
+    torch's own moves such rates a little away from 0 and 1."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        logits, law = "logits" in vars(self) and "probs" not in vars(self), self
+        never, always = (
+            (self.logits.isneginf(), self.logits.isposinf()) if logits else (self.probs <= 0, self.probs >= 1)
+        )
+        if not bool((never | always).any()):
+            plain: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
+            return plain
+        if logits:  # infinite ones would turn into NaN
+            law = copy.copy(self)
+            law.logits = torch.where(never | always, 0.0, self.logits)
+        density: Tensor = super(_Exact, law).log_prob(value)  # type: ignore[no-untyped-call]
+        wrong = (never & (value > 0)) | (always & (value < self.total_count))
+        return torch.where(never | always, torch.where(wrong, float("-inf"), 0.0), density)
 
 
 def narrow(law: Any) -> Any:

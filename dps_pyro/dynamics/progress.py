@@ -14,7 +14,7 @@ from torch import Tensor
 from dps_pyro.dynamics.forward import Filtered, condition, filter_all, log_likelihood, predict
 from dps_pyro.dynamics.laws import narrow, unchecked
 from dps_pyro.dynamics.sparse import log_likelihood_of_rounds
-from dps_pyro.dynamics.step import Chain, Step, each_field
+from dps_pyro.dynamics.step import Chain, Step
 
 Theta = TypeVar("Theta")
 
@@ -44,7 +44,8 @@ class Progress(TorchDistribution):
     has_rsample = False
 
     def __init__(self, dynamics: Chain[Theta], theta: Theta, steps: Step, rounds: Tensor | None = None) -> None:
-        first = each_field(steps, lambda field: field[..., 0])
+        steps = steps.dated()
+        first = steps.at(0)
         self._initial = dynamics.initial(theta)
         shown, moves = dynamics.emission(theta, first).batch_shape, dynamics.transition(theta, first).batch_shape
         # How many sample dimensions theta carries, left of the prompts: time goes further left than those.
@@ -87,8 +88,8 @@ class Progress(TorchDistribution):
         if at is None or 3 * at.shape[-1] > 2 * num_steps:  # to rearrange so many costs more than it saves
             return log_likelihood(self._initial.probs, self._transition, self._shown(value, self._steps))
         seen, steps = at < num_steps, at.clamp_max(num_steps - 1)
-        picked = each_field(self._steps, lambda field: field.expand(len(at), -1).gather(-1, steps))
-        picked = picked._replace(trials=torch.where(seen, picked.trials, 0))
+        picked = self._steps.each(lambda field: field.expand(len(at), num_steps).gather(-1, steps))
+        picked = picked.replace(trials=torch.where(seen, picked.trials, 0))
         emitted = self._shown(value.gather(-1, steps.expand(*value.shape[:-1], -1)), picked)
         return log_likelihood_of_rounds(self._initial.probs, self._transition, emitted, at, num_steps)
 
@@ -105,6 +106,23 @@ class Progress(TorchDistribution):
         outcome = value.expand(*batch, -1).movedim(-1, -self._lead - 2).unsqueeze(-1)
         likelihood = narrow(unchecked(self._emit(timed))).log_prob(torch.where(seen, outcome, 0.0))
         return torch.where(seen, likelihood, 0.0).movedim(-self._lead - 3, 0)
+
+    def sample_ahead(self, value: Tensor) -> Tensor:
+        """[..., N, T], one draw from `p(y_t | y_<t)` at every step, each given the true outcomes before it; 0 where
+        missing.
+
+        Args:
+            value: [..., N, T], the outcomes.
+        """
+        timed = _time_first(self._steps, self._lead)
+        with torch.no_grad():
+            after = self.filter(value).belief
+            start = self._initial.probs.expand(after.shape[1:]).unsqueeze(0)
+            before = torch.cat([start, predict(after[:-1], self._moves()[:-1])])
+            z = dist.Categorical(before).sample()
+            shown = unchecked(self._emit(timed)).expand(after.shape).sample()
+            outcome = shown.gather(-1, z.unsqueeze(-1)).squeeze(-1)
+            return torch.where(timed.trials > 0, outcome, 0.0).movedim(0, -1)
 
     def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         """[..., N, T] outcomes drawn from the law; 0 where missing."""
@@ -148,6 +166,23 @@ class Shown(TorchDistribution):
         picked: Tensor = Vindex(self._emission.log_prob(value.unsqueeze(-1)))[..., self._z]
         return picked
 
+    def sample_ahead(self, value: Tensor) -> Tensor:
+        """[..., N, T], one draw from `p(y_t | y_<t)` at every step, each given the true outcomes before it; 0 where
+        missing.
+
+        Args:
+            value: [..., N, T], the outcomes.
+        """
+        timed = _time_first(self._steps, self._lead)
+        with torch.no_grad():
+            after = self.filter(value).belief
+            start = self._initial.probs.expand(after.shape[1:]).unsqueeze(0)
+            before = torch.cat([start, predict(after[:-1], self._moves()[:-1])])
+            z = dist.Categorical(before).sample()
+            shown = unchecked(self._emit(timed)).expand(after.shape).sample()
+            outcome = shown.gather(-1, z.unsqueeze(-1)).squeeze(-1)
+            return torch.where(timed.trials > 0, outcome, 0.0).movedim(0, -1)
+
     def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         drawn = self._emission.expand([*self.batch_shape, self._emission.batch_shape[-1]]).sample(sample_shape)
         picked: Tensor = Vindex(drawn)[..., self._z]
@@ -156,6 +191,4 @@ class Shown(TorchDistribution):
 
 def _time_first(steps: Step, lead: int) -> Step:
     """Fields [N or 1, T] -> [T, 1, ..., N or 1] with `lead` ones for theta's sample dimensions."""
-    return each_field(
-        steps, lambda field: field.movedim(-1, 0).reshape(field.shape[-1], *[1] * lead, *field.shape[:-1])
-    )
+    return steps.each(lambda field: field.movedim(-1, 0).reshape(field.shape[-1], *[1] * lead, *field.shape[:-1]))

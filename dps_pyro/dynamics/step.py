@@ -2,34 +2,175 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, TypeVar
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from dps_pyro.history.log import Outcomes, RolloutHistory
+
 Theta_contra = TypeVar("Theta_contra", contravariant=True)
 
-__all__ = ["Chain", "Step", "each_field"]
+__all__ = ["Chain", "Columns", "Field", "Step", "steps_of"]
+
+Field = Tensor | Callable[[], Tensor]
+"""A tensor, or a function that computes it when a model first asks for it."""
 
 
-class Step(NamedTuple):
-    """What is known of a training step besides its outcomes; fields broadcast against a model's [..., N] batch."""
+class Columns(Mapping[str, Tensor]):
+    """The user's own columns, by name. Each is computed when it is asked for."""
 
-    trials: Tensor
-    """Rollouts a prompt, [..., N or 1]; 0 where the prompt was not rolled out."""
-    trained: Tensor | None = None
-    """Whether the policy was updated on the prompt in this step, bool [..., N or 1]; None: wherever `trials > 0`."""
-    progress: Tensor | None = None
-    """The policy's overall progress before the step, for instance its held-out accuracy, [..., 1]; None: 0."""
+    def __init__(self, fields: Mapping[str, Field]) -> None:
+        self.fields = dict(fields)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.fields:
+            known = ", ".join(map(repr, self.fields)) or "none"
+            raise ValueError(
+                f"step.columns: expected one of the columns that the log has ({known}), got {name!r}. A prompt's "
+                "columns are the numeric features of the history; a step's are the `columns` of `observe` and `append`"
+            )
+        field = self.fields[name]
+        return field if isinstance(field, Tensor) else field()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
 
 
-def each_field(step: Step, change: Callable[[Tensor], Tensor]) -> Step:
-    """The step with `change` applied to each field that is known."""
-    trials, *others = step
-    trained, progress = (None if field is None else change(field) for field in others)
-    return Step(change(trials), trained, progress)
+class Step:
+    """What is known of a training step besides its outcomes.
+
+    Every field broadcasts against a model's batch [..., N], where N is the number of prompts. A field that all prompts
+    share has a last dimension of 1. Time and sample dimensions, where there are any, stand to the left of the prompts.
+    The likelihood, the online filter, simulations and the replay of late groups all pass the same fields.
+
+    Args:
+        trials: rollouts per prompt, [..., N or 1]; 0 where the prompt was not rolled out.
+        trained: whether the policy was updated on the prompt in this step, bool [..., N or 1]. Left out: wherever
+            `trials > 0`.
+        progress: the policy's overall progress before the step, for instance its held-out accuracy, [..., 1]. Left
+            out: 0.
+        number: the step's number, counted from 0, long [..., 1]. Left out: 0.
+        since: how many steps ago the prompt was last rolled out, before this step, long [..., N or 1], at least 1. A
+            prompt that never was counts from the step before the first, so that `since > number` says so. Left out:
+            `number + 1`.
+        columns: the user's own columns by name: a prompt's [..., N], the same at every step, and a step's [..., 1].
+            Asking for a column that is not there is a ValueError.
+
+    A field may be given as a function without arguments that returns the tensor. It is then computed only for models
+    that ask for it.
+    """
+
+    def __init__(
+        self,
+        trials: Tensor,
+        trained: Field | None = None,
+        progress: Field | None = None,
+        number: Field | None = None,
+        since: Field | None = None,
+        columns: Mapping[str, Field] | None = None,
+    ) -> None:
+        self.trials = trials
+        fields = {"trained": trained, "progress": progress, "number": number, "since": since}
+        self._given: dict[str, Field] = {name: field for name, field in fields.items() if field is not None}
+        self.columns = columns if isinstance(columns, Columns) else Columns(columns or {})
+
+    @property
+    def trained(self) -> Tensor:
+        """Whether the policy was updated on the prompt in this step, bool [..., N or 1]."""
+        return self.trials > 0 if "trained" not in self._given else self._field("trained")
+
+    @property
+    def progress(self) -> Tensor:
+        """The policy's overall progress before the step, [..., 1]."""
+        if "progress" not in self._given:
+            return torch.zeros([1] * max(1, self.trials.ndim), device=self.trials.device)
+        return self._field("progress")
+
+    @property
+    def number(self) -> Tensor:
+        """The step's number, counted from 0, long [..., 1]."""
+        if "number" not in self._given:
+            return torch.zeros([1] * max(1, self.trials.ndim), dtype=torch.long, device=self.trials.device)
+        return self._field("number")
+
+    @property
+    def since(self) -> Tensor:
+        """How many steps ago the prompt was last rolled out, long [..., N or 1], at least 1; `number + 1` where it
+        never was."""
+        return self.number + 1 if "since" not in self._given else self._field("since")
+
+    def _field(self, name: str) -> Tensor:
+        field = self._given[name]
+        if not isinstance(field, Tensor):
+            field = self._given[name] = field()
+        return field
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Step:
+        """The step with `change` applied to each field that was given; to those that are computed, when they are."""
+
+        def later(field: Field) -> Field:
+            return change(field) if isinstance(field, Tensor) else lambda: change(field())
+
+        given = {name: later(field) for name, field in self._given.items()}
+        columns = Columns({name: later(field) for name, field in self.columns.fields.items()})
+        return Step(change(self.trials), **given, columns=columns)
+
+    def at(self, rows: Tensor | slice | int) -> Step:
+        """The step for some entries of the last dimension; fields of one entry hold for all of them."""
+        whole = slice(None) if not isinstance(rows, int) else 0
+        return self.each(lambda field: field[..., rows] if field.shape[-1] > 1 else field[..., whole])
+
+    def dated(self) -> Step:
+        """Of steps with time last, [..., T]: with the steps' numbers and the times since visits, where they were left
+        out."""
+        trials = self.trials
+        number = torch.arange(trials.shape[-1], device=trials.device).expand(*[1] * (trials.ndim - 1), -1)
+        return Step(trials, **{"number": number, "since": lambda: _since(trials), **self._given}, columns=self.columns)
+
+    def replace(self, **fields: Field) -> Step:
+        """The step with other fields, by their names."""
+        trials = fields.pop("trials", self.trials)
+        assert isinstance(trials, Tensor)
+        return Step(trials, **{**self._given, **fields}, columns=self.columns)
+
+
+def steps_of(history: RolloutHistory, outcomes: Outcomes, rows: Tensor | None = None) -> Step:
+    """What is known of all steps of a log: fields [B or 1, T], time last.
+
+    Args:
+        history: the log.
+        outcomes: its rectangles [B, T] of the prompts asked for (`history.dense()`, `layout(history).dense(rows)`).
+        rows: long [B], the prompts asked for; None for all.
+    """
+    real = torch.get_default_dtype()
+
+    def of_step(name: str) -> Callable[[], Tensor]:
+        return lambda: history.level(name).to(real).unsqueeze(0)
+
+    def of_prompt(column: list[float]) -> Callable[[], Tensor]:
+        def made() -> Tensor:
+            values = torch.tensor(column, dtype=real)
+            return (values if rows is None else values[rows]).unsqueeze(-1)
+
+        return made
+
+    prompts = {name: of_prompt(column) for name, column in history.numeric_features().items()}
+    columns: dict[str, Field] = {**prompts, **{name: of_step(name) for name in history.step_columns}}
+    return Step(outcomes.trials, outcomes.trained, outcomes.progress, columns=columns).dated()
+
+
+def _since(trials: Tensor) -> Tensor:
+    """Long [B, T], steps since the last one before in which `trials` [B, T] were above 0; since step -1 if none was."""
+    number = torch.arange(trials.shape[-1], device=trials.device)
+    last = torch.where(trials > 0, number, -1).cummax(-1).values
+    return number - torch.nn.functional.pad(last[..., :-1], (1, 0), value=-1)
 
 
 class Chain(Protocol[Theta_contra]):

@@ -3,11 +3,13 @@
     posterior             the draws, by chain
     prior                 as many draws of the same sites
     log_likelihood        "outcomes" (chain, draw, prompt): log p(y_1:T) of a prompt, its states summed out
-    posterior_predictive  "outcomes" (chain, draw, group): each draw's own replication of the log
+    posterior_predictive  "outcomes" (chain, draw, group): each draw's own replication of the log, on its schedule
+    prior_predictive      the same for the draws of the prior
     observed_data         "outcomes" (group)
     constant_data         "trials", "trained", "group_prompt", "group_step" (group): size, trained on or not, its
                           prompt's row, its step; "progress" (training_step); "feature_NAME" (prompt)
-    sample_stats          "lp", log p(draw, outcomes); of a guide's draws also "log_weight", lp less the guide's own
+    sample_stats          "lp", log p(draw, outcomes); for NUTS "diverging", "energy", "tree_depth", "n_steps",
+                          "step_size" and "acceptance_rate"; for a guide's draws "log_weight", lp less the guide's own
 
 A *group* is one prompt's rollouts at one step, and only those with rollouts are listed, as a log is sparse. `arviz.loo`
 reads log_likelihood, whose unit is the prompt.
@@ -23,6 +25,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
@@ -33,6 +36,7 @@ from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.storage import atomic_path
+from dps_pyro.support.extras import needed
 
 __all__ = ["to_arviz", "to_netcdf"]
 
@@ -62,11 +66,12 @@ def to_arviz(
     """
     import xarray as xr
 
+    states = len(dynamics.states)
     draws, chains = posterior.draws, int(posterior.about.get("chains", 1))
     own, groups = own_sites(dynamics, history.num_prompts), layout(history)
     seen = groups.trials > 0
     terms = log_likelihood(dynamics, history, draws, copies=copies, seed=seed)
-    stats = {"lp": _log_joint(dynamics, history, draws)}
+    stats = {"lp": _log_joint(dynamics, history, draws), **posterior.sample_stats}
     if posterior.log_weights is not None:
         stats["log_weight"] = posterior.log_weights
     prior = _prior(dynamics, history, len(terms), seed)
@@ -78,7 +83,9 @@ def to_arviz(
         named = {}
         for name, value in values.items():
             first = ("prompt",) * own[name]
-            rest = [f"{name}_dim_{axis}" for axis in range(value.ndim - 1 - len(first))]
+            shape = value.shape[1 + len(first) :]
+            # A dimension as long as there are states is that of the states, where the model does not say otherwise.
+            rest = [_axis(name, axis, size, states) for axis, size in enumerate(shape)]
             named[name] = by_chain(value, *first, *rest)
         return named
 
@@ -94,17 +101,23 @@ def to_arviz(
         "posterior": sites(draws),
         "prior": sites(prior),
         "log_likelihood": {"outcomes": by_chain(terms, "prompt")},
-        "posterior_predictive": {"outcomes": by_chain(replicate(dynamics, history, draws, seed=seed), "group")},
+        "posterior_predictive": {"outcomes": by_chain(_replicated(dynamics, history, draws, seed), "group")},
+        "prior_predictive": {"outcomes": by_chain(_replicated(dynamics, history, prior, seed), "group")},
         "sample_stats": {name: by_chain(value) for name, value in stats.items()},
         "observed_data": {"outcomes": (("group",), groups.solved[seen].numpy())},
         "constant_data": constant,
     }
+    where = groups.prompt[seen].tolist(), groups.step[seen].tolist()
     names = history.ids if history.ids is not None else np.arange(history.num_prompts)
     datasets = {}
     for group, table in tables.items():
         dataset = xr.Dataset(table)
-        known = {name: np.arange(size) for name, size in dataset.sizes.items() if name != "prompt"}
-        datasets[group] = dataset.assign_coords(known | ({"prompt": names} if "prompt" in dataset.sizes else {}))
+        known: dict[str, Any] = {str(name): np.arange(size) for name, size in dataset.sizes.items()}
+        known |= {name: list(dynamics.states) for name in known if name.endswith("_state")}
+        known |= {"prompt": names} if "prompt" in known else {}
+        if "group" in known:  # which prompt's group it is, and of which step
+            known["group_name"] = ("group", [f"{names[row]}@{at}" for row, at in zip(*where, strict=True)])
+        datasets[group] = dataset.assign_coords(known)
     return _assembled(datasets)
 
 
@@ -126,6 +139,7 @@ def to_netcdf(groups: Any, path: str | Path) -> Path:
 
 def _assembled(datasets: dict[str, Any]) -> Any:
     """The one place where ArviZ's versions differ."""
+    needed("arviz")
     import arviz
 
     if int(arviz.__version__.partition(".")[0]) < 1:
@@ -135,14 +149,22 @@ def _assembled(datasets: dict[str, Any]) -> Any:
     return xr.DataTree.from_dict(datasets)
 
 
+def _axis(name: str, axis: int, size: int, states: int) -> str:
+    return f"{name}_state" if size == states and axis == 0 else f"{name}_dim_{axis}"
+
+
+def _replicated(dynamics: Dynamics[Any], history: RolloutHistory, draws: Mapping[str, Tensor], seed: int) -> Tensor:
+    return replicate(dynamics, history, draws, sequential=False, seed=seed)
+
+
 def _prior(dynamics: Dynamics[Any], history: RolloutHistory, count: int, seed: int) -> dict[str, Tensor]:
     drawn = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for _ in range(count):
             trace = poutine.trace(dynamics.prior).get_trace(pyro.plate("prompts", history.num_prompts, dim=-1))
-            nodes: Any = trace.nodes
-            drawn.append({name: nodes[name]["value"] for name in trace.stochastic_nodes})
+            sites: list[Any] = [node for node in trace.iter_stochastic_nodes() if not site_is_subsample(node[1])]
+            drawn.append({name: node["value"] for name, node in sites})
     return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
 
 

@@ -14,6 +14,7 @@ from dps_pyro.evaluation.elpd import Difference, Elpd, difference, held_out, loo
 from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import RolloutHistory, observed
 from dps_pyro.inference.fitting import fit
+from dps_pyro.inference.methods import Method
 from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.tracking.tracker import is_fitted
@@ -39,8 +40,9 @@ def compare(
     history: RolloutHistory,
     *,
     score: Score = "loo",
+    method: Method | None = None,
     seed: int = 0,
-    **settings: Any,
+    progress: bool = True,
 ) -> list[Compared]:
     """Fit models to a log and rank them, the best first.
 
@@ -51,8 +53,9 @@ def compare(
             prompts, the other half's exact log predictive density. "prequential": fitted as for "held-out", and the
             other half filtered online at the point estimate, as a training run would: `sum log p(y_t | y_<t)`;
             baselines learn nothing from the first half, and filter the same prompts.
-        seed: of the fits, the halves and the averages.
-        **settings: of `fit`: method, guide, steps, draws, progress...
+        method: how to fit, as for `fit`.
+        seed: the random seed of the fits, the halves and the averages.
+        progress: show a progress bar for each fit.
 
     Raises:
         ValueError: there are no models; a baseline is asked for another score; or there are too few prompts to halve.
@@ -73,7 +76,7 @@ def compare(
     for name, model in models.items():
         start, converged, point = time.perf_counter(), True, None
         if is_fitted(model):
-            posterior = fit(model, train, seed=seed, **settings)
+            posterior = fit(model, train, method, seed=seed, progress=progress)
             converged, point = posterior.converged, posterior.population().point
         seconds = time.perf_counter() - start if is_fitted(model) else 0.0
         if score == "prequential" or not is_fitted(model):

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.evaluation.elpd import Elpd, Prequential, loo, prequential
-from dps_pyro.evaluation.pareto import good_k, k_hat
 from dps_pyro.evaluation.predictive import Check, predictive_checks
 from dps_pyro.evaluation.smoothing import smoothed
 from dps_pyro.history.log import RolloutHistory
+from dps_pyro.inference.pareto import good_k, k_hat
 from dps_pyro.inference.posterior import Posterior
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
@@ -50,6 +50,11 @@ class Diagnosis(NamedTuple):
             if self.converged:
                 return Finding(True, f"NUTS: the draws agree ({found})", "")
             return Finding(False, f"NUTS: {found}", "fit again with more --steps and --draws")
+        if self.about.get("method") == "laplace":
+            steps = self.about.get("steps")
+            if self.converged:
+                return Finding(True, f"Laplace: the search was at the top after {steps} steps", "")
+            return Finding(False, "Laplace: the search was still rising", "fit again with more --steps")
         if self.converged:
             return Finding(True, f"SVI: the ELBO was flat after {self.about.get('steps')} steps", "")
         return Finding(False, "SVI: the ELBO was still moving", "fit again with more --steps")
@@ -66,6 +71,9 @@ class Diagnosis(NamedTuple):
                     "",
                 )
             ]
+        if self.about.get("resampled"):
+            what = f"draws: kept by importance weights, which are good (Pareto k {self.guide_k:.2f}, at most 0.70)"
+            return [Finding(True, what, "")]
         limit = good_k(self.about.get("draws", 200))
         better = "--guide low_rank, or " if self.about.get("guide") == "normal" else ""
         if self.guide_k <= limit:
@@ -96,7 +104,7 @@ def diagnose(dynamics: Dynamics[Any], history: RolloutHistory, posterior: Poster
         dynamics: the model.
         history: the log that it was fitted to.
         posterior: the fit.
-        seed: of the replications.
+        seed: the random seed of the replications.
 
     Raises:
         ValueError: the posterior is not of this model and these prompts, or the log has no outcomes.
@@ -117,6 +125,9 @@ _THEN = {
     "useful share by step": "the model does not follow the training: try one whose moves depend on it (Trained, drift)",
     "prompts always wrong": "some prompts are not like the others: try types, groups or features of prompts",
     "prompts always right": "some prompts are not like the others: try types, groups or features of prompts",
+    "wrong once more": "prompts stay unsolved for longer, or less long, than the model can: try types, or finer states",
+    "right once more": "prompts stay solved for longer, or less long, than the model can: try types, or finer states",
+    "predictive ranks": "groups vary more, or less, around what is predicted than the model can: try finer states",
     "changes of class": "prompts change more, or less, than the model can: try finer states (Ladder, LogitWalk)",
     "solve rate by visit": "the model does not follow what visits do: try one whose moves depend on training (Trained)",
 }

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.sites import own_sites
-from dps_pyro.evaluation.pareto import good_k, k_hat, psis
 from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import RolloutHistory, observed
+from dps_pyro.inference.pareto import good_k, k_hat, psis
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Predictor
@@ -116,8 +116,9 @@ def loo(
     rows = _visited(history)
     ratios, corrected = -terms[:, rows], False
     k = k_hat(posterior)
-    if k is not None and k <= good_k(len(terms)):
-        assert posterior.log_weights is not None
+    if posterior.about.get("resampled"):
+        corrected = True  # the draws were kept by weight
+    elif k is not None and k <= good_k(len(terms)) and posterior.log_weights is not None:
         ratios, corrected = ratios + posterior.log_weights.double().unsqueeze(-1), True
     efficiency = posterior.about.get("effective_draws") or len(terms)
     weights, pareto = psis(ratios, min(float(efficiency) / len(terms), 1.0))
@@ -156,24 +157,26 @@ def prequential(
     Groups of one prompt at one step count as one.
     """
     observed(history)
-    groups, known = layout(history), history.progress().tolist()
+    groups = layout(history)
     tracker = track(dynamics, history.num_prompts, values=values, dtype=torch.float64)
+    tracker.history.features = history.features
     terms = torch.zeros(history.num_prompts, dtype=torch.float64)
     by_step = torch.zeros(history.num_steps, dtype=torch.float64)
     counts = torch.zeros(history.num_steps, dtype=torch.long)
     order = groups.step.argsort(stable=True)
-    for now in order.split(torch.bincount(groups.step, minlength=history.num_steps).tolist()):
-        now = now[groups.trials[now] > 0]
-        if not len(now):
-            continue  # the filter lets steps without rollouts pass by itself
-        step, rows = int(groups.step[now[0]]), groups.prompt[now]
+    for step, now in enumerate(order.split(torch.bincount(groups.step, minlength=history.num_steps).tolist())):
+        now, known = now[groups.trials[now] > 0], history.recorded(step)
+        if not len(now) and not known:
+            continue  # the filter lets steps of which nothing is known pass by itself
+        rows = groups.prompt[now]
         evidence = tracker.observe(
             rows,
             groups.solved[now],
             groups.trials[now],
             step=step,
             trained=groups.trained[now],
-            progress=known[step],
+            progress=known.pop("progress", None),
+            columns=known,
         ).double()
         terms[rows] += evidence
         by_step[step], counts[step] = evidence.sum(), len(now)

@@ -1,8 +1,11 @@
 """Posterior predictive checks: would the fitted model have made a log like this one?
 
-Each posterior draw replicates the log on its own schedule: the same prompts, steps and group sizes. A statistic of the
-log that lies outside those of the replications is something that the model cannot do (Gelman, Meng and Stern 1996). The
-tail probabilities are conservative, as the fit has seen the log: a small one is a misfit, a large one is no proof.
+Each posterior draw replicates every group of the log given what the log has before it, from `p(y_t | y_<t)`, after the
+prequential principle (Dawid 1984). A run's schedule follows from the outcomes, through what the sampler selects. A
+whole log drawn on a fixed schedule therefore differs from the real one even where the model is true. One step ahead it
+does not, as what is selected depends on the past alone. A statistic of the log that lies outside those of the
+replications is something that the model cannot do (Gelman, Meng and Stern 1996). The tail probabilities are
+conservative, as the fit has seen the log: a small one is a misfit, a large one is no proof.
 """
 
 from __future__ import annotations
@@ -10,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.progress import Progress
+from dps_pyro.dynamics.sites import sites_of
 from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import RolloutHistory, observed
 from dps_pyro.support import checks
@@ -24,6 +30,12 @@ __all__ = ["Check", "predictive_checks", "replicate"]
 FEW = 10
 """A step, or a visit number, that fewer prompts have is not looked at, as its share is all noise; in a small log, that
 fewer than half as many have as any."""
+
+
+MOST_AT_ONCE = 4_000_000
+"""Numbers in a tensor of many draws, prompts, steps and states."""
+RANKS = 10
+"""Bins of predictive ranks."""
 
 
 class Check(NamedTuple):
@@ -50,69 +62,131 @@ class Check(NamedTuple):
 
 
 def replicate(
-    dynamics: Dynamics[Any], history: RolloutHistory, draws: Mapping[str, Tensor], *, seed: int = 0
+    dynamics: Dynamics[Any],
+    history: RolloutHistory,
+    draws: Mapping[str, Tensor],
+    *,
+    sequential: bool = True,
+    seed: int = 0,
 ) -> Tensor:
     """[S, G], how many rollouts solve the prompt in each of the log's groups (those with rollouts, in the order of
     prompts, then steps), replicated by each draw.
 
     Args:
         dynamics: the model.
-        history: the log.
+        history: the log, with outcomes if `sequential`.
         draws: site -> [S, ...]; of sites left out, each replication draws its own from the prior.
-        seed: of the replications. The global RNG is left as it was.
+        sequential: each group is drawn from `p(y_t | y_<t)`, given what the log has before it. That holds however the
+            groups were selected, as a selection only looks at what came before. Otherwise whole logs are drawn on the
+            log's schedule, which is right only where the schedule does not depend on the outcomes.
+        seed: the random seed of the replications. The global RNG is left as it was.
     """
-    groups, schedule, made = layout(history), history.schedule(), []
+    groups, made = layout(history), []
+    solved, schedule = (observed(history), history) if sequential else (None, history.schedule())
     seen = groups.trials > 0
     at = groups.prompt[seen], groups.step[seen]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(checks.count("seed", seed, 0))
+        if solved is not None:
+            each = max(1, MOST_AT_ONCE // (solved.numel() * len(dynamics.states)))
+            parts = zip(*(value.split(each) for value in draws.values()), strict=True)
+            for part in parts:
+                law = _side_by_side(dynamics, history, dict(zip(draws, part, strict=True)))
+                made.append(law.sample_ahead(solved.expand(*law.batch_shape, -1))[:, *at])
+            return torch.cat(made)
         for draw in range(len(next(iter(draws.values())))):
             values = {name: value[draw] for name, value in draws.items()}
             made.append(poutine.condition(dynamics.model, data=values)(schedule)[at])
     return torch.stack(made)
 
 
+def _side_by_side(dynamics: Dynamics[Any], history: RolloutHistory, draws: Mapping[str, Tensor]) -> Progress:
+    """The law of the outcomes at all draws at once: batch [S, N]. Sites that are not given are drawn."""
+    count = len(next(iter(draws.values())))
+    plates = {name: len(site["fn"].batch_shape) for name, site in sites_of(dynamics, history.num_prompts).items()}
+    # The prompts are the dimension right of the draws: a site of no plate has one entry there.
+    wide = {name: value if plates.get(name) else value.unsqueeze(1) for name, value in draws.items()}
+    with pyro.plate("draws", count, dim=-2):
+        nodes: Any = poutine.trace(poutine.condition(dynamics.model, data=wide)).get_trace(history).nodes
+    law: Progress = nodes["outcomes"]["fn"]
+    return law
+
+
 def predictive_checks(
-    dynamics: Dynamics[Any], history: RolloutHistory, draws: Mapping[str, Tensor], *, seed: int = 0
+    dynamics: Dynamics[Any],
+    history: RolloutHistory,
+    draws: Mapping[str, Tensor],
+    *,
+    sequential: bool = True,
+    seed: int = 0,
 ) -> list[Check]:
     """What a selector lives on, in the log and in its replications.
 
-    Five checks: "useful share by step" (groups neither all wrong nor all right), "prompts always wrong", "prompts
-    always right" (shares of the prompts with rollouts), "changes of class" (the share of visits whose group is of
-    another class, all wrong, mixed or all right, than the prompt's visit before) and "solve rate by visit".
+    The checks are "useful share by step" (groups neither all wrong nor all right), "solve rate by visit", "changes of
+    class" (the share of visits whose group is of another class, all wrong, mixed or all right, than the prompt's visit
+    before), "wrong once more" and "right once more" (the share of visits after nothing but groups that were all wrong,
+    or all right, whose group is so again) and "predictive ranks": the ranks of the groups among their replications, in
+    ten bins, which are even where the predictions are right (randomised probability integral transforms).
+
+    Where groups are replicated one step ahead, a group's class before is the log's own, for the replications too. Where
+    whole logs are replicated, "prompts always wrong" and "prompts always right" (shares of the prompts with rollouts)
+    take the place of the last three checks.
 
     Args:
         dynamics: the model.
         history: the log, with outcomes.
         draws: site -> [S, ...], such as `posterior.draws`.
-        seed: of the replications.
+        sequential: as for `replicate`; the default holds for logs whose groups were selected.
+        seed: the random seed of the replications.
     """
-    observed(history)
+    truth = observed(history)
     groups = layout(history)
     seen = groups.trials > 0
     prompt, step, trials = groups.prompt[seen], groups.step[seen], groups.trials[seen].double()
-    outcomes = torch.cat([groups.solved[seen].unsqueeze(0), replicate(dynamics, history, draws, seed=seed).double()])
+    replicated = replicate(dynamics, history, draws, sequential=sequential, seed=seed).double()
+    outcomes = torch.cat([truth[prompt, step].double().unsqueeze(0), replicated])
     wrong, right = outcomes <= 0, outcomes >= trials
     kind = right.long() - wrong.long()
     visits = torch.bincount(prompt, minlength=history.num_prompts)
     visit = torch.arange(len(prompt)) - (visits.cumsum(0) - visits)[prompt]
-    again = visit > 0
-
-    def share_of_prompts(flag: Tensor) -> Tensor:
-        every = torch.zeros(len(flag), history.num_prompts, dtype=torch.float64).index_add(1, prompt, flag.double())
-        return (every == visits)[:, visits > 0].double().mean(-1, keepdim=True)
-
     one = torch.zeros(1, dtype=torch.long)
     found = [
         ("useful share by step", *_curve((kind == 0).double(), step)),
-        ("prompts always wrong", one, share_of_prompts(wrong)),
-        ("prompts always right", one, share_of_prompts(right)),
         ("solve rate by visit", *_curve(outcomes / trials, visit)),
     ]
-    if bool(again.any()):
-        changed = (kind[:, 1:] != kind[:, :-1])[:, again[1:]].double().mean(-1, keepdim=True)
-        found.insert(3, ("changes of class", one, changed))
+
+    def share(name: str, flag: Tensor, where: Tensor) -> None:
+        if bool(where.any()):
+            found.append((name, one, flag[:, where].double().mean(-1, keepdim=True)))
+
+    again = visit > 0
+    before = kind[:, :-1] if not sequential else kind[:1, :-1]
+    changed = torch.nn.functional.pad(kind[:, 1:] != before, (1, 0))
+    share("changes of class", changed, again)
+    if sequential:
+        for name, flag in (("wrong once more", wrong), ("right once more", right)):
+            sofar = flag[0].long().cumsum(0) - flag[0].long()  # such groups before this one, of all prompts
+            first = (visits.cumsum(0) - visits)[prompt]
+            share(name, flag, again & (sofar - sofar[first] == visit))
+        found.append(("predictive ranks", torch.arange(RANKS), _ranks(outcomes, seed)))
+    else:
+        for name, flag in (("prompts always wrong", wrong), ("prompts always right", right)):
+            counts = torch.zeros(len(flag), history.num_prompts, dtype=torch.float64).index_add(
+                1, prompt, flag.double()
+            )
+            share(name, counts == visits, visits > 0)
     return [Check(name, at, value[0], value[1:]) for name, at, value in found if len(at)]
+
+
+def _ranks(outcomes: Tensor, seed: int) -> Tensor:
+    """[1 + S, RANKS], the share of the groups [1 + S, G] whose rank among all 1 + S lies in each bin; equal outcomes
+    are put in a random order."""
+    noise = torch.rand(outcomes.shape, generator=torch.Generator().manual_seed(seed), dtype=outcomes.dtype)
+    order = noise.argsort(0)
+    order = order.gather(0, outcomes.gather(0, order).argsort(dim=0, stable=True))
+    ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).unsqueeze(-1).expand_as(order))
+    bins = (ranks * RANKS) // len(order)
+    return torch.stack([(bins == at).double().mean(-1) for at in range(RANKS)], -1)
 
 
 def _curve(value: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

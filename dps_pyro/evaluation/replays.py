@@ -211,7 +211,6 @@ def replay(
         raise ValueError(f"sampler: expected a new one, got one that has observed {sampler.tracker.step} steps")
     tolerance = None if tolerance is None else checks.positive("tolerance", tolerance, or_zero=True)
     batches = _batches(log, selection, batch_size, seed)
-    known = _progress(log)
     useful = _useful(log) if tolerance is None else useful_by_sum(solved, trials, tolerance)
     chance = torch.zeros(useful.shape, dtype=torch.float64)
     chosen = torch.zeros_like(useful)
@@ -220,9 +219,10 @@ def replay(
         for step, batch in enumerate(batches):
             chance[step] = _predicted(sampler, trials[step])
             rows = sampler.select(batch_size) if batch is None else batch
-            sampler.observe(
-                rows, solved[step, rows], trials[step, rows], trained=trained[step, rows], progress=known[step]
-            )
+            known = log.recorded(step)
+            progress_then = known.pop("progress", None)
+            told: dict[str, Any] = {"trained": trained[step, rows], "progress": progress_then, "columns": known}
+            sampler.observe(rows, solved[step, rows], trials[step, rows], **told)
             chosen[step, rows] = True
             advance("")
     about = {
@@ -283,16 +283,6 @@ def _batches(log: RolloutHistory, selection: Selection, batch_size: int, seed: i
     if selection != "own":
         raise ValueError(f"selection: expected 'own', 'recorded' or 'uniform', got {selection!r}")
     return (None for _ in range(steps))
-
-
-def _progress(log: RolloutHistory) -> list[float | None]:
-    """[T], the policy's progress recorded of each step; None where there is none."""
-    events = log.events
-    known = ~events.progress.isnan()
-    by_step: list[float | None] = [None] * log.num_steps
-    for step, value in zip(events.step[known].tolist(), events.progress[known].tolist(), strict=True):
-        by_step[step] = value
-    return by_step
 
 
 def _predicted(sampler: PromptSampler, trials: Tensor) -> Tensor:

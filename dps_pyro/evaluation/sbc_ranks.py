@@ -32,6 +32,7 @@ from dps_pyro.evaluation.parallel_hmc import Posteriors, hmc
 from dps_pyro.evaluation.smoothing import law
 from dps_pyro.history.log import RolloutHistory, observed
 from dps_pyro.inference.fitting import fit
+from dps_pyro.inference.methods import NUTS, SVI
 from dps_pyro.support import checks
 from dps_pyro.support.console import progress_bar
 
@@ -200,7 +201,7 @@ def sbc(
         thin: iterations of a chain a draw, for "hmc" and "nuts".
         warmup: of each chain; SVI steps at most for "svi".
         method: "hmc" samples all simulations' posteriors side by side (`parallel_hmc`), the only way to do
-            hundreds in minutes; "nuts" is `fit(method="nuts")`, one after the other; "svi" is `fit` with its usual
+            hundreds in minutes; "nuts" is `fit` with `NUTS(...)`, one after the other; "svi" is `fit` with its usual
             guide, whose approximation shows as ranks that are not uniform.
         powers: for "hmc", the powers of the likelihood of tempered copies of each chain, falling from 1: where
             posteriors have several modes, between which a chain alone would not cross. As many times the work.
@@ -243,11 +244,12 @@ def sbc(
                 exchanged = [round(share, 2) for share in chains.exchanged.mean(1).tolist()]
                 found |= {"powers": list(powers), "exchanged": exchanged}
         elif method in ("nuts", "svi"):
-            settings: dict[str, Any] = {"method": method, "steps": warmup, "progress": False}
             every = thin if method == "nuts" else 1
+            kept = draws * every
+            how = NUTS(warmup=warmup, draws=kept) if method == "nuts" else SVI(steps=warmup, draws=kept)
 
             def fitted(history: RolloutHistory, at: int) -> dict[str, Tensor]:
-                drawn = fit(dynamics, history, **settings, draws=draws * every, seed=seed + at).draws
+                drawn = fit(dynamics, history, how, seed=seed + at, progress=False).draws
                 return {name: value[every - 1 :: every] for name, value in drawn.items()}
 
             samples, seen, likelihood = _one_by_one(dynamics, schedule, truth, outcomes, fitted, progress)

@@ -16,7 +16,7 @@ from torch import Tensor
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.dynamics.sites import centre as centre_of_site
-from dps_pyro.dynamics.step import Step
+from dps_pyro.dynamics.step import steps_of
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.support import checks
@@ -93,12 +93,12 @@ def simulate(
             learned = torch.rand(len(rows)) < trained
             nothing = torch.zeros(len(rows))
             schedule.append(rows, step=step, solved=nothing, trials=trials, trained=learned, progress=level)
-        _, sizes, updated, levels = schedule.dense()
-        solved = Progress(dynamics, theta, Step(sizes, updated, levels)).expand([num_prompts]).sample()
+        steps = steps_of(schedule, schedule.dense())
+        solved = Progress(dynamics, theta, steps).expand([num_prompts]).sample()
         shifted = torch.zeros(0, dtype=torch.long)
         if shift_at is not None:
             # From there on a process that starts: initial states, and the moves of the steps to come.
-            rest = Step(sizes[:, shift_at:], updated[:, shift_at:], levels[:, shift_at:])
+            rest = steps.at(slice(shift_at, None))
             anew = Progress(dynamics, theta, rest).expand([num_prompts]).sample()
             shifted = torch.randperm(num_prompts)[: max(1, round(shift_share * num_prompts))].sort().values
             solved[shifted, shift_at:] = anew[shifted]

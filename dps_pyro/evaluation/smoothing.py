@@ -18,7 +18,7 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.forward import log_likelihood
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.progress import Progress
-from dps_pyro.dynamics.step import Step
+from dps_pyro.dynamics.step import steps_of
 from dps_pyro.history.log import RolloutHistory, observed
 from dps_pyro.support import checks
 from dps_pyro.tracking.tracker import is_fitted
@@ -35,13 +35,14 @@ def smoothed(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[s
         values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
 
     Raises:
-        ValueError: the model is none of those, the log is a schedule, or the values are not the model's.
+        ValueError: the model is none of those, the log is a schedule, the values are not the model's, or at
+            them the model holds a group of the log impossible.
     """
-    solved, (_, trials, trained, progress) = observed(history), history.dense()
+    solved = observed(history)
     theta = _fitted(dynamics).parameters(history.num_prompts, values)
     with torch.no_grad():
         initial = dynamics.initial(theta).probs
-        steps = Step(trials.mT, trained.mT, progress.mT)  # time first
+        steps = steps_of(history, history.dense()).each(lambda field: field.mT)  # time first
         moves = dynamics.transition(theta, steps).probs
         shown = unchecked(dynamics.emission(theta, steps)).log_prob(solved.mT.unsqueeze(-1))
         emitted = torch.where(steps.trials.unsqueeze(-1) > 0, shown, 0.0)
@@ -63,7 +64,15 @@ def smooth(initial: Tensor, transition: Tensor, emitted: Tensor) -> Tensor:
         shown = emitted.detach().expand(len(emitted), *batch, -1).clone().requires_grad_()
         total = log_likelihood(initial.detach(), transition.detach(), shown)
     (chances,) = torch.autograd.grad(total, shown, torch.ones_like(total))
-    return chances / chances.sum(-1, keepdim=True)
+    whole = chances.sum(-1, keepdim=True)
+    sound = total.isfinite() & (whole.isfinite() & (whole > 0)).all(0).squeeze(-1)
+    if not bool(sound.all()):
+        strange = (~sound).nonzero()[0].tolist()
+        raise ValueError(
+            f"history: expected groups that are possible at the values, got one of prompt {strange[-1]} that is not: "
+            "no state at all, or none that can be reached, could have produced it"
+        )
+    return chances / whole
 
 
 def paths(
@@ -108,9 +117,8 @@ def law(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[str, T
         ValueError: the model brings a filter of its own, or the values are not its.
     """
     theta = _fitted(dynamics).parameters(history.num_prompts, values)
-    outcomes = history.dense()
     with torch.no_grad():
-        return Progress(dynamics, theta, Step(outcomes.trials, outcomes.trained, outcomes.progress))
+        return Progress(dynamics, theta, steps_of(history, history.dense()))
 
 
 def _given(theta: Any) -> Any:

@@ -6,7 +6,6 @@ re-filtered from. It is sparse: one row an observed group, whatever the number o
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,24 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dps_pyro.history.table import MOST_PROMPTS, MOST_STEPS, read_table
-from dps_pyro.storage import atomic_path
+from dps_pyro.history.columns import Columns, Events
+from dps_pyro.history.table import MOST_PROMPTS, MOST_STEPS
 from dps_pyro.support import checks
 
 __all__ = ["Events", "Features", "Outcomes", "RolloutHistory", "observed", "useful_by_sum"]
-
-
-class Events(NamedTuple):
-    """The log's columns, one entry a group, in the order in which the groups were recorded."""
-
-    prompt: Tensor  # long [E], 0..num_prompts-1
-    step: Tensor  # long [E], 0..num_steps-1: the training step that the rollouts belong to
-    solved: Tensor  # float64 [E], 0..trials: how many rollouts solved it (a sum of partial rewards); NaN in a schedule
-    trials: Tensor  # long [E], >= 0: the size of the group
-    predicted: Tensor  # float32 [E], the chance of a useful group predicted at selection; NaN where unknown
-    trained: Tensor  # bool [E], whether the policy was updated on the group
-    progress: Tensor  # float32 [E], the policy's overall progress before the step; NaN where unknown
-    useful: Tensor  # bool [E], whether the rewards of the group differed, so that there was something to learn
 
 
 class Outcomes(NamedTuple):
@@ -73,7 +59,8 @@ class RolloutHistory:
         self.num_steps: int = _size("num_steps", num_steps, MOST_STEPS)
         self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
         self._row: dict[str, int] = {}
-        self._chunks: list[Events] = []
+        self._columns = Columns()
+        self._marks: dict[str, dict[int, float]] = {"progress": {}}  # column -> step -> value, groups or none
         self._outcomes: Outcomes | None = None
         self._observed = True
 
@@ -103,6 +90,7 @@ class RolloutHistory:
         trained: Tensor | Sequence[bool] | None = None,
         progress: float | None = None,
         useful: Tensor | Sequence[bool] | None = None,
+        columns: Mapping[str, float] | None = None,
     ) -> None:
         """Record one step's groups.
 
@@ -113,12 +101,16 @@ class RolloutHistory:
             trials: [V] or one number.
             predicted: [V], the chances of a useful group predicted at selection, where there were any.
             trained: [V], whether the policy was updated on the group; wherever there were rollouts if left out.
-            progress: the policy's overall progress before the step, for instance its held-out accuracy.
+            progress: the policy's overall progress before the step, for instance its held-out accuracy. It is kept
+                for a step without groups, too.
             useful: [V], whether the group's rewards differed; if left out, wherever it is neither all wrong nor all
                 right (`useful_by_sum`).
+            columns: the user's own numbers of the step, by name, such as a temperature. They are kept for a step
+                without groups, too, and hold until the next step that names them.
 
         Raises:
-            ValueError: a row out of range, an unknown id, a count outside 0..trials, or columns of different lengths.
+            ValueError: a row out of range, an unknown id, a count outside 0..trials, columns of different lengths, or
+                a step's column that is no finite number or has the name of a feature.
         """
         # Copies: the log must not change with the caller's buffers.
         rows = self.locate(prompts)
@@ -128,17 +120,21 @@ class RolloutHistory:
         chance = _column("predicted", [math.nan] * len(rows) if predicted is None else predicted, torch.float32)
         learned = size > 0 if trained is None else _column("trained", trained, torch.bool)
         mixed = None if useful is None else _column("useful", useful, torch.bool)
-        columns = {"prompts": rows, "solved": count, "trials": size, "predicted": chance, "trained": learned}
-        columns |= {} if mixed is None else {"useful": mixed}
-        if len({len(column) for column in columns.values()}) > 1:
-            lengths = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
+        given = {"prompts": rows, "solved": count, "trials": size, "predicted": chance, "trained": learned}
+        given |= {} if mixed is None else {"useful": mixed}
+        if len({len(column) for column in given.values()}) > 1:
+            lengths = ", ".join(f"{len(column)} {name}" for name, column in given.items())
             raise ValueError(f"expected columns of one length, got {lengths}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
         step = _size("step", step, MOST_STEPS - 1)
-        known = torch.full_like(chance, math.nan if progress is None else progress)
+        marks = step_columns(columns or {}, self.features)
+        level = math.nan if progress is None else float(progress)
+        known = torch.full_like(count, level)
         mixed = useful_by_sum(count, size) if mixed is None else mixed
-        self._chunks.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
+        self._columns.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
+        for name, value in {**marks, **({} if math.isnan(level) else {"progress": level})}.items():
+            self._marks.setdefault(name, {})[step] = value
         self.num_steps = max(self.num_steps, step + 1)
         self._outcomes = None
 
@@ -183,21 +179,45 @@ class RolloutHistory:
     def _like(self, events: Events) -> RolloutHistory:
         prompts = self.ids if self.ids is not None else self.num_prompts
         other = RolloutHistory(prompts, num_steps=self.num_steps, features=self.features)
-        other._chunks, other._observed = [events], self._observed
+        other._columns, other._observed = Columns.of(events), self._observed
+        other._marks = {name: dict(by_step) for name, by_step in self._marks.items()}
         return other
 
     # ---------------------------------------------------------------------------------------------- reading it
 
     @property
     def events(self) -> Events:
-        """Every group so far, as columns."""
-        if len(self._chunks) != 1:
-            empty = torch.zeros(0, dtype=torch.long)
-            real, boolean = empty.float(), empty.bool()
-            blank = Events(empty, empty, empty.double(), empty, real, boolean, real, boolean)
-            columns = zip(*(self._chunks or [blank]), strict=True)
-            self._chunks = [Events(*(torch.cat(column) for column in columns))]
-        return self._chunks[0]
+        """Every group so far, as columns. Not copies: read them only."""
+        return self._columns.events
+
+    def keep_on_disk(self, folder: str | Path) -> None:
+        """Keep the columns in files of a folder from now on, so that a long run needs no more memory as the log grows.
+        The files are this process's working space, and no log to keep: `to_parquet` writes that.
+
+        Raises:
+            OSError: the folder cannot be made or written to.
+        """
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        if self._columns.folder != path:
+            self._columns = Columns.of(self._columns.events, path)
+
+    def recent(self, steps: int) -> RolloutHistory:
+        """The same prompts and steps with only the groups of the last `steps` steps, for a fit that costs no more as
+        the log grows."""
+        return self.where(self.events.step >= self.num_steps - checks.count("steps", steps, 1))
+
+    def thinned(self, share: float, seed: int = 0) -> RolloutHistory:
+        """The same prompts and steps with only the groups of a random `share`, in (0, 1], of the prompts. A prompt's
+        groups stay together, because a model's likelihood is a product over prompts.
+
+        Raises:
+            ValueError: the share is not in (0, 1].
+        """
+        if not 0 < checks.positive("share", share) <= 1:
+            raise ValueError(f"share: expected a number in (0, 1], got {share}")
+        kept = torch.rand(self.num_prompts, generator=torch.Generator().manual_seed(seed)) < share
+        return self.where(kept[self.events.prompt])
 
     @property
     def observed(self) -> bool:
@@ -205,7 +225,7 @@ class RolloutHistory:
         return self._observed
 
     def __len__(self) -> int:
-        return sum(len(chunk.prompt) for chunk in self._chunks)
+        return self._columns.count
 
     def dense(self) -> Outcomes:
         """The log as [N, T] rectangles (kept until the next append).
@@ -228,15 +248,42 @@ class RolloutHistory:
         return self._outcomes
 
     def progress(self) -> Tensor:
-        """float32 [T], the policy's overall progress before each step: the last that was recorded by then, 0 before
+        """float64 [T], the policy's overall progress before each step: the last that was recorded by then, 0 before
         the first."""
-        known = ~self.events.progress.isnan()
-        at, value = self.events.step[known], self.events.progress[known]
-        by_step = torch.full([self.num_steps], math.nan, dtype=value.dtype)
-        by_step[at] = value
+        return self.level("progress")
+
+    @property
+    def step_columns(self) -> list[str]:
+        """The names of the steps' columns that are the user's own, in the order in which they were first recorded."""
+        return [name for name in self._marks if name != "progress"]
+
+    @property
+    def marks(self) -> dict[str, dict[int, float]]:
+        """What was recorded of the steps themselves: "progress" and the user's own columns, name -> step -> value."""
+        return self._marks
+
+    def recorded(self, step: int) -> dict[str, float]:
+        """What was recorded of the step itself: "progress" and the user's own columns, where they were."""
+        return {name: by_step[step] for name, by_step in self._marks.items() if step in by_step}
+
+    def level(self, name: str) -> Tensor:
+        """float64 [T], a step's column: the last value that was recorded by then, 0 before the first. `name` is one of
+        `step_columns`, or "progress"."""
+        marks = self._marks[name]
+        by_step = torch.full([self.num_steps], math.nan, dtype=torch.float64)
+        if marks:
+            by_step[list(marks)] = torch.tensor(list(marks.values()), dtype=torch.float64)
         seen = ~by_step.isnan()
         last = torch.where(seen, torch.arange(self.num_steps), -1).cummax(0).values
         return torch.where(last >= 0, by_step[last], 0.0)
+
+    def numeric_features(self) -> dict[str, list[float]]:
+        """The features that are numbers, by name: what models find in `step.columns`."""
+        return {
+            name: [float(value) for value in column]
+            for name, column in self.features.items()
+            if column and not any(isinstance(value, str) for value in column)
+        }
 
     def locate(self, prompts: Tensor | Sequence[int] | Sequence[str]) -> Tensor:
         """Long [V], the rows of prompts that are given as rows or as ids.
@@ -264,38 +311,26 @@ class RolloutHistory:
 
     def rows(self, prompts: Tensor) -> Events:
         """The groups of the given prompts, `prompt` renumbered 0..len(prompts)-1 in the order given."""
-        place = torch.full([self.num_prompts], -1, dtype=torch.long)
-        place[prompts] = torch.arange(len(prompts))
-        events = self.events
-        keep = place[events.prompt] >= 0
-        kept = Events(*(column[keep] for column in events))
-        return kept._replace(prompt=place[kept.prompt])
+        events, order = self.events, prompts.argsort()
+        if len(prompts) * 8 < self.num_prompts:
+            at = self._columns.of_prompts(prompts, self.num_prompts)
+            kept = Events(*(column[at] for column in events))
+        else:
+            wanted = torch.zeros(self.num_prompts, dtype=torch.bool)
+            wanted[prompts] = True
+            keep = wanted[events.prompt]
+            kept = Events(*(column[keep] for column in events))
+        return kept._replace(prompt=order[torch.searchsorted(prompts[order], kept.prompt)])
 
     # ---------------------------------------------------------------------------------------------- keeping it
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write the log to one Parquet file, atomically. Columns: prompt, step, solved, trials, predicted, trained,
-        progress, useful; the ids, sizes and features travel in the schema's metadata under `dps_pyro`."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        progress, useful. The ids, the sizes, the features and the steps' own columns travel in the schema's metadata
+        under `dps_pyro`."""
+        from dps_pyro.history.parquet import write
 
-        events = self.events
-        columns = [
-            pa.array(events.prompt.to(torch.int32).numpy()),
-            pa.array(events.step.to(torch.int32).numpy()),
-            pa.array(events.solved.numpy()),
-            pa.array(events.trials.to(torch.int32).numpy()),
-            pa.array(events.predicted.numpy()),
-            pa.array(events.trained.numpy()),
-            pa.array(events.progress.numpy()),
-            pa.array(events.useful.numpy()),
-        ]
-        sizes = {"num_prompts": self.num_prompts, "num_steps": self.num_steps}
-        about = {"ids": self.ids, **sizes, "features": self.features}
-        table = pa.table(columns, names=list(Events._fields), metadata={"dps_pyro": json.dumps(about)})
-        with atomic_path(Path(path)) as aside:
-            pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
-        return Path(path)
+        return write(self, Path(path))
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> RolloutHistory:
@@ -306,32 +341,42 @@ class RolloutHistory:
                 the file.
             OSError: the file cannot be read.
         """
-        column, about = read_table(Path(path), Events._fields)
-        history = cls(about.ids if about.ids is not None else about.num_prompts or 0, features=about.features)
-        chance, trained = column.get("predicted"), column.get("trained")
-        # Appending step by step would need the log sorted; the columns are checked as one append and then dated.
-        prompt, solved, trials = column["prompt"], column["solved"], column["trials"]
-        learned, mixed = (None if of is None else of > 0 for of in (trained, column.get("useful")))
-        try:
-            history.append(
-                prompt, step=0, solved=solved, trials=trials, predicted=chance, trained=learned, useful=mixed
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        steps = column["step"].long()
-        if len(steps) and int(steps.min()) < 0:
-            raise ValueError(f"{path}: step: expected 0 or more, got {int(steps.min())}")
-        known = column.get("progress", history.events.progress).float()
-        history._chunks = [history.events._replace(step=steps, progress=known)]
-        latest = int(steps.max()) + 1 if len(steps) else 0
-        history.num_steps = max(about.num_steps, latest)
+        from dps_pyro.history.parquet import read
+
+        return read(Path(path))
+
+    @classmethod
+    def from_events(
+        cls,
+        events: Events,
+        prompts: int | Sequence[str],
+        *,
+        num_steps: int = 0,
+        features: Features | None = None,
+        marks: Mapping[str, Mapping[int, float]] | None = None,
+    ) -> RolloutHistory:
+        """A history from columns, taken as valid, and the steps' own columns (name -> step -> value), "progress" among
+        them; a step's progress that `marks` does not have is that of its groups."""
+        history = cls(prompts, num_steps=num_steps, features=features)
+        history._columns = Columns.of(events)
+        history._marks = {"progress": _levels_of(events)}
+        for name, by_step in (marks or {}).items():
+            history._marks.setdefault(name, {}).update(by_step)
+        history.num_steps = max(num_steps, int(events.step.max()) + 1 if len(events.step) else 0)
         return history
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """The log as tensors (the ids are the sampler's to keep)."""
-        return {**self.events._asdict(), "num_steps": torch.tensor(self.num_steps)}
+        marks = {
+            name: {
+                "step": torch.tensor(list(by_step), dtype=torch.long),
+                "value": torch.tensor(list(by_step.values()), dtype=torch.float64),
+            }
+            for name, by_step in self._marks.items()
+        }
+        return {**self.events._asdict(), "num_steps": torch.tensor(self.num_steps), "marks": marks}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace the log by a saved one.
 
         Raises:
@@ -340,9 +385,36 @@ class RolloutHistory:
         missing = {*Events._fields, "num_steps"} - checks.instance("state", state, Mapping).keys()
         if missing:
             raise ValueError(f"state: expected a log's, got one without {', '.join(sorted(missing))}")
-        chunks = [Events(*(state[name].clone() for name in Events._fields))]
-        self._chunks, self.num_steps = chunks, int(state["num_steps"])
+        events = Events(*(state[name].clone() for name in Events._fields))
+        events = events._replace(progress=events.progress.double())  # float32 in states of earlier versions
+        self._columns, self.num_steps = Columns.of(events, self._columns.folder), int(state["num_steps"])
+        self._marks = {"progress": _levels_of(events)}
+        for name, marks in state.get("marks", {}).items():  # not in states of earlier versions
+            by_step = dict(zip(marks["step"].tolist(), marks["value"].tolist(), strict=True))
+            self._marks.setdefault(name, {}).update(by_step)
         self._outcomes = None
+
+
+def _levels_of(events: Events) -> dict[int, float]:
+    """Each step's progress, as its groups have it."""
+    known = ~events.progress.isnan()
+    return dict(zip(events.step[known].tolist(), events.progress[known].tolist(), strict=True))
+
+
+def step_columns(columns: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, float]:
+    """A step's own columns, checked against the names of the `features`.
+
+    Raises:
+        ValueError: a name is taken, or a value is no finite number.
+    """
+    for name, value in columns.items():
+        if name == "progress" or name in features:
+            what = "progress, an argument of its own" if name == "progress" else f"{name!r}, which is a feature"
+            raise ValueError(f"columns: expected names that are free, got {what}")
+        number = checks.numbers(f"columns[{name!r}]", value)
+        if number.ndim or not bool(number.isfinite()):
+            raise ValueError(f"columns[{name!r}]: expected one finite number, got {value!r}")
+    return {name: float(value) for name, value in columns.items()}
 
 
 def useful_by_sum(solved: Tensor, trials: Tensor, tolerance: float = 0.0) -> Tensor:

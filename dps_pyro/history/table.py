@@ -33,6 +33,7 @@ class About(NamedTuple):
     num_prompts: int | None = None
     num_steps: int = 0
     features: dict[str, Any] | None = None
+    marks: dict[str, dict[int, float]] | None = None
 
 
 def read_table(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], About]:
@@ -120,4 +121,16 @@ def _about(path: Path, metadata: dict[bytes, bytes], seen: int) -> About:
             f"{what}: expected the {seen:,} prompts of the rows at least, got num_prompts {count:,}{listed}"
         )
     features = checks.features(f"{what}: features", about.get("features"), count)
-    return About(ids, count, steps, features)
+    return About(ids, count, steps, features, _marks(what, about.get("marks", {})))
+
+
+def _marks(what: str, given: Any) -> dict[str, dict[int, float]]:
+    """The steps' own columns: name -> step -> value."""
+    try:
+        marks = {
+            str(name): {checks.count("step", step, 0, MOST_STEPS): float(value) for step, value in by_step}
+            for name, by_step in given.items()
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{what}: marks: expected {{name: [[step, value], ...]}}, got {str(given)[:80]}") from error
+    return marks

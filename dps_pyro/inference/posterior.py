@@ -42,6 +42,7 @@ class Posterior:
     converged: bool
     about: dict[str, Any] = field(default_factory=dict)
     log_weights: Tensor | None = None
+    sample_stats: Mapping[str, Tensor] = field(default_factory=dict)
 
     def population(self) -> Posterior:
         """The same without the sites of which each prompt has its own: for other prompts. Filter them with a model that
@@ -58,19 +59,9 @@ class Posterior:
         with atomic_path(Path(folder)) as aside:
             aside.mkdir()
             tensors = {"draws": dict(self.draws), "point": dict(self.point), "losses": self.losses}
-            weights = {"log_weights": self.log_weights}
+            weights = {"log_weights": self.log_weights, "sample_stats": dict(self.sample_stats)}
             save_state(aside, {**tensors, **weights, "converged": self.converged, "about": self.about})
         return Path(folder)
-
-    def to_arviz(self) -> Any:
-        """The draws for ArviZ, as the posterior group of an InferenceData (a DataTree from ArviZ 1.0), by chain."""
-        import arviz as az
-
-        chains = self.about.get("chains", 1)
-        draws = {name: value.unflatten(0, (chains, -1)).numpy() for name, value in self.draws.items()}
-        if int(az.__version__.partition(".")[0]) < 1:
-            return az.from_dict(posterior=draws)
-        return az.from_dict({"posterior": draws})
 
     @classmethod
     def load(cls, folder: str | Path) -> Posterior:
@@ -82,6 +73,7 @@ class Posterior:
         state = load_state(Path(folder))
         try:
             draws, point, losses = state["draws"], state["point"], state["losses"]
-            return cls(draws, point, losses, state["converged"], state["about"], state.get("log_weights"))
+            more = state.get("log_weights"), state.get("sample_stats", {})
+            return cls(draws, point, losses, state["converged"], state["about"], *more)
         except KeyError as error:
             raise ValueError(f"{folder}: expected a saved posterior, got a state without {error}") from error

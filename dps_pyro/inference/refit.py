@@ -16,9 +16,10 @@ import torch
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import RolloutHistory
+from dps_pyro.inference.methods import SVI
 from dps_pyro.inference.posterior import Posterior
 
-__all__ = ["Refit", "Refitter"]
+__all__ = ["Refit", "Refitter", "Worker"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Refit:
         first: SVI steps of the first fit, which starts at the model's prior.
         steps: SVI steps of the later ones, which start where the last one ended.
         learning_rate: of both.
+        widen: where the sampler was given a fitted posterior, that is the prior of its refits, its standard deviations
+            multiplied by this factor (`Dynamics.primed`).
         seconds: a bound on the time of each, beside that on its steps. A fit that it cuts short depends on the
             machine's speed: a resumed run is then not exactly the uninterrupted one.
         background: whether it runs in a process beside this one, during the next rollouts, and is used from the next
@@ -38,6 +41,7 @@ class Refit:
     first: int = 300
     steps: int = 100
     learning_rate: float = 0.05
+    widen: float = 1.5
     seconds: float | None = None
     background: bool = False
 
@@ -46,11 +50,16 @@ class Refitter:
     """Fits a model time and again, each time from where the last fit ended.
 
     The same history, settings and last posterior give the same next one, in the background or not.
+
+    Args:
+        dynamics: the model.
+        settings: how.
+        prior: what earlier runs taught: the prior of every refit, and where the first starts. None for the model's own.
     """
 
-    def __init__(self, dynamics: Dynamics[Any], settings: Refit) -> None:
-        self.dynamics = dynamics
-        self.settings = settings
+    def __init__(self, dynamics: Dynamics[Any], settings: Refit, prior: Posterior | None = None) -> None:
+        self.dynamics = dynamics if prior is None else dynamics.primed(prior, settings.widen)
+        self.settings, self.prior = settings, prior
         self.posterior: Posterior | None = None
         """The last fit's."""
         self.count = 0
@@ -59,7 +68,7 @@ class Refitter:
         """How many of them broke down: the posterior before them was kept."""
         self._pending: Future[Posterior | None] | None = None
         self._job: dict[str, Any] = {}
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
 
     def begin(self, history: RolloutHistory) -> None:
         """Fit to a history of at least one group; `collect` has the result."""
@@ -69,7 +78,7 @@ class Refitter:
             self._pending.set_result(_fit(self._job))
             return
         if self._worker is None:
-            self._worker = _Worker()
+            self._worker = Worker()
         self._pending = self._worker.submit(self._job)
 
     def collect(self) -> Posterior | None:
@@ -116,23 +125,25 @@ class Refitter:
 
     def _next(self, history: RolloutHistory) -> dict[str, Any]:
         settings, warm = self.settings, self.posterior is not None
-        options = {
-            "guide": "normal",  # the filter runs at the point, which is no other's with correlations
-            "steps": settings.steps if warm else settings.first,
-            "learning_rate": settings.learning_rate,
-            "seconds": settings.seconds,
-            "start": self.posterior,
-            "draws": 32,
-            "seed": self.count,
-            "progress": False,
-        }
+        method = SVI(
+            guide="normal",  # The filter uses only the point; correlations in the guide hardly change it.
+            steps=settings.steps if warm else settings.first,
+            learning_rate=settings.learning_rate,
+            seconds=settings.seconds,
+            start=self.posterior if warm else self.prior,
+            draws=32,
+        )
+        options = {"method": method, "seed": self.count, "progress": False}
         return {"dynamics": self.dynamics, "history": history, "options": options}
 
 
-def _fit(job: dict[str, Any]) -> Posterior | None:
-    """None where the numbers broke down."""
+def _fit(job: dict[str, Any]) -> Any:
+    """The posterior of a fit, or None where the numbers broke down; or a chain of NUTS."""
     from dps_pyro.inference.fitting import fit
+    from dps_pyro.inference.nuts import run_chain
 
+    if "chain" in job:
+        return run_chain(*job["chain"])
     try:
         return fit(job["dynamics"], job["history"], **job["options"])
     except FloatingPointError:
@@ -156,7 +167,7 @@ def _loaded(state: Mapping[str, Any]) -> Posterior | None:
 # ------------------------------------------------------------------------------------------ the process beside this one
 
 
-class _Worker:
+class Worker:
     """A child process that fits, one job at a time; it ends with this process."""
 
     def __init__(self) -> None:
@@ -169,18 +180,19 @@ class _Worker:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="refit")
         weakref.finalize(self, _stop, self._process, self._threads)
 
-    def submit(self, job: dict[str, Any]) -> Future[Posterior | None]:
+    def submit(self, job: dict[str, Any]) -> Future[Any]:
+        """Have the child do a job, after those before."""
         # The thread moves bytes and nothing else: Pyro's state is the process's, not the thread's.
         files = {
             name: module.__file__
             for name, module in list(sys.modules.items())
             if name.startswith("_dynamics_of_") and getattr(module, "__file__", None)
         }
-        content = pickle.dumps((files, pickle.dumps(job)))
+        content = pickle.dumps((files, pickle.dumps({**job, "dtype": torch.get_default_dtype()})))
         return self._threads.submit(_exchange, self._process, content)
 
 
-def _exchange(process: subprocess.Popen[bytes], content: bytes) -> Posterior | None:
+def _exchange(process: subprocess.Popen[bytes], content: bytes) -> Any:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -191,8 +203,7 @@ def _exchange(process: subprocess.Popen[bytes], content: bytes) -> Posterior | N
     found = pickle.loads(answer)  # noqa: S301 - our own child's
     if isinstance(found, str):
         raise RuntimeError(f"the refit in the background failed:\n{found}")
-    posterior: Posterior | None = found
-    return posterior
+    return found
 
 
 def _stop(process: subprocess.Popen[bytes], threads: ThreadPoolExecutor) -> None:

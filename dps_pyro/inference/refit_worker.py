@@ -9,6 +9,8 @@ import signal
 import sys
 import traceback
 
+import torch
+
 from dps_pyro.inference.refit import _fit, read, write
 from dps_pyro.support.child import end_with_parent
 
@@ -29,7 +31,9 @@ def main() -> None:
         try:
             for name, path in files.items():
                 _import(name, path)
-            answer = _fit(pickle.loads(job))  # noqa: S301
+            asked = pickle.loads(job)  # noqa: S301
+            torch.set_default_dtype(asked["dtype"])
+            answer = _fit(asked)
             content = pickle.dumps(answer)
         except Exception:  # noqa: BLE001 - told to the other side, which raises it
             content = pickle.dumps(traceback.format_exc())

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
+from pyro import infer, poutine
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoGuide,
+    AutoLaplaceApproximation,
     AutoLowRankMultivariateNormal,
     AutoNormal,
     init_to_mean,
@@ -30,12 +29,11 @@ from torch.distributions import biject_to
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.sites import is_own, sites_of
 from dps_pyro.history.log import RolloutHistory
+from dps_pyro.inference.methods import SVI, Guide
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.support.console import progress_bar
 
-__all__ = ["Found", "Guide", "Plan", "search", "usual_guide"]
-
-Guide = Literal["normal", "low_rank", "delta"] | Callable[[Callable[..., Any]], Callable[..., Any]]
+__all__ = ["Found", "few_and_shared", "search", "usual_guide"]
 
 WINDOW = 100
 """Steps, at least, between one judgement of the ELBO and the next."""
@@ -44,21 +42,6 @@ FEW = 256
 INIT_SCALE = 0.05
 """A guide's standard deviation at the start, in unconstrained space. Narrow, for the prompts' own sites too: their
 noise would else teach the model that prompts do not differ."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to search; see `fit`."""
-
-    guide: Guide
-    steps: int
-    learning_rate: float
-    batch_size: int | None
-    draws: int
-    tolerance: float
-    restarts: int
-    start: Posterior | None
-    seconds: float | None
 
 
 class Found(NamedTuple):
@@ -71,13 +54,13 @@ class Found(NamedTuple):
     restart_losses: list[float | None]
 
 
-def search(dynamics: Dynamics[Any], history: RolloutHistory, plan: Plan, weigh: bool, progress: bool) -> Found:
+def search(dynamics: Dynamics[Any], history: RolloutHistory, plan: SVI, weigh: bool, progress: bool) -> Found:
     """Run the restarts' race and the winner's course, and draw from its guide.
 
     Args:
         dynamics: the model.
         history: the log.
-        plan: how.
+        plan: how; its guide and its size of mini-batches are filled in.
         weigh: compute the draws' log weights, too.
         progress: show a progress bar.
 
@@ -118,11 +101,12 @@ class _Clock:
 class _Run:
     """One guide on its way: parameters, optimizer and losses of its own."""
 
-    def __init__(self, dynamics: Dynamics[Any], history: RolloutHistory, plan: Plan, again: bool) -> None:
+    def __init__(self, dynamics: Dynamics[Any], history: RolloutHistory, plan: SVI, again: bool) -> None:
         self.model, self.history, self.plan = dynamics.model, history, plan
         self.batch_size = plan.batch_size if (plan.batch_size or 0) < history.num_prompts else None
         init = init_to_sample if again else init_to_mean
         start = None if again else plan.start
+        assert plan.guide is not None
         self.guide = _guide(dynamics, plan.guide, init if start is None else _placed(start, init))
         self.losses: list[float] = []
         self._settling = False
@@ -131,7 +115,7 @@ class _Run:
         # Without a limit to the gradients: those of mini-batches have long tails, whose middle is not their mean. With
         # a shorter memory of their size than Adam's own, as the first ones are the largest by far.
         self._optimizer = PyroOptim(torch.optim.Adam, {"lr": plan.learning_rate, "betas": (0.9, 0.99)})
-        self._svi = SVI(self.model, self.guide, self._optimizer, Trace_ELBO())
+        self._svi = infer.SVI(self.model, self.guide, self._optimizer, infer.Trace_ELBO())
         if isinstance(self.guide, AutoGuide):
             with self._own_store(), torch.no_grad():
                 self.guide(history)  # makes its parameters, for all prompts
@@ -186,7 +170,11 @@ class _Run:
         advance(f"loss {loss / len(self.history):.4f} a group")
 
     def draw(self, weigh: bool) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Draws from the guide, [S, ...] a site, and their log weights, [S]."""
+        """Draws from the guide, [S, ...] a site, and their log weights, [S]. A guide whose draws are all the same is a
+        point, of which one is kept."""
+        if isinstance(self.guide, AutoLaplaceApproximation):  # until now only a point: its spread is the curvature's
+            with self._own_store():
+                self.guide = self.guide.laplace_approximation(self.history)
         count = 1 if isinstance(self.guide, AutoDelta) else self.plan.draws
         drawn: dict[str, list[Tensor]] = {}
         weights = []
@@ -199,7 +187,10 @@ class _Run:
                 if weigh and count > 1:
                     joint = poutine.trace(poutine.replay(self.model, trace=trace)).get_trace(self.history)
                     weights.append(joint.log_prob_sum() - trace.log_prob_sum())
-        return {name: torch.stack(values) for name, values in drawn.items()}, torch.stack(weights) if weights else None
+        draws = {name: torch.stack(values) for name, values in drawn.items()}
+        if all(bool((value == value[:1]).all()) for value in draws.values()):
+            return {name: value[:1] for name, value in draws.items()}, None
+        return draws, torch.stack(weights) if weights else None
 
     def _own_store(self) -> Any:
         """Pyro's parameter store with this run's parameters alone: other runs' have the same names."""
@@ -228,12 +219,17 @@ def _window(epoch: int) -> int:
     return max(WINDOW // epoch, 4)
 
 
-def usual_guide(dynamics: Dynamics[Any], num_prompts: int) -> Literal["normal", "low_rank"]:
-    """The guide that a model is fitted with unless told otherwise: one with correlations, whose intervals hold the
-    truth more often at the same price (docs/diagnose.md), where parameters are few and shared by all prompts."""
+def few_and_shared(dynamics: Dynamics[Any], num_prompts: int) -> bool:
+    """Whether a model's parameters are few enough for their correlations, and shared by all prompts."""
     sites = sites_of(dynamics, num_prompts).values()
     few = 1 < sum(site["value"].numel() for site in sites) <= FEW
-    return "low_rank" if few and not any(map(is_own, sites)) else "normal"
+    return few and not any(map(is_own, sites))
+
+
+def usual_guide(dynamics: Dynamics[Any], num_prompts: int) -> Literal["normal", "low_rank"]:
+    """The guide that SVI fits unless told otherwise: one with correlations where parameters are few and shared by all
+    prompts, and independent normals elsewhere."""
+    return "low_rank" if few_and_shared(dynamics, num_prompts) else "normal"
 
 
 def _guide(dynamics: Dynamics[Any], kind: Guide, init: Callable[[Any], Tensor]) -> Any:
@@ -250,6 +246,7 @@ def _guide(dynamics: Dynamics[Any], kind: Guide, init: Callable[[Any], Tensor]) 
         return AutoLowRankMultivariateNormal(prior, init_loc_fn=init, init_scale=INIT_SCALE)
     if kind == "delta":
         return AutoDelta(prior, init_loc_fn=init, create_plates=plate)
+    assert callable(kind)
     return kind(dynamics.model)
 
 

@@ -34,6 +34,7 @@ up, whatever the split:
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never, get_args
 
 import torch
@@ -56,23 +57,28 @@ CLIP: Mapping[Kind, tuple[float, float]] = {
 # ------------------------------------------------------------------------------------------------------- advantages
 
 
-def informative_groups(rewards: Tensor, tolerance: float = 0.0) -> Tensor:
+def informative_groups(rewards: Tensor, tolerance: float = 0.0, there: Tensor | None = None) -> Tensor:
     """Tell the groups with a learning signal from those whose rewards are all equal.
 
     Args:
         rewards: float [G, n].
         tolerance: rewards this close count as equal, in the units of the reward.
+        there: bool [G, n], where groups differ in size: which entries are completions. All of them if left out.
 
     Returns:
         bool [G]; True where the largest and the smallest reward differ by more than `tolerance`.
     """
-    _check_rewards(rewards)
+    _check_rewards(rewards, there)
     # 0.4 - 0.3 is more than 0.1 in floating point: graded rewards are often a tolerance apart to the digit.
     rounding = 4 * torch.finfo(rewards.dtype).eps if tolerance else 0.0
-    return rewards.amax(1) - rewards.amin(1) > tolerance + rounding
+    if there is None:
+        return rewards.amax(1) - rewards.amin(1) > tolerance + rounding
+    most = rewards.masked_fill(~there, -math.inf).amax(1)
+    least = rewards.masked_fill(~there, math.inf).amin(1)
+    return most - least > tolerance + rounding  # a group of none has -inf - inf
 
 
-def advantages(rewards: Tensor, kind: Kind, *, eps: float = 1e-4) -> Tensor:
+def advantages(rewards: Tensor, kind: Kind, *, eps: float = 1e-4, there: Tensor | None = None) -> Tensor:
     """Advantage of each completion over its group.
 
     `grpo` and `dapo` divide by the group's *unbiased* standard deviation (n - 1 in the denominator: `torch.std`, as in
@@ -82,21 +88,25 @@ def advantages(rewards: Tensor, kind: Kind, *, eps: float = 1e-4) -> Tensor:
         rewards: float [G, n], finite, n >= 2.
         kind: the algorithm.
         eps: added to the standard deviation; unused by `dr_grpo` and `rloo`.
+        there: bool [G, n], where groups differ in size: which entries are completions; the others may hold anything.
 
     Returns:
-        float [G, n]. Rows sum to zero; a group of equal rewards is exactly zero, not merely up to rounding.
+        float [G, n]. Rows sum to zero; a group of equal rewards, or of one, is exactly zero, not merely up to rounding;
+        so is what is no completion.
 
     Raises:
         ValueError: `rewards` is not [G, n >= 2] or not finite.
     """
     _check_kind(kind)
     # Rounding of the mean would leave a trace in equal rewards such as 0.1, and the small std would blow it up.
-    useless = ~informative_groups(rewards)
-    n = rewards.shape[1]
-    centred = (rewards - rewards.mean(1, keepdim=True)).masked_fill(useless[:, None], 0.0)
+    useful = informative_groups(rewards, there=there)[:, None]
+    known = torch.ones_like(rewards, dtype=torch.bool) if there is None else there
+    n = known.sum(1, keepdim=True).clamp_min(2)
+    earned = rewards.masked_fill(~known, 0.0)
+    centred = (earned - earned.sum(1, keepdim=True) / n).masked_fill(~(known & useful), 0.0)
     match kind:
         case "grpo" | "dapo":
-            return centred / (rewards.std(1, keepdim=True) + eps)
+            return centred / ((centred.square().sum(1, keepdim=True) / (n - 1)).sqrt() + eps)
         case "dr_grpo":
             return centred
         case "rloo":
@@ -104,12 +114,17 @@ def advantages(rewards: Tensor, kind: Kind, *, eps: float = 1e-4) -> Tensor:
     assert_never(kind)
 
 
-def _check_rewards(rewards: Tensor) -> None:
-    if rewards.ndim != 2 or rewards.shape[1] < 2 or not rewards.is_floating_point():
+def _check_rewards(rewards: Tensor, there: Tensor | None) -> None:
+    ragged = there is not None
+    if rewards.ndim != 2 or rewards.shape[1] < (1 if ragged else 2) or not rewards.is_floating_point():
         raise ValueError(
             f"expected float rewards of shape [groups, completions >= 2], got {rewards.dtype} {list(rewards.shape)}"
         )
-    if not rewards.isfinite().all():
+    if there is not None and (there.dtype != torch.bool or there.shape != rewards.shape):
+        raise ValueError(
+            f"expected there to be bool of shape {list(rewards.shape)}, got {there.dtype} {list(there.shape)}"
+        )
+    if not (rewards if there is None else rewards[there]).isfinite().all():
         raise ValueError("expected finite rewards, got NaN or infinity: score unscorable completions before this point")
 
 

@@ -6,9 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dps_pyro.report import measures
+from dps_pyro.report.bills import CostRow, cost_rows
 from dps_pyro.report.canvas import DARK, clean
 from dps_pyro.report.figures import Picture, measured_uniform
 from dps_pyro.report.run import Run, number
+from dps_pyro.support.extras import needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +37,7 @@ def render(
     run: Run, others: Sequence[tuple[str, Run]], pictures: Sequence[Picture], drawings: Mapping[str, str]
 ) -> str:
     """The page as HTML. `drawings` maps a picture's slug to its `<svg>`; everything else is escaped by the template."""
+    needed("jinja2")
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -46,6 +49,7 @@ def render(
         lstrip_blocks=True,
     )
     jinja.filters |= {"percent": percent, "clean": clean, "passage": passage}
+    costs, target = cost_rows([(run.selector, run), *others])
     most, least = measures.most_and_least(run.history, 8) if run.history else ([], [])
     return jinja.get_template("report.html").render(
         name=run.folder.resolve().name,
@@ -56,6 +60,8 @@ def render(
         facts=facts(run),
         estimate=estimate(run),
         arms=[(name, _arm(arm)) for name, arm in ((run.selector, run), *others)] if others else [],
+        costs=[_cost(row) for row in costs],
+        target=percent(target),
         # Safe: Matplotlib drew them, and it escapes the text that it is given.
         pictures=[(picture, Markup(drawings.get(picture.slug, ""))) for picture in pictures],  # noqa: S704
         most=most,
@@ -181,6 +187,20 @@ def _useful(run: Run) -> float:
 def _steps(run: Run) -> float:
     own = number(run.summary.get("steps"))
     return own if math.isfinite(own) else float(len(run.train))
+
+
+def _cost(row: CostRow) -> dict[str, str]:
+    whole, reached = row.whole, row.reached
+    return {
+        "name": row.name,
+        "rollouts": count(whole.rollouts),
+        "generated": count(whole.generated),
+        "trained": count(whole.trained) if whole.trained else "–",
+        "drawing": duration(whole.rollout_seconds),
+        "training": duration(whole.train_seconds),
+        "to_target": "–" if reached is None else count(reached.rollouts),
+        "tokens_to_target": "–" if reached is None else count(reached.generated),
+    }
 
 
 def _arm(run: Run) -> dict[str, Any]:

@@ -45,22 +45,35 @@ class Sampling:
             raise ValueError(f"expected top_k >= 0 (0 keeps all tokens), got {self.top_k}")
 
 
-def queries(prompts: Sequence[str | Query], n: int = 1, *, sees: bool = False) -> list[Query]:
+def group_sizes(n: int | Sequence[int], prompts: int) -> list[int]:
+    """How many completions each of the prompts gets: `n`, or each its own.
+
+    Raises:
+        ValueError: there are not as many numbers as prompts, or one is below 1.
+    """
+    sizes = [n] * prompts if isinstance(n, int) else [int(size) for size in n]
+    if len(sizes) != prompts or any(size < 1 for size in sizes):
+        raise ValueError(f"expected n >= 1, or one such number for each of {prompts} prompts, got {n}")
+    return sizes
+
+
+def queries(prompts: Sequence[str | Query], n: int | Sequence[int] = 1, *, sees: bool = False) -> list[Query]:
     """The prompts of a call to `RolloutEngine.generate`, checked; a string is a query without images.
 
     Args:
         prompts: at least one.
-        n: completions a prompt, at least 1.
+        n: completions a prompt, at least 1, or a number for each prompt.
         sees: whether the engine's model takes images.
 
     Raises:
         ValueError: there are no prompts, n < 1, a single prompt came in place of a sequence, a prompt is neither a
             string nor a `Query`, or one has images and the model takes none.
     """
-    if isinstance(prompts, str | Query) or len(prompts) == 0 or n < 1:
+    if isinstance(prompts, str | Query) or len(prompts) == 0 or (isinstance(n, int) and n < 1):
         one = isinstance(prompts, str | Query)
         got = f"the single prompt {prompts!r}" if one else f"{len(prompts)} prompts"
         raise ValueError(f"expected a sequence of at least one prompt, and n >= 1; got {got} and n = {n}")
+    group_sizes(n, len(prompts))
     asked = [Query(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     for place, query in enumerate(asked):
         if not isinstance(query, Query):
@@ -74,7 +87,8 @@ def queries(prompts: Sequence[str | Query], n: int = 1, *, sees: bool = False) -
 
 
 class Rollouts(NamedTuple):
-    """Completions of prompts: R = prompts * n rows, the n completions of a prompt adjacent, in the prompts' order.
+    """Completions of prompts: R = prompts * n rows (the sum of the group sizes, where each prompt has its own), the
+    completions of a prompt adjacent, in the prompts' order.
 
     `logprobs` are those of the distribution that a token was *drawn from*: after temperature, top-k and top-p. They
     are what an importance ratio divides by, and equal the policy's own where only a temperature was used and the loss
@@ -115,8 +129,11 @@ class EngineError(RuntimeError):
 class RolloutEngine(Protocol):
     """Draws completions from the current policy."""
 
-    def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
-        """Draw n completions of each prompt; deterministic under `seed`, the global RNG left as it was found.
+    def generate(
+        self, prompts: Sequence[str | Query], n: int | Sequence[int], sampling: Sampling, *, seed: int
+    ) -> Rollouts:
+        """Draw n completions of each prompt, or of each prompt as many as n has for it; deterministic under `seed`, the
+        global RNG left as it was found.
 
         Raises:
             ValueError: a prompt has images, and the engine's model takes none.

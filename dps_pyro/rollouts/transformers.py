@@ -19,6 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from dps_pyro.lm.inputs import Query, barred_tokens, forward_parameters, model_inputs
+from dps_pyro.rollouts.base import Rollouts, Sampling, group_sizes, queries
+from dps_pyro.rollouts.tokens import context_length, encode_queries, eos_ids, pad_id
+from dps_pyro.support.extras import needed
+
+needed("transformers")
+
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,10 +35,6 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-
-from dps_pyro.lm.inputs import Query, barred_tokens, forward_parameters, model_inputs
-from dps_pyro.rollouts.base import Rollouts, Sampling, queries
-from dps_pyro.rollouts.tokens import context_length, encode_queries, eos_ids, pad_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,13 +75,15 @@ class TransformersEngine:
         self._known = forward_parameters(model)  # a model without positions (ALiBi, say) takes none
         self._pad = pad_id(self.tokenizer, self._eos)
 
-    def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[str | Query], n: int | Sequence[int], sampling: Sampling, *, seed: int
+    ) -> Rollouts:
         """Draw n completions of each prompt.
 
         Args:
             prompts: strings, chat template already applied where there is one, or with their images `Query`; duplicates
                 are fine.
-            n: completions a prompt, >= 1.
+            n: completions a prompt, >= 1, or one such number for each prompt.
             sampling: see `Sampling`.
             seed: decides the draws, together with the weights, the prompts, n and the sampling.
 
@@ -92,7 +98,8 @@ class TransformersEngine:
         ids, mask, vision = self._tokenize(
             queries(prompts, n, sees=self.processor is not None), sampling.max_new_tokens
         )
-        rows = torch.arange(len(prompts) * n, device=ids.device) // n  # the prompt of each row
+        sizes = torch.tensor(group_sizes(n, len(prompts)), device=ids.device)
+        rows = torch.arange(len(prompts), device=ids.device).repeat_interleave(sizes)  # the prompt of each row
         # On the CPU, whatever the model's device, so that a seed means the same everywhere; below 1 for `_draw`.
         generator = torch.Generator().manual_seed(seed)
         uniforms = torch.rand(len(rows), sampling.max_new_tokens, dtype=torch.float64, generator=generator)

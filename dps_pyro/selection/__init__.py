@@ -5,6 +5,7 @@ from dps_pyro.selection.acquisition import (
     Acquisition,
     Forecast,
     acquisition_named,
+    covering,
     entropy,
     soft,
     target,
@@ -13,16 +14,27 @@ from dps_pyro.selection.acquisition import (
     uniform,
 )
 from dps_pyro.selection.batches import PromptBatches
+from dps_pyro.selection.plan import Plan, second_half
 from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.selection.signal import Signal, best_sizes
+from dps_pyro.selection.worth import by_progress, by_signal, retiring
 
 __all__ = [
     "ACQUISITIONS",
     "Acquisition",
     "Forecast",
+    "Plan",
     "PromptBatches",
     "PromptSampler",
+    "Signal",
     "acquisition_named",
+    "best_sizes",
+    "by_progress",
+    "by_signal",
+    "covering",
     "entropy",
+    "retiring",
+    "second_half",
     "soft",
     "target",
     "thompson",

@@ -5,7 +5,9 @@ An acquisition gives every prompt a score; the highest scores are taken. Any fun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,14 +16,16 @@ from torch import Tensor
 from dps_pyro.support.plugins import load
 
 if TYPE_CHECKING:
-    pass
+    from dps_pyro.tracking.predictor import Filter
 
 __all__ = [
     "ACQUISITIONS",
     "Acquisition",
     "Forecast",
     "acquisition_named",
+    "covering",
     "entropy",
+    "priority",
     "soft",
     "target",
     "thompson",
@@ -37,6 +41,8 @@ class Forecast(NamedTuple):
     informative: Tensor  # [N], the predictive chance of a useful group, in [0, 1]
     visits: Tensor  # long [N], how often each prompt has been rolled out
     draw: Callable[[torch.Generator], Tensor]  # a draw of each prompt's success rate from its belief, [N]
+    trials: int = 8  # the group size planned
+    tracker: Filter | None = None  # what all of this is from, with more to ask: `rates()`, for instance; read it only
 
 
 Acquisition = Callable[[Forecast, torch.Generator], Tensor]
@@ -71,23 +77,77 @@ def soft(sharpness: float) -> Acquisition:
     Between `uniform` (0) and `top` (infinity), and close to `thompson` at 1: the larger, the more useful groups and the
     fewer different prompts. Drawn by the Gumbel-top-k trick (arXiv 1903.06059).
     """
+    return partial(soft_scores, sharpness=sharpness)
+
+
+def soft_scores(forecast: Forecast, generator: torch.Generator, *, sharpness: float) -> Tensor:
+    """What `soft` is of one sharpness."""
+    noise = torch.rand(len(forecast.informative), generator=generator, dtype=torch.float64)
+    gumbel = -(-noise.clamp_min(1e-300).log()).log()
+    return gumbel + sharpness * forecast.informative.double().clamp_min(1e-12).log()
+
+
+def covering(share: float) -> Acquisition:
+    """`soft` with the sharpness at which the draw still spreads over a `share` of the prompts, in (0, 1].
+
+    Of the weights w = p ** sharpness, normalised, exp(entropy) prompts are as many as equal weights would have: their
+    effective number. It falls from N at sharpness 0 as the sharpness grows; the largest sharpness, up to 64, that keeps
+    it at `share * N` or above is found by bisection, for each step anew. Where most prompts are hopeless the choice is
+    softer than that of a fixed sharpness, and it cannot narrow to a few favourites in a long run.
+
+    Raises:
+        ValueError: the share is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"covering: expected a share in (0, 1], got {share}")
 
     def acquire(forecast: Forecast, generator: torch.Generator) -> Tensor:
-        noise = torch.rand(len(forecast.informative), generator=generator, dtype=torch.float64)
-        gumbel = -(-noise.clamp_min(1e-300).log()).log()
-        return gumbel + sharpness * forecast.informative.double().clamp_min(1e-12).log()
+        logs = forecast.informative.double().clamp_min(1e-12).log()
+        return soft(_sharpest(logs, share))(forecast, generator)
 
     return acquire
+
+
+def _sharpest(logs: Tensor, share: float, most: float = 64.0) -> float:
+    """The largest sharpness up to `most` whose weights exp(sharpness * logs) spread over `share` of the prompts."""
+    wanted = math.log(share * len(logs)) - 1e-9  # rounding: equal weights have exactly the entropy log N
+
+    def spreads(sharpness: float) -> bool:
+        return float(torch.special.entr((sharpness * logs).softmax(0)).sum()) >= wanted
+
+    if spreads(most):
+        return most
+    low, high = 0.0, most
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spreads(middle) else (low, middle)
+    return low
 
 
 def target(rate: float) -> Acquisition:
     """Thompson draws of the success rates; the prompts whose draws are nearest `rate` are taken (MoPPS, arXiv
     2507.04632, where it is 0.5)."""
+    return partial(target_scores, rate=rate)
 
-    def acquire(forecast: Forecast, generator: torch.Generator) -> Tensor:
-        return _shuffled(-(forecast.draw(generator) - rate).abs(), generator)
 
-    return acquire
+def target_scores(forecast: Forecast, generator: torch.Generator, *, rate: float) -> Tensor:
+    """What `target` is of one rate."""
+    return _shuffled(-(forecast.draw(generator) - rate).abs(), generator)
+
+
+def priority(forecast: Forecast, generator: torch.Generator) -> Tensor:
+    """Single-stream policy optimization's (SPO, arXiv 2509.13232): draw without replacement with weights
+    `sqrt(v (1 - v)) + 0.05`, v the expected success rate. (Its authors draw from the batches that their data loader
+    hands out, github.com/verl-project/verl-recipe, spo/spo_ray_trainer.py; here all prompts are candidates.)
+
+    Raises:
+        ValueError: the forecast does not say which tracker it is from.
+        NotImplementedError: that does not say how success rates are distributed.
+    """
+    if forecast.tracker is None:
+        raise ValueError("forecast: expected the tracker that it is from, got none")
+    value = forecast.tracker.rates().sequence(1, 0).clamp(0, 1)
+    return soft(1.0)(forecast._replace(informative=(value * (1 - value)).sqrt() + 0.05), generator)
 
 
 def entropy(forecast: Forecast, generator: torch.Generator) -> Tensor:
@@ -103,8 +163,10 @@ def uniform(forecast: Forecast, generator: torch.Generator) -> Tensor:
 ACQUISITIONS: dict[str, Acquisition] = {
     "top": top,
     "soft": soft(4.0),
+    "covering": covering(0.5),
     "thompson": thompson,
     "target": target(0.5),
+    "priority": priority,
     "entropy": entropy,
     "uniform": uniform,
 }
@@ -116,14 +178,17 @@ def _shuffled(scores: Tensor, generator: torch.Generator) -> Tensor:
     return scores.double() + 1e-7 * torch.rand(len(scores), generator=generator, dtype=torch.float64)
 
 
-def acquisition_named(name: str, sharpness: float) -> str | Acquisition:
-    """An acquisition by its name, or of a user's file: path/to/file.py:function.
+def acquisition_named(name: str, sharpness: float, coverage: float = 0.5) -> str | Acquisition:
+    """An acquisition by its name, with the sharpness of "soft" or the coverage of "covering"; or of a user's file:
+    path/to/file.py:function.
 
     Raises:
         ValueError: it is of a file that is not there, or is no function.
     """
     if name == "soft":
         return soft(sharpness)
+    if name == "covering":
+        return covering(coverage)
     if name in ACQUISITIONS:
         return name
     found: Acquisition | None = load("acquisition", name)

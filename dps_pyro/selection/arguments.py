@@ -1,4 +1,4 @@
-"""Arguments of a prompt sampler, checked."""
+"""Checks of what users hand to a prompt sampler."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition
 
 if TYPE_CHECKING:
     from dps_pyro.inference.posterior import Posterior
 
-__all__ = ["booleans", "check_columns"]
+__all__ = ["acquisition_of", "booleans", "same_columns"]
+
+
+def acquisition_of(given: str | Acquisition) -> Acquisition:
+    """An acquisition, given itself or by its name."""
+    found = ACQUISITIONS.get(given) if isinstance(given, str) else given
+    if not callable(found):
+        raise ValueError(f"acquisition: expected one of {', '.join(ACQUISITIONS)}, or a function, got {given!r}")
+    return found
 
 
 def booleans(name: str, values: Tensor | Sequence[bool] | None, rows: Tensor) -> Tensor | None:
-    """Bool [V], one a prompt, or None where nothing was given.
-
-    Raises:
-        ValueError: something else was given.
-    """
+    """A column of booleans, one for each of `rows`; None where there is none."""
     column = None if values is None else torch.as_tensor(values)
     if column is not None and (column.dtype != torch.bool or column.shape != rows.shape):
         raise ValueError(f"{name}: expected {len(rows)} booleans, one a prompt, got {values!r}")
     return column
 
 
-def check_columns(dynamics: Dynamics[Any], posterior: Posterior) -> None:
-    """Check that the values mean in this model what they meant in the one that was fitted.
-
-    Raises:
-        ValueError: the model has other labels or features.
-    """
+def same_columns(dynamics: Dynamics[Any], posterior: Posterior) -> None:
+    """Whether the values mean in this model what they meant in the one that was fitted."""
     fitted, own = posterior.about.get("columns"), dynamics.carried()
     if fitted and own and fitted != own:
         name = type(dynamics).__name__

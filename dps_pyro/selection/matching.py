@@ -95,7 +95,8 @@ def realigned(state: Mapping[str, Any], saved: Sequence[str], now: Sequence[str]
     place = torch.full([len(saved)], -1, dtype=torch.long)
     place[matched.old[~fresh]] = (~fresh).nonzero().squeeze(-1)
     kept = place[history["prompt"]] >= 0
-    history = {name: column if column.ndim == 0 else column[kept] for name, column in history.items()}
+    whole = ("num_steps", "marks")  # of the log, not of its groups
+    history = {name: value if name in whole else value[kept] for name, value in history.items()}
     history["prompt"] = place[history["prompt"]]
     tracker |= {
         "filter": {name: value[at] for name, value in state["tracker"]["filter"].items()},

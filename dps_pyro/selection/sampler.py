@@ -18,15 +18,21 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
+from dps_pyro.history.log import Features, RolloutHistory, step_columns, useful_by_sum
 from dps_pyro.inference.refit import Refit, Refitter
-from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast
-from dps_pyro.selection.arguments import booleans, check_columns
+from dps_pyro.selection.acquisition import Acquisition, Forecast
+from dps_pyro.selection.arguments import acquisition_of, booleans, same_columns
+from dps_pyro.selection.baseline import leave_one_out
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.handed_out import Ahead
 from dps_pyro.selection.matching import Matched, for_ids
+from dps_pyro.selection.plan import Plan, fill, useful_of
+from dps_pyro.selection.pooled import PooledChoice
+from dps_pyro.selection.signal import Signal, best_sizes
+from dps_pyro.selection.waits import rule_of
 from dps_pyro.support import checks
 from dps_pyro.support.locks import Lock, one_at_a_time
+from dps_pyro.tracking.pooled import PooledTracker, pooled_tracker
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.tracking.tracker import Tracker, is_fitted, track
 
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptSampler"]
 
+MANY = 20_000
+"""Prompts from which on equals share a belief, where that is possible."""
 logger = logging.getLogger(__name__)
 
 LONGEST_GAP = 100_000
@@ -59,6 +67,9 @@ class PromptSampler:
         refit: how.
         seed: of the selections. The same seed and the same rewards give the same selections.
         dtype: of the beliefs; torch's default if left out.
+        pooled: whether prompts that are alike and were never rolled out share one belief, so that a step's cost follows
+            what was seen and not the number of prompts (`PooledTracker`). Left out: from 20,000 prompts on, where model
+            and acquisition allow it. Selections then have the same distribution, but are others under the same seed.
 
     One `observe` is one training step: the prompts that were not rolled out move on, too. Threads may share a sampler:
     each verb waits until the others are done.
@@ -80,23 +91,28 @@ class PromptSampler:
         refit: Refit = Refit(),  # noqa: B008 - it is frozen
         seed: int = 0,
         dtype: torch.dtype | None = None,
+        pooled: bool | None = None,
     ) -> None:
         self.lock = Lock()
         self.ids = checks.ids("num_prompts", num_prompts)
         self.num_prompts = checks.count("num_prompts", num_prompts if self.ids is None else len(self.ids), 1)
         self.trials = checks.count("trials", trials, 1)
-        acquire = ACQUISITIONS.get(acquisition) if isinstance(acquisition, str) else acquisition
-        if not callable(acquire):
-            names = ", ".join(ACQUISITIONS)
-            raise ValueError(f"acquisition: expected one of {names}, or a function, got {acquisition!r}")
+        self._acquire: Acquisition = acquisition_of(acquisition)
         if posterior is not None and not isinstance(getattr(posterior, "point", None), Mapping):
             raise ValueError(f"posterior: expected a Posterior (Posterior.load reads one), got {posterior!r}")
         self.dynamics = dynamics
         if posterior is not None and isinstance(dynamics, Dynamics):
-            check_columns(dynamics, posterior)
-        self._acquire: Acquisition = acquire
-        values = None if posterior is None else posterior.point
-        self.tracker = track(dynamics, self.num_prompts, values=values, dtype=dtype)
+            same_columns(dynamics, posterior)
+        runs = getattr(dynamics, "run_sites", ())
+        values = None if posterior is None else {k: v for k, v in posterior.point.items() if k not in runs}
+        wanted = self.num_prompts >= MANY and rule_of(self._acquire) is not None if pooled is None else pooled
+        found = pooled_tracker(dynamics, self.num_prompts, values=values, dtype=dtype) if wanted else None
+        if pooled and found is None:
+            name = type(dynamics).__name__
+            raise ValueError(f"pooled: expected a model whose prompts are of a few kinds, got {name} without")
+        self.tracker = found or track(dynamics, self.num_prompts, values=values, dtype=dtype)
+        self._choice = PooledChoice.of(self.tracker, self._acquire)
+        self._retired: Tensor | None = None  # bool [N]; None where none are
         self.tracker.history.ids = self.ids
         self.tracker.history.features = checks.features("features", features, self.num_prompts)
         self._refit_every = None if refit_every is None else checks.count("refit_every", refit_every, 1)
@@ -105,9 +121,10 @@ class PromptSampler:
             if not isinstance(self.tracker, Tracker) or not is_fitted(dynamics):
                 name = type(dynamics).__name__
                 raise ValueError(f"refit_every: expected None, as {name} learns while it filters, got {refit_every}")
-            self._refitter = Refitter(dynamics, checks.instance("refit", refit, Refit))
+            self._refitter = Refitter(dynamics, checks.instance("refit", refit, Refit), posterior)
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
-        self._visits = torch.zeros(self.num_prompts, dtype=torch.long)
+        # Long [N], how often each prompt has been rolled out; none where the tracker counts those that were.
+        self._visits = torch.zeros(0 if self.pooled else self.num_prompts, dtype=torch.long)
         self._predicted: dict[int, float] = {}
         self._totals = dict.fromkeys(("rollouts", "groups", "useful", "log_evidence", "impossible"), 0.0)
         self._last: dict[str, float] = {}
@@ -127,18 +144,61 @@ class PromptSampler:
             ValueError: `batch_size` is not within 1..num_prompts, or a custom acquisition did not return a score for
                 each prompt.
         """
-        batch_size = checks.count("batch_size", batch_size, 1, self.num_prompts)
+        batch_size = checks.count("batch_size", batch_size, 1, self.num_prompts - self._num_retired())
+        if self._choice is not None:
+            found = self._choice.select(batch_size, self.trials, self._retired, self._generator)
+            assert isinstance(self.tracker, PooledTracker)
+            self._note(found.rows, found.chance, self.tracker.mean_informative(self.trials))
+            return found.rows
         chance = self.informative(self.trials)
-        # Copies: what a function of the user's does to them is its own affair.
-        forecast = Forecast(self.belief, chance.clone(), self.visits, self.tracker.draw)
+        scores = self._scores(chance)
+        scores = scores if self._retired is None else scores.masked_fill(self._retired, float("-inf"))
+        rows: Tensor = scores.topk(batch_size).indices
+        self._note(rows, chance[rows], float(chance.mean()))
+        return rows
+
+    def plan(self, rollouts: int, sizes: Sequence[int], signal: Signal = Signal(power=1.0)) -> Plan:  # noqa: B008
+        """Choose the coming step's prompts and their group sizes, `rollouts` in all. Each prompt has the size, among
+        `sizes`, of the most signal per rollout; the acquisition sees the chance that a group of that size is useful.
+
+        Raises:
+            ValueError: an argument is out of range.
+            NotImplementedError: the tracker does not say how success rates are distributed.
+        """
+        rates = self.tracker.rates()
+        own = best_sizes(rates, sizes, signal)
+        chance = useful_of(rates, own).to(self.tracker.dtype)
+        order = self._scores(chance).argsort(descending=True)
+        order = order if self._retired is None else order[~self._retired[order]]
+        made = fill(order, own, rollouts, min(sizes))
+        self._note(made.rows, chance[made.rows], float(chance.mean()))
+        return made
+
+    def baseline(self, prompts: Tensor | Sequence[int] | Sequence[str], rewards: Tensor) -> Tensor:
+        """float64 [G, n], what each rollout of the coming step was expected to earn, given all history and the other
+        rollouts of its group, before these are observed (`dps_pyro.selection.baseline`). `rewards`, float [G, n], are
+        those of the groups of `prompts` [G], NaN where a group is smaller.
+
+        Raises:
+            ValueError: the shapes disagree.
+            NotImplementedError: the tracker does not say what is expected of a rollout.
+        """
+        return leave_one_out(self.tracker, self.history.locate(prompts), rewards)
+
+    def _scores(self, chance: Tensor) -> Tensor:
+        """[N], the acquisition's scores, where `chance` [N] are the chances of a useful group."""
+        # Copies, for the user's function to change.
+        forecast = Forecast(self.belief, chance.clone(), self.visits, self.tracker.draw, self.trials, self.tracker)
         scores: Any = self._acquire(forecast, self._generator)
         if not isinstance(scores, Tensor) or scores.shape != chance.shape or bool(scores.isnan().any()):
             raise ValueError(f"acquisition: expected {self.num_prompts} scores, got {scores}")
-        rows: Tensor = scores.topk(batch_size).indices
-        self._predicted |= dict(zip(rows.tolist(), chance[rows].tolist(), strict=True))
-        self._last["informative/selected"] = float(chance[rows].mean())
-        self._last["informative/pool"] = float(chance.mean())
-        return rows
+        return scores
+
+    def _note(self, rows: Tensor, chance: Tensor, mean: float) -> None:
+        """Remember the chances [V] that were predicted of the prompts selected, `rows` [V], and all prompts' mean."""
+        self._predicted |= dict(zip(rows.tolist(), chance.tolist(), strict=True))
+        self._last["informative/selected"] = float(chance.mean())
+        self._last["informative/pool"] = mean
 
     @one_at_a_time
     def observe(
@@ -151,6 +211,7 @@ class PromptSampler:
         trained: Tensor | Sequence[bool] | None = None,
         progress: float | None = None,
         useful: Tensor | Sequence[bool] | None = None,
+        columns: Mapping[str, float] | None = None,
     ) -> None:
         """Take in one step's groups and move to the next step.
 
@@ -167,6 +228,8 @@ class PromptSampler:
             useful: bool [V], whether the group's rewards differ by more than `tolerance`, for the metrics and the log.
                 Of rewards of 0 and 1 `solved` says it; of others hand it in, since a sum does not tell whether rewards
                 differ. If left out, it is `tolerance < solved < trials - tolerance`.
+            columns: the user's own numbers of the step, by name, such as a temperature, for models that ask for them
+                (`step.columns`); the last known of those left out.
 
         Raises:
             ValueError: something else came, or a step more than 100,000 ahead; the sampler is as it was.
@@ -201,19 +264,25 @@ class PromptSampler:
             raise ValueError("useful: expected groups of at least two rollouts to be useful, got a smaller one")
         if progress is not None:
             progress = float(checks.numbers("progress", progress))
+        own = step_columns(columns or {}, self.history.features)
         self._take_up_refit()
-        evidence = self.tracker.observe(rows, count, size, step, predicted, learned, progress, mixed)
+        evidence = self.tracker.observe(rows, count, size, step, predicted, learned, progress, mixed, own)
         if self._refitter is not None and step >= now and (step + 1) % (self._refit_every or 1) == 0 and self.history:
             self._refitter.begin(self.history)
             if not self._refitter.settings.background:
                 self._take_up_refit()
         for row in rows.tolist():
             self._predicted.pop(row, None)
+        self._tally(rows, size, mixed, evidence)
+
+    def _tally(self, rows: Tensor, size: Tensor, mixed: Tensor, evidence: Tensor) -> None:
+        """Count V groups that were observed, for the metrics."""
         groups = int((size > 0).sum())
         impossible = evidence.isneginf()
         likelihood = float(evidence[~impossible].sum())
         possible = groups - int(impossible.sum())
-        self._visits.index_add_(0, rows, (size > 0).long())
+        if not self.pooled:
+            self._visits.index_add_(0, rows, (size > 0).long())
         self._totals["rollouts"] += float(size.sum())
         self._totals["groups"] += groups
         self._totals["useful"] += float(mixed.sum())
@@ -246,8 +315,27 @@ class PromptSampler:
             self.tracker.refilter(learned.population().point)
         if names != []:
             self.tracker.add(checks.count("prompts", prompts, 1) if names is None else names, features)
+        before = self.num_prompts
         self.ids, self.num_prompts = self.history.ids, self.tracker.num_prompts
-        self._visits = torch.cat([self._visits, self._visits.new_zeros(self.num_prompts - len(self._visits))])
+        more = self.num_prompts - before
+        if not self.pooled:
+            self._visits = torch.cat([self._visits, self._visits.new_zeros(more)])
+        if self._retired is not None:
+            self._retired = torch.cat([self._retired, self._retired.new_zeros(more)])
+
+    def retire(self, prompts: Tensor | Sequence[int] | Sequence[str]) -> None:
+        """Never select these prompts again. Rows keep their numbers, beliefs move on, and groups that are still under
+        way may be observed.
+
+        Raises:
+            ValueError: the prompts are unknown, or none would be left.
+        """
+        rows = self.history.locate(prompts)
+        gone = torch.zeros(self.num_prompts, dtype=torch.bool) if self._retired is None else self._retired.clone()
+        gone[rows] = True
+        if bool(gone.all()):
+            raise ValueError("prompts: expected some to be left, got all of them")
+        self._retired = gone if bool(gone.any()) else None
 
     @one_at_a_time
     def informative(self, trials: int) -> Tensor:
@@ -260,12 +348,13 @@ class PromptSampler:
         """Numbers to log after `observe`: belief mass a state, predicted and realised useful shares, coverage,
         rollouts, and the mean log evidence a group (the prequential score) of the last step and so far. Groups that the
         model holds impossible, with log evidence -inf, are left out of it and counted."""
-        mass = self.tracker.belief.mean(0).tolist()
+        mass = self.tracker.mass().tolist()
         groups, impossible = self._totals["groups"], self._totals["impossible"]
         return {
             "step": float(self.tracker.step),
             "rollouts": self._totals["rollouts"],
-            "visited": float((self._visits > 0).double().mean()),
+            "visited": self._num_visited() / self.num_prompts,
+            "pooled": float(self.pooled),
             **{f"belief/{name.replace(' ', '_')}": value for name, value in zip(self._states(), mass, strict=True)},
             "useful/so_far": self._totals["useful"] / max(groups, 1),
             "log_evidence/so_far": self._totals["log_evidence"] / max(groups - impossible, 1),
@@ -282,6 +371,8 @@ class PromptSampler:
             "tracker": self.tracker.state_dict(),
             "generator": self._generator.get_state(),
             "visits": self._visits.clone(),
+            "retired": [] if self._retired is None else self._retired.nonzero().squeeze(-1).tolist(),
+            "choice": {} if self._choice is None else self._choice.state_dict(),
             "predicted": {str(row): chance for row, chance in self._predicted.items()},
             "totals": dict(self._totals),
             "last": dict(self._last),
@@ -301,18 +392,23 @@ class PromptSampler:
         Raises:
             ValueError: the state is another sampler's, or no state.
         """
-        missing = self.state_dict().keys() - checks.instance("state", state, Mapping).keys()
+        names = self.state_dict().keys() - {"retired", "choice"}  # not in states of earlier versions
+        missing = names - checks.instance("state", state, Mapping).keys()
         if missing:
             raise ValueError(f"state: expected a sampler's, got one without {', '.join(sorted(missing))}")
         if self._totals.keys() != checks.instance("state", state["totals"], Mapping).keys():
             raise ValueError(f"state: expected totals of {', '.join(self._totals)}, got {', '.join(state['totals'])}")
-        if self.ids is not None and state["ids"] is not None and state["ids"] != self.ids:
-            state, self.matched = for_ids(state, self.ids)
+        known = self.ids is not None and state["ids"] is not None and not self.pooled
+        if known and state["ids"] != self.ids:
+            state, self.matched = for_ids(state, self.ids or [])
             logger.warning("%s", self.matched)
-        if checks.instance("state", state["visits"], Tensor).shape != self._visits.shape:
-            hint = "; add the others first" if len(state["visits"]) > self.num_prompts else ""
-            raise ValueError(f"state: expected {self.num_prompts} prompts, got {len(state['visits'])}{hint}")
-        if state["ids"] != self.ids:  # one of the two has none
+        visits = checks.instance("state", state["visits"], Tensor)
+        own = int(checks.instance("state", state["tracker"], Mapping).get("num_prompts", len(visits)))
+        number = len(visits) or own  # the visits are the tracker's where it counts those that were
+        if number != self.num_prompts:
+            hint = "; add the others first" if number > self.num_prompts else ""
+            raise ValueError(f"state: expected {self.num_prompts} prompts, got {number}{hint}")
+        if state["ids"] != self.ids:
             raise ValueError("state: expected the same prompt ids in the same order, got others")
         generator = torch.Generator()
         try:
@@ -322,7 +418,14 @@ class PromptSampler:
         except (AttributeError, RuntimeError, TypeError) as error:
             raise ValueError(f"state: expected a generator's state and numbers, got {error}") from error
         self.tracker.load_state_dict(state["tracker"])
-        self._generator, self._visits, self._predicted = generator, state["visits"].clone(), predicted
+        self._generator, self._predicted = generator, predicted
+        if not self.pooled:
+            self._visits = visits.clone()
+        self._retired = None
+        if state.get("retired"):
+            self.retire(state["retired"])
+        if self._choice is not None:
+            self._choice.load_state_dict(state.get("choice", {}))
         self._totals, self._last = totals, last
         self.ahead.load_state_dict(state["ahead"])
         if self._refitter is not None and state["refit"]:
@@ -358,8 +461,6 @@ class PromptSampler:
         """
         return PromptBatches(self, batch_size, repeats, num_batches, num_replicas=num_replicas, rank=rank)
 
-    # ------------------------------------------------------------------------------------------------- the state
-
     @property
     @one_at_a_time
     def belief(self) -> Tensor:
@@ -380,15 +481,30 @@ class PromptSampler:
     @one_at_a_time
     def visits(self) -> Tensor:
         """Long [N], how often each prompt has been rolled out, a copy."""
+        if isinstance(self.tracker, PooledTracker):
+            slots = self.tracker.slots
+            return torch.zeros(self.num_prompts, dtype=torch.long).index_copy(0, slots.row.long(), slots.visits.long())
         return self._visits.clone()
 
+    @property
+    def pooled(self) -> bool:
+        """Whether a step's cost follows what was seen; otherwise it follows the number of prompts."""
+        return isinstance(self.tracker, PooledTracker)
+
+    def _num_visited(self) -> int:
+        tracker = self.tracker
+        return int(((tracker.slots.visits if isinstance(tracker, PooledTracker) else self._visits) > 0).sum())
+
+    def _num_retired(self) -> int:
+        return 0 if self._retired is None else int(self._retired.sum())
+
     def _take_up_refit(self) -> None:
-        """Filter again at what the refit that was begun last has learned, if there is one."""
+        """Filter again at what the last refit learned, if any."""
         posterior = None if self._refitter is None else self._refitter.collect()
         if posterior is not None and isinstance(self.tracker, Tracker):
             self.tracker.refilter(posterior.point)
 
     def _states(self) -> Sequence[str]:
-        count = self.tracker.belief.shape[-1]
+        count = len(self.tracker.mass())
         names = self.tracker.states
         return names if len(names) == count else [f"state_{k}" for k in range(count)]

@@ -19,12 +19,12 @@ class Prompt:
     """One problem.
 
     Attributes:
-        id: Made from the problem's content alone, so that the same problem has the same id for ever.
-        text: What the policy sees, before any chat template.
-        answer: What the reward needs; never shown to the policy.
-        features: What is known of the problem before any rollout, e.g. ``{"operands": 3}``.
-        images: What the policy sees beside the text, in the order of the text's ``<image>`` placeholders; without any
-            placeholder the images come before the text.
+        id: The prompt's name. It is made from the problem's content alone, so that it never changes.
+        text: The text that the policy sees, before any chat template.
+        answer: What the reward needs. The policy never sees it.
+        features: What is known about the problem before any rollout, e.g. ``{"operands": 3}``.
+        images: The images that the policy sees beside the text, in the order of the text's ``<image>`` placeholders;
+            without any placeholder the images come before the text.
     """
 
     id: str
@@ -81,10 +81,10 @@ class PromptSet(Sequence[Prompt]):
 
 
 def split_of(splits: Mapping[str, PromptSet], split: str) -> PromptSet:
-    """A task's prompts of `split`.
+    """Return a task's prompts of `split`.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: There is no such split.
     """
     if split not in splits:
         raise ValueError(f"expected split {' or '.join(map(repr, splits))}, got {split!r}")
@@ -92,7 +92,7 @@ def split_of(splits: Mapping[str, PromptSet], split: str) -> PromptSet:
 
 
 def feature_columns(prompts: Sequence[Prompt]) -> dict[str, list[float] | list[str]]:
-    """The features that all of the prompts have, as columns: name -> one number or one string a prompt."""
+    """The features that all of the prompts have, as columns: each name with one number or one string per prompt."""
     names = [name for name in prompts[0].features if all(name in prompt.features for prompt in prompts)]
     columns: dict[str, list[float] | list[str]] = {}
     for name in names:
@@ -106,8 +106,8 @@ class Reward(NamedTuple):
     """What one completion earned.
 
     Attributes:
-        value: From 0.0 to 1.0.
-        reason: A few stable words, e.g. ``"correct"`` or ``"wrong value"``: fit for counting in metrics.
+        value: The reward, from 0.0 to 1.0.
+        reason: A few stable words that metrics count, e.g. ``"correct"`` or ``"wrong value"``.
     """
 
     value: float
@@ -141,9 +141,13 @@ class Task(Protocol):
 
 
 def judge(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
-    """The reward of each completion of its prompt: by the task's `rewards`, where it has one, else one by one."""
+    """Judge completions, each of the prompt in its place, by the task's `rewards` or else one by one.
+
+    Raises:
+        ValueError: There are not as many completions as prompts.
+    """
     if len(prompts) != len(completions):
-        raise ValueError(f"expected one completion a prompt, got {len(completions)} of {len(prompts)} prompts")
+        raise ValueError(f"expected one completion per prompt, got {len(completions)} of {len(prompts)} prompts")
     if (together := getattr(task, "rewards", None)) is not None:
         return list(together(prompts, completions))
     return [task.reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]

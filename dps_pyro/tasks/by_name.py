@@ -1,14 +1,16 @@
-"""A task by its name, as configurations and command lines give it."""
+"""Makes a task by its name, as configurations and command lines give it."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from dps_pyro.support import plugins
 from dps_pyro.tasks.base import Task
 from dps_pyro.tasks.geometry.task import Geometry
+from dps_pyro.tasks.gym.task import PREFIX, ReasoningGym
 from dps_pyro.tasks.mathematics.task import Math
 from dps_pyro.tasks.planning.blocks import BlocksWorld
 from dps_pyro.tasks.planning.countdown import Countdown
@@ -25,18 +27,23 @@ TASKS: Mapping[str, Callable[..., Task]] = {
 
 
 def make(name: str, arguments: Mapping[str, Any] | None = None, optional: Mapping[str, Any] | None = None) -> Task:
-    """A task by name: one of `TASKS` (``countdown``), or of a file (``my_task.py:MyTask``).
+    """A task by name: one of `TASKS` (``countdown``), one of reasoning-gym (``reasoning-gym:spell_backward``), or of a
+    file (``my_task.py:MyTask``).
 
     Args:
-        name: the task; in a file a class, or any function that makes a task.
-        arguments: of its constructor. ``preset`` names another constructor, one of the class's `presets`:
-            ``{"preset": "three_to_four", "train_size": 512}``.
-        optional: arguments for those constructors that take them, where `arguments` does not say.
+        name: The name of the task. In a file it may be a class or any function that makes a task.
+        arguments: The arguments of its constructor. ``preset`` names another constructor, one of the class's
+            `presets`: ``{"preset": "three_to_four", "train_size": 512}``.
+        optional: More arguments, for those constructors that take them. `arguments` goes before them.
 
     Raises:
-        ValueError: there is no such task, it is none, or its arguments are wrong.
+        ValueError: There is no such task, what was made is no task, or its arguments are wrong.
     """
-    found: Any = plugins.load("task", name) if ":" in name else TASKS.get(name)
+    found: Any
+    if name.startswith(PREFIX):
+        found = partial(ReasoningGym, name.removeprefix(PREFIX))
+    else:
+        found = plugins.load("task", name) if ":" in name else TASKS.get(name)
     if not callable(found):
         raise ValueError(f"task: expected one of {', '.join(TASKS)}, or path/to/file.py:Name, got {name!r}")
     given = dict(arguments or {})

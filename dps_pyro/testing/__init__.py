@@ -9,6 +9,7 @@ import pyro
 import torch
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.history.log import Features
 from dps_pyro.support import checks
 from dps_pyro.testing.case import Case, DynamicsError
 from dps_pyro.testing.inference import (
@@ -16,13 +17,46 @@ from dps_pyro.testing.inference import (
     check_filter,
     check_fit,
     check_gradients,
+    check_influence,
     check_mini_batches,
     check_schedule,
 )
-from dps_pyro.testing.laws import check_broadcasting, check_copy, check_emission, check_laws, check_order, check_states
+from dps_pyro.testing.laws import (
+    check_broadcasting,
+    check_copy,
+    check_emission,
+    check_laws,
+    check_methods,
+    check_order,
+    check_states,
+)
 from dps_pyro.testing.sites import check_own_values, check_rows, check_sites
 
-__all__ = ["DynamicsError", "check_dynamics"]
+__all__ = ["DynamicsError", "check_dynamics", "check_quickly"]
+
+QUICK = (
+    check_methods,
+    check_states,
+    check_sites,
+    check_laws,
+    check_emission,
+    check_order,
+    check_own_values,
+    check_rows,
+    check_broadcasting,
+    check_copy,
+)
+"""The half that costs little: what the laws are."""
+THOROUGH = (
+    check_schedule,
+    check_gradients,
+    check_influence,
+    check_mini_batches,
+    check_filter,
+    check_enumeration,
+    check_fit,
+)
+"""The other half: what follows from the laws."""
 
 
 def check_dynamics(
@@ -31,6 +65,8 @@ def check_dynamics(
     num_prompts: int = 6,
     num_steps: int = 5,
     trials: int | Sequence[int] = (1, 2, 5),
+    columns: Sequence[str] = (),
+    features: Features | None = None,
     seed: int = 0,
 ) -> None:
     """Hold a model against the contract of `Dynamics`; returns if nothing is wrong with it. Takes seconds.
@@ -48,7 +84,9 @@ def check_dynamics(
         num_prompts: N, at least 3; best other than the number of states.
         num_steps: T, at least 2.
         trials: the group sizes to try, at least 1 each; steps without rollouts are always among them.
-        seed: of everything drawn. The global RNGs and Pyro's parameter store are left as they were.
+        columns: the names of the steps' own columns that the model asks for (`step.columns`).
+        features: the prompts' own columns that the model asks for there, name -> at least `num_prompts` numbers.
+        seed: the random seed of everything drawn. The global RNGs and Pyro's parameter store are left as they were.
 
     Raises:
         DynamicsError: the first thing that is wrong: where, what was expected, what came, and what to change.
@@ -66,22 +104,32 @@ def check_dynamics(
     prompts, steps = checks.count("num_prompts", num_prompts, 3), checks.count("num_steps", num_steps, 2)
     with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
         torch.manual_seed(checks.count("seed", seed, 0))
-        case = Case(model, prompts, steps, sizes)
-        for check in (
-            check_states,
-            check_sites,
-            check_laws,
-            check_emission,
-            check_order,
-            check_own_values,
-            check_rows,
-            check_broadcasting,
-            check_copy,
-            check_schedule,
-            check_gradients,
-            check_mini_batches,
-            check_filter,
-            check_enumeration,
-            check_fit,
-        ):
+        case = Case(model, prompts, steps, sizes, columns, features)
+        for check in (*QUICK, *THOROUGH):
+            check(case)
+
+
+def check_quickly(
+    model: Dynamics[Any], *, num_prompts: int = 6, columns: Sequence[str] = (), features: Features | None = None
+) -> None:
+    """The cheap half of `check_dynamics`: what the model's methods return, and not what follows from it. It takes less
+    than a second; `dps-pyro fit` and `dps-pyro train` run it first.
+
+    Args:
+        model: an instance.
+        num_prompts: how many prompts the model knows; at most six of them are looked at, and
+            nothing of fewer than three.
+        columns: as for `check_dynamics`.
+        features: as for `check_dynamics`.
+
+    Raises:
+        DynamicsError: the first thing that is wrong.
+    """
+    checks.instance("model", model, Dynamics)
+    if checks.count("num_prompts", num_prompts, 0) < 3:
+        return
+    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
+        torch.manual_seed(0)
+        case = Case(model, min(num_prompts, 6), 3, [1, 2, 5], columns, features)
+        for check in QUICK:
             check(case)

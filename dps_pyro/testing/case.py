@@ -11,14 +11,16 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.laws import unchecked
-from dps_pyro.dynamics.step import Step
-from dps_pyro.history.log import RolloutHistory
+from dps_pyro.dynamics.step import Step, steps_of
+from dps_pyro.history.log import Features, RolloutHistory
 
 __all__ = ["Case", "Drawn", "DynamicsError", "Laws", "differ"]
 
@@ -62,17 +64,31 @@ class Case:
         num_prompts: N.
         num_steps: T.
         sizes: group sizes.
+        columns: the names of the steps' own columns that the model asks for.
+        features: the prompts' own columns that it asks for, name -> N numbers.
     """
 
-    def __init__(self, model: Dynamics[Any], num_prompts: int, num_steps: int, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        model: Dynamics[Any],
+        num_prompts: int,
+        num_steps: int,
+        sizes: Sequence[int],
+        columns: Sequence[str] = (),
+        features: Features | None = None,
+    ) -> None:
         self.model, self.num_prompts, self.num_steps, self.sizes = model, num_prompts, num_steps, sizes
         self.num_states = len(model.states)
         shape = (num_prompts, num_steps)
         trials = torch.tensor(sizes)[torch.randint(len(sizes), shape)] * (torch.rand(shape) > 0.3)
         trials[0], trials[1], trials[2, 0] = 0, max(sizes), 0  # one prompt never, one always, one from the second step
-        progress = torch.linspace(0.1, 0.7, num_steps).unsqueeze(0)
-        self.steps = Step(trials, (trials > 0) & (torch.rand(shape) > 0.4), progress)
-        """[N, T]: what is known of the steps."""
+        self.trained = (trials > 0) & (torch.rand(shape) > 0.4)
+        self.trials, self.levels = trials, {"progress": torch.linspace(0.1, 0.7, num_steps).double()}
+        self.levels |= {name: torch.rand(num_steps).double() for name in columns}
+        self.features: dict[str, Any] = {name: list(column)[:num_prompts] for name, column in (features or {}).items()}
+        unknown = self.history()
+        self.steps = steps_of(unknown, unknown.dense())
+        """[N or 1, T]: what is known of the steps."""
 
     def error(self, where: str, expected: str, got: str, mend: str) -> DynamicsError:
         """The error that says so."""
@@ -92,8 +108,10 @@ class Case:
         size = self.num_prompts if num_prompts is None else num_prompts
         many = nullcontext() if samples is None else pyro.plate("samples", samples, dim=-2)
         try:
-            with poutine.block(), poutine.trace() as tracer, InitMessenger(value or init_to_sample), many:
+            with poutine.block(), poutine.trace() as tracer, InitMessenger(value or init_to_sample), many, _Pyros(self):
                 theta = self.model.prior(pyro.plate("prompts", size, dim=-1))
+        except DynamicsError:
+            raise
         except Exception as error:
             mend = (
                 f"Vectorised particles draw {samples} samples at once. {BROADCAST}"
@@ -108,6 +126,9 @@ class Case:
             for name, node in nodes.items()
             if node["type"] == "sample" and not node["is_observed"] and not site_is_subsample(node)
         }
+        if theta is None and sites:
+            mend = "Return what the other methods take as theta; did you forget the return?"
+            raise self.error("prior", "the parameters", "None", mend)
         return Drawn(theta, sites, params)
 
     def values(self, value: Callable[[Any], Tensor] | None = None) -> dict[str, Tensor]:
@@ -131,10 +152,8 @@ class Case:
 
     def step(self, t: int, rows: Tensor | None = None) -> Step:
         """One step of `steps`, of all prompts or some: fields [N] and [1]."""
-        trials, trained, progress = self.steps
-        assert trained is not None and progress is not None
-        at = slice(None) if rows is None else rows
-        return Step(trials[at, t], trained[at, t], progress[:, t])
+        now = self.steps.at(t)
+        return now if rows is None else now.at(rows)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """What a method returns; it samples nothing."""
@@ -145,6 +164,9 @@ class Case:
                 shape = tuple(arguments[1].trials.shape) if len(arguments) > 1 else None
                 expected = "a law" if shape is None else f"a law for step.trials of shape {shape}"
                 raise self.error(method, expected, _told(error), self._why(method, arguments)) from error
+        if result is None:
+            what = "chances" if method == "informative" else "a law"
+            raise self.error(method, what, "None", "Return it; did you forget the return?")
         if names := list(tracer.trace.nodes):
             mend = f"Sample in prior and return it as a part of theta; {method} is called many times for one theta"
             raise self.error(method, "to compute only", f"the site {names[0]!r}", mend)
@@ -152,7 +174,7 @@ class Case:
 
     def _why(self, method: str, arguments: tuple[Any, ...]) -> str:
         if len(arguments) > 1 and not bool((arguments[1].trials > 0).all()):
-            some = arguments[1]._replace(trials=arguments[1].trials.clamp_min(1))
+            some = arguments[1].replace(trials=arguments[1].trials.clamp_min(1))
             try:
                 getattr(self.model, method)(arguments[0], some)
             except Exception:  # noqa: BLE001 - it fails for another reason, which is told
@@ -175,14 +197,20 @@ class Case:
         """
         num_prompts, K = step.trials.shape[-1], self.num_states
         whole = [*lead, num_prompts]
-        initial = self._categorical("initial", self.call("initial", theta), whole).expand(*whole, K)
+        with _weights() as started:
+            first = self.call("initial", theta)
+        initial = self._categorical("initial", first, whole).expand(*whole, K)
         with _weights() as made:
             law = self.call("transition", theta, step)
         self._oriented(law, made)
+        self._normalised("initial", first, started)
+        self._normalised("transition", law, made)
         transition = self._categorical("transition", law, [*whole, K]).expand(*whole, K, K)
         emission = self.call("emission", theta, step)
         if not isinstance(emission, torch.distributions.Distribution):
-            raise self.error("emission", "a distribution", repr(type(emission).__name__), "Return the law of a group")
+            raise self.error("emission", "a distribution", _kind(emission), "Return the law of a group")
+        if not isinstance(emission, TorchDistributionMixin):
+            raise self.error("emission", "a distribution of Pyro", _kind(emission), PYROS)
         if emission.event_shape:
             came = f"events of shape {tuple(emission.event_shape)}"
             raise self.error("emission", "a law of one number", came, "Leave out the last `.to_event`")
@@ -196,6 +224,8 @@ class Case:
             raise self.error("emission", "log-probabilities of 0, half and all of the trials", "NaN", mend)
         self._precise("emission", shown)
         useful = self.call("informative", theta, step)
+        if not isinstance(useful, Tensor):
+            raise self.error("informative", "a tensor", _kind(useful), "Return a torch tensor of chances")
         self._batch("informative", tuple(useful.shape), [*whole, K])
         useful = useful.expand(*whole, K)
         if not bool(((useful >= 0) & (useful <= 1)).all()):
@@ -205,9 +235,10 @@ class Case:
 
     def _categorical(self, method: str, law: Any, batch: list[int]) -> Tensor:
         """Its probabilities, checked."""
-        if not isinstance(law, torch.distributions.Categorical):
+        if not isinstance(law, dist.Categorical):
             mend = "Return `dist.Categorical(probabilities)`, over the states in the last dimension"
-            raise self.error(method, "a Categorical", type(law).__name__, mend)
+            mend = PYROS if isinstance(law, torch.distributions.Categorical) else mend
+            raise self.error(method, "a Categorical", _kind(law), mend)
         probs: Tensor = law.probs
         K = self.num_states
         if probs.shape[-1] != K:
@@ -246,6 +277,18 @@ class Case:
         mend = f"Name the states in order, `states = (...)`, from unsolved to solved; there are {K} names"
         return self.error(method, f"{K} states, as `states` names them", f"{found}", mend)
 
+    def _normalised(self, method: str, law: Any, made: list[tuple[Any, Tensor]]) -> None:
+        """That the weights were probabilities before the Categorical normalised them."""
+        for owner, weights in made:
+            total = weights.sum(-1)
+            even = bool((weights == weights[..., :1]).all())  # `torch.ones(K)` says what it means
+            if owner is law and not even and not bool(((total - 1).abs() < 1e-3).all()):
+                mend = (
+                    "A Categorical normalises what it is given without a word. Give it rows that sum to 1, or "
+                    "`logits=weights.log()` where weights are meant"
+                )
+                raise self.error(method, "rows that sum to 1", f"a sum of {_worst(total, 1.0):g}", mend)
+
     def _oriented(self, law: Any, made: list[tuple[Any, Tensor]]) -> None:
         """That the matrix was not one of columns before the Categorical normalised it."""
         for owner, weights in made:
@@ -263,19 +306,25 @@ class Case:
 
     def history(self, solved: Tensor | None = None) -> RolloutHistory:
         """A log of `steps` with outcomes [N, T], or its schedule."""
-        history = RolloutHistory(self.num_prompts, num_steps=self.num_steps)
+        history = RolloutHistory(self.num_prompts, num_steps=self.num_steps, features=self.features)
         for t in range(self.num_steps):
-            trials, trained, progress = self.step(t)
-            rows = trials.nonzero().squeeze(-1)
+            rows = self.trials[:, t].nonzero().squeeze(-1)
             counts = torch.zeros(len(rows)) if solved is None else solved[rows, t]
-            assert trained is not None and progress is not None
-            history.append(
-                rows, step=t, solved=counts, trials=trials[rows], trained=trained[rows], progress=float(progress)
-            )
-        history.num_steps = self.num_steps
+            groups: dict[str, Any] = {
+                "solved": counts,
+                "trials": self.trials[rows, t],
+                "trained": self.trained[rows, t],
+            }
+            history.append(rows, step=t, **groups, **self.told(t))
         return history.schedule() if solved is None else history
 
+    def told(self, t: int) -> dict[str, Any]:
+        """What `observe` and `append` are told of a step itself."""
+        columns = {name: float(level[t]) for name, level in self.levels.items()}
+        return {"progress": columns.pop("progress"), "columns": columns}
 
+
+PYROS = "Take it from `pyro.distributions`: torch's own has no plates, no expansion of the kind and no `to_event`"
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-7}
 """What two ways to the same number may be apart, of numbers below 1, in larger ones relatively. The gallery's stay ten
 times closer; in single precision it is Pyro's enumeration, in log space, that is the furthest off (2e-5)."""
@@ -286,6 +335,25 @@ def differ(one: Tensor, other: Tensor, dtype: torch.dtype | None = None) -> bool
     always does."""
     tolerance = max(ROUNDING[torch.get_default_dtype()], ROUNDING[dtype or torch.float64])
     return not torch.allclose(one.double(), other.double(), rtol=tolerance, atol=tolerance)
+
+
+class _Pyros(Messenger):
+    """Sees that sites follow Pyro's distributions, whose torch namesakes lack what Pyro needs."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+
+    def _pyro_sample(self, msg: Any) -> None:
+        law = msg["fn"]
+        if isinstance(law, torch.distributions.Distribution) and not isinstance(law, TorchDistributionMixin):
+            raise self.case.error("prior", f"{msg['name']!r} to follow a distribution of Pyro", _kind(law), PYROS)
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    torchs = issubclass(kind, torch.distributions.Distribution) and not issubclass(kind, TorchDistributionMixin)
+    return f"torch.distributions.{kind.__name__}" if torchs else kind.__name__
 
 
 def _told(error: Exception) -> str:

@@ -14,9 +14,9 @@ from torch.distributions import biject_to
 
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.progress import Progress
-from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.fitting import fit
+from dps_pyro.inference.methods import SVI
 from dps_pyro.testing.case import BROADCAST, MISSING, Case, DynamicsError, differ
 from dps_pyro.testing.sites import own_rows
 from dps_pyro.tracking.tracker import Tracker, is_fitted
@@ -26,6 +26,7 @@ __all__ = [
     "check_filter",
     "check_fit",
     "check_gradients",
+    "check_influence",
     "check_mini_batches",
     "check_schedule",
 ]
@@ -83,7 +84,8 @@ def check_gradients(case: Case) -> None:
         names = _without_gradient(case, points, history)
         if names is None:
             continue
-        full = RolloutHistory.from_dense(torch.zeros(case.steps.trials.shape), max(case.sizes))
+        full = RolloutHistory.from_dense(torch.zeros(case.trials.shape), max(case.sizes))
+        full.features = case.history().features
         missing = _without_gradient(case, points, full) is None
         mend = (
             f"It is finite where every prompt is rolled out at every step. {MISSING}; "
@@ -93,6 +95,29 @@ def check_gradients(case: Case) -> None:
             "NaN out of gradients: make its input safe instead, as in `.clamp_min(1e-6).log()`"
         )
         raise case.error("model", f"a finite log density and gradient in {names}", "NaN or infinity", mend)
+
+
+def check_influence(case: Case) -> None:
+    """Where the outcomes' likelihood changes with a site, it has a gradient in it: none was lost by
+    `.detach()`, `.item()` or NumPy."""
+    drawn, others = case.draw(), case.values()
+    values = {name: site["value"].detach() for name, site in drawn.sites.items()}
+    history = observed(case, values)
+
+    def likelihood(at: dict[str, Tensor]) -> Tensor:
+        trace = poutine.trace(poutine.condition(case.model.model, data=at)).get_trace(history)
+        site: Any = trace.nodes["outcomes"]
+        return torch.as_tensor(site["fn"].log_prob(site["value"]).sum())
+
+    for name, value in values.items():
+        free = value.clone().requires_grad_()
+        found = likelihood({**values, name: free})
+        gradient = torch.autograd.grad(found, free, allow_unused=True)[0] if found.requires_grad else None
+        moved = likelihood({**values, name: others[name]})
+        lost = gradient is None or not bool(gradient.any())
+        if lost and differ(moved.detach(), found.detach()):
+            mend = "Compute with torch alone from the site to the law, without `.detach()`, `.item()` or NumPy"
+            raise case.error("model", f"a gradient of the likelihood in {name!r}", "none, though it changes it", mend)
 
 
 def _without_gradient(case: Case, points: dict[str, tuple[Any, Tensor]], history: RolloutHistory) -> str | None:
@@ -143,7 +168,7 @@ def check_filter(case: Case) -> None:
     length = case.num_steps
     while length > 1 and case.num_states ** (length + 1) > MOST_PATHS:
         length -= 1
-    steps = Step(*(field[..., :length] for field in case.steps if field is not None))
+    steps = case.steps.at(slice(length))
     law = Progress(case.model, case.parameters(values), steps)
     evidence, beliefs = _brute_force(case, values, solved[:, :length])
     if differ(law.log_evidence(solved[:, :length]), evidence) or differ(
@@ -152,13 +177,13 @@ def check_filter(case: Case) -> None:
         raise _disagree(case, "the likelihood of the sum over all paths")
     for dtype in (torch.float32, torch.float64) if is_fitted(case.model) else ():
         tracker = Tracker(case.model, case.num_prompts, values=values, dtype=dtype)
+        tracker.history.features = case.history().features
         for t in range(length):
             if tracker.belief.dtype != dtype or differ(tracker.belief, beliefs[t], dtype):
                 raise _disagree(case, f"the tracker's beliefs in {dtype} before step {t}")
-            trials, trained, progress = case.step(t)
-            assert trained is not None and progress is not None
+            step = case.step(t)
             everyone = torch.arange(case.num_prompts)
-            terms = tracker.observe(everyone, solved[:, t], trials, trained=trained, progress=float(progress))
+            terms = tracker.observe(everyone, solved[:, t], step.trials, trained=step.trained, **case.told(t))
             if differ(terms, evidence[t], dtype):
                 raise _disagree(case, f"the tracker's log evidence in {dtype} at step {t}")
         if differ(tracker.belief, beliefs[length], dtype):
@@ -218,11 +243,10 @@ def check_fit(case: Case) -> None:
     history = observed(case, case.values())
     for batch_size in (None, 2):
         try:
-            posterior = fit(
-                case.model, history, steps=5, draws=3, batch_size=batch_size, learning_rate=0.01, progress=False
-            )
+            method = SVI(steps=5, draws=3, batch_size=batch_size, learning_rate=0.01)
+            posterior = fit(case.model, history, method, progress=False)
         except Exception as error:
-            mend = "See where the first SVI step breaks: `dps_pyro.fit(model, history, steps=1)`"
+            mend = "See where the first SVI step breaks: `dps_pyro.fit(model, history, SVI(steps=1))`"
             what = f"SVI to run with batch_size={batch_size}"
             raise case.error("model", what, f"{type(error).__name__}: {error}", mend) from error
         point = posterior.point

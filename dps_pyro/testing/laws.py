@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from dps_pyro.dynamics.laws import unchecked
-from dps_pyro.dynamics.step import Step
 from dps_pyro.testing.case import BROADCAST, Case, differ
 
 __all__ = [
@@ -20,12 +20,29 @@ __all__ = [
     "check_copy",
     "check_emission",
     "check_laws",
+    "check_methods",
     "check_order",
     "check_states",
 ]
 
 DRAWS = 20
 """Parameters at which laws are looked at one by one."""
+
+
+METHODS = {"prior": 1, "initial": 1, "transition": 2, "emission": 2, "informative": 2}
+"""How many arguments each is called with."""
+
+
+def check_methods(case: Case) -> None:
+    """The methods take the arguments that they are called with."""
+    for method, count in METHODS.items():
+        signature = inspect.signature(getattr(case.model, method))
+        try:
+            signature.bind(*[None] * count)
+        except TypeError as error:
+            form = {"prior": "(self, prompts)", "initial": "(self, theta)"}.get(method, "(self, theta, step)")
+            expected, mend = f"to be called as `{method}{form.replace('self, ', '')}`", f"Write `def {method}{form}`"
+            raise case.error(method, expected, str(error), mend) from error
 
 
 def check_states(case: Case) -> None:
@@ -38,8 +55,7 @@ def check_states(case: Case) -> None:
 
 
 def check_laws(case: Case) -> None:
-    """Every method returns what it ought to, anywhere in the prior's support; the same each time; and it reads a step
-    that leaves `trained` and `progress` out as documented."""
+    """Every method returns what it ought to, anywhere in the prior's support; the same each time."""
     for _ in range(DRAWS // 2):  # a fit passes through many points that the prior holds unlikely
         case.laws(case.parameters(case.values(anywhere)), case.step(0))
     for _ in range(DRAWS // 4):
@@ -50,14 +66,7 @@ def check_laws(case: Case) -> None:
                 if differ(one, two):
                     mend = "Draw nothing there: what is random is sampled in prior"
                     raise case.error(method, "the same for the same theta and step", "something else", mend)
-        trials = case.step(0).trials
-        told = Step(trials, trials > 0, torch.zeros(1))
-        silent, said = case.laws(theta, Step(trials)), case.laws(theta, told)
-        for method, one, two in zip(silent._fields, silent, said, strict=True):
-            if differ(one, two):
-                mend = "Where step.trained is None take `step.trials > 0`, and for step.progress 0"
-                raise case.error(method, "`Step(trials)` to mean trained wherever rolled out", "something else", mend)
-        nobody = Step(torch.zeros(case.num_prompts, dtype=torch.long))
+        nobody = case.step(0).replace(trials=torch.zeros(case.num_prompts, dtype=torch.long))
         if bool((case.laws(theta, nobody).informative != 0).any()):
             mend = (
                 "`torch.where(step.trials.unsqueeze(-1) > 1, chance, 0.0)`: without rollouts there is no useful group"
@@ -70,7 +79,7 @@ def check_emission(case: Case) -> None:
     for _ in range(DRAWS // 4):
         theta = case.parameters(case.values())
         for size in case.sizes:
-            law = case.call("emission", theta, Step(torch.full((case.num_prompts,), size)))
+            law = case.call("emission", theta, case.step(0).replace(trials=torch.full((case.num_prompts,), size)))
             try:
                 discrete = bool(law.support.is_discrete)
             except NotImplementedError as error:
@@ -95,7 +104,7 @@ def check_emission(case: Case) -> None:
 def check_order(case: Case) -> None:
     """The expected outcome does not fall from state to state, for draws of the prior and anywhere in its support."""
     size = max(case.sizes)
-    step = Step(torch.full((case.num_prompts,), size))
+    step = case.step(0).replace(trials=torch.full((case.num_prompts,), size))
     for attempt in range(3 * DRAWS):
         values = case.values(anywhere if attempt % 3 else None)
         law = case.call("emission", case.parameters(values), step)
@@ -135,8 +144,8 @@ def check_broadcasting(case: Case) -> None:
     samples = next(count for count in range(3, 8) if count not in (case.num_prompts, case.num_steps, case.num_states))
     drawn = case.draw(samples=samples)
     shapes = {name: site["value"].shape for name, site in case.draw().sites.items()}
-    trials, trained, progress = (field.mT.unsqueeze(-2) for field in case.steps if field is not None)
-    at_once = case.laws(drawn.theta, Step(trials, trained, progress), (case.num_steps, samples))
+    steps = case.steps.each(lambda field: field.mT.unsqueeze(-2))
+    at_once = case.laws(drawn.theta, steps, (case.num_steps, samples))
     for s in range(samples):
         values = {name: site["value"][s].reshape(shapes[name]) for name, site in drawn.sites.items()}
         theta = case.parameters(values)
@@ -158,7 +167,8 @@ def check_copy(case: Case) -> None:
         mend = "A refit in the background pickles the model: keep open files, locks, generators and lambdas out of it"
         raise case.error("__init__", "a model that can be pickled", f"{type(error).__name__}: {error}", mend) from error
     values = case.values()
-    other = Case(twin, case.num_prompts, case.num_steps, case.sizes)
+    other = copy.copy(case)
+    other.model = twin
     mine, its = case.laws(case.parameters(values), case.step(0)), other.laws(other.parameters(values), case.step(0))
     for method, one, two in zip(mine._fields, mine, its, strict=True):
         if differ(one, two):

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from dps_pyro.dynamics.step import Step
+from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.support import checks
+from dps_pyro.tracking.rates import Rates, expected_next
+from dps_pyro.tracking.snapshots import Snapshots
 
-__all__ = ["Filter", "Groups", "Predictor", "State"]
+__all__ = ["Filter", "Groups", "Predictor", "Score", "State"]
 
 State = dict[str, Tensor]
 """What a filter carries from step to step, prompts first."""
@@ -50,7 +52,10 @@ class Filter(ABC):
         self.step = 0
         """The coming training step."""
         self.history = RolloutHistory(num_prompts)
-        self._known = 0.0  # the policy's overall progress
+        self._known = {"progress": 0.0}  # what was last known of the policy and of the user's own columns
+        self._last: Tensor | None = None  # long [N], each prompt's last visit, -1 where none; None until asked for
+        self.snapshots = Snapshots()
+        """Earlier states, which late groups are filtered from."""
         self._theta = self._parameters(None)
         self._state = self._start(num_prompts, self._theta)
 
@@ -62,6 +67,10 @@ class Filter(ABC):
         """[N, K], what is believed of each prompt before the coming step's rollouts, over `states`; rows sum to 1. Not
         a copy: read it only."""
 
+    def mass(self) -> Tensor:
+        """[K], the mean of the beliefs over all prompts."""
+        return self.belief.mean(0)
+
     @abstractmethod
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance that a group of `trials` rollouts is useful: its rewards differ by more than
@@ -70,6 +79,23 @@ class Filter(ABC):
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], a draw of each prompt's success rate, the chance that one rollout solves it, from what is believed."""
+
+    def rates(self) -> Rates:
+        """The law of each prompt's success rate before the coming step's rollouts.
+
+        Raises:
+            NotImplementedError: this filter does not say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how success rates are distributed: rates()")
+
+    def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
+        """float64 [V], the expected reward of one more rollout of each prompt in `rows` [V] in the coming step, where
+        `trials` [V] other rollouts of it in the same step earned `solved` [V] together; rows may repeat.
+
+        Raises:
+            NotImplementedError: this filter does not say.
+        """
+        return expected_next(self.rates().of(rows), solved.double(), trials.double() - solved.double())
 
     def _parameters(self, rows: Tensor | None) -> Any:  # noqa: B027 - most need none
         """What `_start` and `_advance` need of the prompts `rows` [V], or of all."""
@@ -95,6 +121,7 @@ class Filter(ABC):
         trained: Tensor | None = None,
         progress: float | None = None,
         useful: Tensor | None = None,
+        columns: Mapping[str, float] | None = None,
     ) -> Tensor:
         """Take in one step's groups and move on to the next step.
 
@@ -110,36 +137,44 @@ class Filter(ABC):
             progress: the policy's overall progress before the step; the last known if left out. Not of a late
                 observation: the steps that followed knew nothing of it.
             useful: bool [V], whether the group was useful, for the log; what its sum says of it if left out.
+            columns: the user's own numbers of the step, by name; the last known of those left out. Not of a late
+                observation.
 
         Returns:
-            [V], `log p(y_t | y_<t)`; of a late observation given what had come before step t when it was made.
+            [V], the prequential scores: the log-probability of each prompt's group given everything observed before
+            this call. For a group of the coming step that is `log p(y_t | y_<t)`. For a late group it is what the
+            group adds to the log-probability of the prompt's whole history, later steps included. In whatever order
+            groups arrive, the scores therefore add up to the log-probability of the log, and are -inf for a group
+            that the model holds impossible.
         """
         at = self.step if step is None else step
         trained = trials > 0 if trained is None else trained
         useful = useful_by_sum(solved, trials, self.tolerance) if useful is None else useful
-        columns: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
-        record = partial(self.history.append, rows, step=at, useful=useful, **columns)
+        groups: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
+        record = partial(self.history.append, rows, step=at, useful=useful, **groups)
         if at < self.step and len(rows) == 0:
             return torch.zeros(0, dtype=self.dtype)
         if at < self.step:
             theta = self._parameters(rows)
-            before = self._replay(rows, theta, until=at)
-            now = Groups(torch.arange(len(rows)), rows, solved, trials)
-            evidence = self._advance(before, now, Step(trials, trained, self._progress()), theta)[1]
+            snapshot = self.snapshots.before(at)
+            without = self._replay(rows, theta, until=self.step, since=snapshot).score
             record()
-            again = self._replay(rows, theta, until=self.step)
-            self._state = {name: value.index_copy(0, rows, again[name]) for name, value in self._state.items()}
-            return evidence
+            again = self._replay(rows, theta, until=self.step, since=snapshot, mend=True)
+            self._state = {name: value.index_copy(0, rows, again.state[name]) for name, value in self._state.items()}
+            self._visited(rows, trials, at)
+            return again.score.less(without)
         state, nobody = self._state, torch.zeros(self.num_prompts, dtype=torch.long)
-        for _ in range(self.step, at):
-            idle = Step(nobody, nobody.bool(), self._progress())
+        for number in range(self.step, at):
+            idle = self._step(nobody, number=number)
             state, _ = self._advance(state, _nothing(rows, solved, trials), idle, self._theta)
-        self._known = self._known if progress is None else progress
+        known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
         seen = nobody.index_copy(0, rows, trials)
-        everywhere = Step(seen, nobody.bool().index_copy(0, rows, trained), self._progress())
+        everywhere = self._step(seen, nobody.bool().index_copy(0, rows, trained), number=at, known=known)
         state, evidence = self._advance(state, Groups(rows, rows, solved, trials), everywhere, self._theta)
-        record(progress=progress)
-        self._state, self.step = state, at + 1
+        record(progress=progress, columns=columns)
+        self._state, self.step, self._known = state, at + 1, known
+        self.snapshots.keep(self.step, state)
+        self._visited(rows, trials, at)
         return evidence
 
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
@@ -161,9 +196,10 @@ class Filter(ABC):
         except ValueError:
             self.num_prompts = old
             raise
-        self._theta = theta
+        self._theta, self._last = theta, None
+        self.snapshots.clear()
         new = torch.arange(old, self.num_prompts)
-        fresh = self._replay(new, self._parameters(new), until=self.step) if len(new) else {}
+        fresh = self._replay(new, self._parameters(new), until=self.step).state if len(new) else {}
         self._state = {name: torch.cat([value, fresh.get(name, value[:0])]) for name, value in self._state.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,7 +208,8 @@ class Filter(ABC):
             "filter": dict(self._state),
             "history": self.history.state_dict(),
             "step": self.step,
-            "progress": self._known,
+            "progress": self._known["progress"],
+            "known": dict(self._known),
             "num_prompts": self.num_prompts,
         }
 
@@ -191,22 +228,81 @@ class Filter(ABC):
         came = {name: tuple(checks.instance("state", value, Tensor).shape) for name, value in saved.items()}
         if shapes != came:
             raise ValueError(f"state: expected a filter of shapes {shapes}, got {came}")
-        step, known = int(state["step"]), float(state["progress"])
+        step = int(state["step"])
+        known = {"progress": float(state["progress"]), **state.get("known", {})}  # not in states of earlier versions
         self.history.load_state_dict(state["history"])
-        self.step, self._known = step, known
+        self.step, self._known, self._last = step, known, None
+        self.snapshots.clear()
         self._state = {name: value.to(self._state[name].dtype) for name, value in saved.items()}
         new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.matching`)
         if new is not None and len(new):
-            again = self._replay(new, self._parameters(new), until=self.step)
+            again = self._replay(new, self._parameters(new), until=self.step).state
             self._state = {name: value.index_copy(0, new, again[name]) for name, value in self._state.items()}
 
-    def _replay(self, rows: Tensor, theta: Any, until: int) -> State:
-        """The state of `rows` [V], at least one, before step `until`, filtered anew from the history."""
-        state = self._start(len(rows), theta)
+    def coming(self, trials: int) -> Step:
+        """The coming step as a model's methods take it, if every prompt were rolled out `trials` times."""
+        return self._step(torch.tensor([trials]))
+
+    def _step(
+        self,
+        trials: Tensor,
+        trained: Tensor | None = None,
+        number: int | None = None,
+        known: Mapping[str, float] | None = None,
+    ) -> Step:
+        """A step, in which the prompts are rolled out `trials` [N or 1] times; the coming one if left out, and what is
+        `known` of it if it is more than was known before."""
+        at, level = torch.tensor([self.step if number is None else number]), dict(known or self._known)
+        columns = {name: torch.tensor([value], dtype=self.dtype) for name, value in level.items()}
+        progress = columns.pop("progress")
+        return Step(trials, trained, progress, at, lambda: at - self._last_visits(), columns | self._features(None))
+
+    def _features(self, rows: Tensor | None) -> dict[str, Field]:
+        """The prompts' own columns."""
+
+        def made(column: list[float]) -> Field:
+            def tensor() -> Tensor:
+                values = torch.tensor(column, dtype=self.dtype)
+                return values if rows is None else values[rows]
+
+            return tensor
+
+        return {name: made(column) for name, column in self.history.numeric_features().items()}
+
+    def _last_visits(self) -> Tensor:
+        """Long [N], the step at which each prompt was last rolled out; -1 where it never was."""
+        if self._last is None:
+            events, self._last = self.history.events, torch.full([self.num_prompts], -1)
+            self._visited(events.prompt, events.trials, events.step)
+        return self._last
+
+    def _visited(self, rows: Tensor, trials: Tensor, step: int | Tensor) -> None:
+        """Take note of visits, for models that ask when the last one was."""
+        if self._last is not None:
+            now = torch.as_tensor(step).expand(len(rows))
+            self._last = self._last.scatter_reduce(0, rows[trials > 0], now[trials > 0], "amax")
+
+    def _replay(
+        self,
+        rows: Tensor,
+        theta: Any,
+        until: int,
+        since: tuple[int, State] | None = None,
+        mend: bool = False,
+    ) -> _Replayed:
+        """`rows` [V], at least one, filtered anew from the history, up to the state before step `until`: from the first
+        step, or `since` a snapshot. `mend` takes the snapshots that are passed to be those of the history as it is."""
+        start, state = (0, self._start(len(rows), theta)) if since is None else since
+        state = state if since is None else {name: value[rows] for name, value in state.items()}
+        score = Score.nothing(len(rows), self.dtype)
         prompt, at, solved, trials, _, trained, *_ = self.history.rows(rows)
-        progress = self.history.progress().to(self.dtype)
-        progress = torch.cat([progress, progress.new_full([max(0, until - len(progress))], self._known)])
-        for t in range(until):
+        levels = {name: self._levels(name, until) for name in ["progress", *self.history.step_columns]}
+        features = self._features(rows)
+        before = (at < start) & (trials > 0)
+        last = torch.full([len(rows)], -1).scatter_reduce(0, prompt[before], at[before], "amax")
+        for t in range(start, until):
+            if mend and t > start:
+                self.snapshots.mend(t, rows, state)
             now = (at == t).nonzero().squeeze(-1)
             sizes = torch.zeros(len(rows), dtype=torch.long).index_add(0, prompt[now], trials[now])
             counts = torch.zeros(len(rows), dtype=torch.float64).index_add(0, prompt[now], solved[now])
@@ -214,11 +310,50 @@ class Filter(ABC):
             updated[prompt[now][trained[now]]] = True
             seen = sizes.nonzero().squeeze(-1)
             groups = Groups(seen, rows[seen], counts[seen], sizes[seen])
-            state, _ = self._advance(state, groups, Step(sizes, updated, progress[t : t + 1]), theta)
-        return state
+            columns: dict[str, Field] = {name: level[t : t + 1] for name, level in levels.items()}
+            progress = columns.pop("progress")
+            step = Step(sizes, updated, progress, torch.tensor([t]), t - last, columns | features)
+            state, evidence = self._advance(state, groups, step, theta)
+            score = score.plus(seen, evidence)
+            last = last.index_fill(0, seen, t)
+        if mend:
+            self.snapshots.mend(until, rows, state)
+        return _Replayed(state, score)
 
-    def _progress(self) -> Tensor:
-        return torch.tensor([self._known], dtype=self.dtype)
+    def _levels(self, name: str, until: int) -> Tensor:
+        """[until], what was known of a step's column at each step."""
+        level = self.history.level(name).to(self.dtype)
+        return torch.cat([level, level.new_full([max(0, until - len(level))], self._known.get(name, 0.0))])
+
+
+class Score(NamedTuple):
+    """The log-probability of some prompts' groups: -inf a group that the model holds impossible, counted apart."""
+
+    possible: Tensor  # [V], the sum over the groups that are possible
+    impossible: Tensor  # [V], how many are not
+
+    @staticmethod
+    def nothing(num_prompts: int, dtype: torch.dtype) -> Score:
+        """Of prompts without groups."""
+        return Score(*torch.zeros(2, num_prompts, dtype=dtype))
+
+    def plus(self, at: Tensor, evidence: Tensor) -> Score:
+        """With one more group for each of the prompts `at`."""
+        never = evidence.isneginf()
+        possible = self.possible.index_add(0, at, torch.where(never, 0.0, evidence))
+        return Score(possible, self.impossible.index_add(0, at, never.to(evidence.dtype)))
+
+    def less(self, other: Score) -> Tensor:
+        """[V], what these groups say beyond the others: -inf where more of them are impossible."""
+        more = self.impossible > other.impossible
+        return torch.where(more, float("-inf"), self.possible - other.possible)
+
+
+class _Replayed(NamedTuple):
+    """What a replay of some prompts' history comes to."""
+
+    state: State
+    score: Score
 
 
 def _nothing(rows: Tensor, solved: Tensor, trials: Tensor) -> Groups:

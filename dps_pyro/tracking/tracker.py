@@ -14,6 +14,7 @@ from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Filter, Groups, Predictor, State
+from dps_pyro.tracking.rates import Mixture
 
 __all__ = ["Tracker", "is_fitted", "track"]
 
@@ -78,8 +79,30 @@ class Tracker(Filter):
 
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance that a group of `trials` rollouts is useful, as the model has it."""
-        by_state = self.dynamics.informative(self._theta, Step(torch.tensor([trials]))).to(self.dtype)
+        by_state = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
         return self.belief @ by_state[0] if by_state.shape[0] == 1 else (self.belief * by_state).sum(-1)
+
+    def rates(self) -> Mixture:
+        """The states' mean rewards of one rollout, weighted by the belief. Rewards of 0 and 1 have them for success
+        rates; of graded rewards the law is that of successes which are as frequent.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        return Mixture.of_states(self._means(), self.belief)
+
+    def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
+        """See `Filter`; the states are weighted by the model's own emission of the others' sum, so that this is exact
+        for rewards of any kind.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        groups = Groups(torch.arange(len(rows)), rows, solved, trials)
+        step = self._step(torch.tensor([0])).at(rows).replace(trials=trials)
+        weights = condition(self.belief[rows], self._log_likelihood(groups, step)).belief
+        means = self._means()
+        return (weights * (means if len(means) == 1 else means[rows])).sum(-1).double()
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], the success rate in a state drawn from each prompt's belief.
@@ -87,11 +110,31 @@ class Tracker(Filter):
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        rates = self.dynamics.emission(self._theta, Step(torch.ones(1, dtype=torch.long))).mean.to(self.dtype)
+        rates = self._means()
         ceiling = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype)
         state = (self.belief.cumsum(-1) < ceiling).sum(-1, keepdim=True).clamp_max(self.belief.shape[-1] - 1)
         drawn: Tensor = rates.expand(self.num_prompts, -1).gather(-1, state).squeeze(-1)
         return drawn
+
+    def progress(self, trials: int) -> Tensor:
+        """[N], how much higher the expected reward of a rollout is in the step after the coming one if the prompt is
+        rolled out `trials` times now, and trained on where its group is useful, than if it is left alone:
+
+            sum_k belief_k P(useful | k) sum_j (p(j | k, trained) - p(j | k, not trained)) mean_j
+
+        It is 0 under a model whose transitions do not depend on training, and may be below 0.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        useful = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
+        means = self._means().unsqueeze(-1)  # [N or 1, K, 1]
+        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
+        ahead = [
+            (self.dynamics.transition(self._theta, step).probs.to(self.dtype) @ means).squeeze(-1)
+            for step in (trained, left)
+        ]
+        return (self.belief * useful * (ahead[0] - ahead[1])).sum(-1)
 
     def refilter(self, values: Mapping[str, Tensor]) -> None:
         """Filter the whole history again at other site values: exactly where the filter would be, had it run at them
@@ -108,7 +151,8 @@ class Tracker(Filter):
             self._values = before
             raise
         self._theta = theta
-        self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step)
+        self.snapshots.clear()
+        self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step).state
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a filter of the same model and size needs to go on, tensors and numbers."""
@@ -142,7 +186,7 @@ class Tracker(Filter):
         return {"belief": initial.expand(num_rows, initial.shape[-1]).clone()}
 
     def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
-        likelihood = self._log_likelihood(groups)
+        likelihood = self._log_likelihood(groups, step)
         conditioned = condition(state["belief"][groups.at], likelihood)
         seen = groups.trials > 0
         return self._move(state, groups.at[seen], conditioned.belief[seen], step, theta), conditioned.log_evidence
@@ -152,11 +196,16 @@ class Tracker(Filter):
         belief = state["belief"].index_copy(0, at, posterior)
         return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
 
-    def _log_likelihood(self, groups: Groups) -> Tensor:
-        """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts."""
+    def _means(self) -> Tensor:
+        """[N or 1, K], the mean reward of one rollout in each state."""
+        means: Tensor = self.dynamics.emission(self._theta, self.coming(1)).mean.to(self.dtype)
+        return means if means.ndim == 2 else means.unsqueeze(0)
+
+    def _log_likelihood(self, groups: Groups, step: Step) -> Tensor:
+        """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts. `step` has all rows of the state."""
         if len(groups.at) == 0:  # no plate in Pyro may be empty
             return self.belief[:0]
         theta = self._parameters(groups.prompts)
-        law = unchecked(self.dynamics.emission(theta, Step(groups.trials)))
+        law = unchecked(self.dynamics.emission(theta, step.at(groups.at)))
         outcome = groups.solved.to(self.dtype).unsqueeze(-1)
         return torch.where(groups.trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 from pathlib import Path
@@ -29,11 +30,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(file: str, name: str) -> dict[str, str]:
-    """Every setting of an options class, and its docstring."""
+    """Every setting of the options classes whose names end in `name`, and its docstring."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    (found,) = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name)
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name.endswith(name)]
     documented: dict[str, str] = {}
-    for field, text in zip(found.body, found.body[1:], strict=False):
+    for field, text in (pair for node in found for pair in itertools.pairwise(node.body)):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             assert isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant), (
                 f"{field.target.id} has no docstring"
@@ -48,7 +49,7 @@ def settings(file: str, name: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("command", "file", "name"),
     [
-        ("train", "trainers/config/settings.py", "TrainConfig"),
+        ("train", "trainers/config/sections.py", "Section"),
         ("demo", "trainers/demo.py", "DemoOptions"),
         ("fit", "dps_pyro/cli/fit.py", "Options"),
         ("diagnose", "dps_pyro/cli/diagnose.py", "Options"),
@@ -238,11 +239,11 @@ def test_a_demo_that_fails_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def pretend(config: TrainConfig) -> dict[str, Any]:
-        assert config.out is not None
-        share = uniform if config.acquisition == "uniform" else useful
+        assert config.task.out is not None
+        share = uniform if config.selection.acquisition == "uniform" else useful
         summary = {"accuracy_before": 0.2, "accuracy_after": after, "useful_share": share, "uniform": None}
-        config.out.mkdir(parents=True)
-        (config.out / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        config.task.out.mkdir(parents=True)
+        (config.task.out / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
         return summary
 
     monkeypatch.setattr("dps_pyro.trainers.demo.train", pretend)

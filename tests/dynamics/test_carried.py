@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.fits import svi
 from helpers.tiny import call
 
-from dps_pyro import Dynamics, Posterior, PromptSampler, fit
+from dps_pyro import Dynamics, Posterior, PromptSampler
 from dps_pyro.dynamics.features import design_matrix, design_of
 from dps_pyro.evaluation.simulation import simulate
 from dps_pyro.models import Covariate, Hierarchical, LogitWalk
@@ -30,7 +31,7 @@ def loaded(name: str, folder: Path) -> tuple[Dynamics[Any], Posterior]:
     """A model of the old prompts, and its fit, read back from a folder."""
     model: Any = make(name, dict(CASES[name][0]), OLD)
     log = simulate(model, 18, 4, seed=1, features=OLD).log
-    posterior = fit(model, log, steps=60, draws=8, progress=False)
+    posterior = svi(model, log, steps=60, draws=8, progress=False)
     return model, Posterior.load(posterior.save(folder / "prior"))
 
 

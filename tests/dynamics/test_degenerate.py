@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.fits import svi
 from helpers.variants import variants
 from torch import Tensor
 
 from benchmarks.inference.gallery import FITTED, arguments, make
-from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, fit, models
+from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, models
 from dps_pyro.evaluation.smoothing import smoothed
 from dps_pyro.tracking.tracker import is_fitted
 
@@ -60,7 +61,7 @@ def history_of(case: str) -> RolloutHistory:
 def test_every_model_fits_and_filters_it(name: str, label: str, case: str) -> None:
     history = history_of(case)
     model = make(name, variants(name, history.num_prompts)[label])
-    posterior = fit(model, history, **SETTINGS)
+    posterior = svi(model, history, **SETTINGS)
     for value in (posterior.losses, *posterior.point.values(), *posterior.draws.values()):
         assert bool(value.isfinite().all())
     _filters(model, history, posterior)
@@ -99,14 +100,14 @@ def _filters(model: Any, history: RolloutHistory, posterior: Any) -> None:
 @pytest.mark.parametrize("name", FITTED)
 def test_other_guides_fit_the_least_of_them(name: str, guide: Any) -> None:
     history = history_of("one group of one rollout")
-    posterior = fit(make(name, arguments(name, 1)), history, guide=guide, **SETTINGS)
+    posterior = svi(make(name, arguments(name, 1)), history, guide=guide, **SETTINGS)
     assert all(bool(value.isfinite().all()) for value in posterior.draws.values())
 
 
 @pytest.mark.parametrize("name", FITTED)
 def test_mini_batches_of_a_prompt_may_have_seen_nothing(name: str) -> None:
     history = history_of("a prompt seen once, others never")
-    posterior = fit(make(name, arguments(name, 3)), history, batch_size=1, **SETTINGS)
+    posterior = svi(make(name, arguments(name, 3)), history, batch_size=1, **SETTINGS)
     assert all(bool(value.isfinite().all()) for value in posterior.draws.values())
 
 
@@ -115,7 +116,7 @@ def test_without_any_group_or_model_to_fit_it_says_so(name: str) -> None:
     model = make(name, arguments(name, 2))
     if not is_fitted(model) and name != "PaperDPS":
         with pytest.raises(ValueError, match="dynamics: expected an instance of Dynamics, got"):
-            fit(model, history_of("a single prompt"), **SETTINGS)
+            svi(model, history_of("a single prompt"), **SETTINGS)
         return
     with pytest.raises(ValueError, match="history: expected at least one group of rollouts, got none"):
-        fit(model, RolloutHistory(2), **SETTINGS)
+        svi(model, RolloutHistory(2), **SETTINGS)

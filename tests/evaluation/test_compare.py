@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.fits import svi
 from helpers.tiny import call, words
 
-from dps_pyro import RolloutHistory, fit
+from dps_pyro import RolloutHistory
 from dps_pyro.evaluation.comparison import compare, halves
 from dps_pyro.evaluation.diagnosis import diagnose
 from dps_pyro.evaluation.predictive import Check
@@ -80,7 +81,7 @@ def test_halves_share_no_prompt_and_leave_none_out() -> None:
 
 
 def test_findings_say_what_is_bad_and_what_to_do() -> None:
-    posterior = fit(SolvingProgress(), log(), **QUICK)
+    posterior = svi(SolvingProgress(), log(), **QUICK)
     found = diagnose(SolvingProgress(), log(), posterior)
     assert found.occupancy.shape == (6, 3)
     torch.testing.assert_close(found.occupancy.sum(-1), torch.ones(6))
@@ -127,7 +128,7 @@ def test_compare_ranks_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_diagnose_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     history = str(log().to_parquet(tmp_path / "history.parquet"))
-    fit(LogitWalk(rungs=7), log(), **QUICK).save(tmp_path / "prior")
+    svi(LogitWalk(rungs=7), log(), **QUICK).save(tmp_path / "prior")
     same = ["--history", history, "--posterior", str(tmp_path / "prior"), "--model", "LogitWalk"]
     arguments = [*same, "--model-args", "{rungs: 7}", "--out", str(tmp_path / "out")]
     status, out, err = call(capsys, "diagnose", *arguments)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import oracle
+from helpers.fits import svi
 
-from dps_pyro import Posterior, RolloutHistory, fit
+from dps_pyro import Posterior, RolloutHistory
 from dps_pyro.evaluation.arviz import to_arviz, to_netcdf
 from dps_pyro.evaluation.elpd import difference, held_out, log_likelihood, loo, prequential
-from dps_pyro.evaluation.pareto import good_k, k_hat, psis
 from dps_pyro.evaluation.predictive import Check, predictive_checks, replicate
 from dps_pyro.evaluation.smoothing import law
+from dps_pyro.inference.pareto import good_k, k_hat, psis
 from dps_pyro.models import BetaBernoulli, PaperDPS, SolvingProgress
 from dps_pyro.models.hierarchical import Hierarchical
 
@@ -45,7 +46,7 @@ def log() -> RolloutHistory:
 
 @cache
 def posterior() -> Posterior:
-    return fit(SolvingProgress(), log(), "svi", steps=150, draws=60, progress=False)
+    return svi(SolvingProgress(), log(), steps=150, draws=60, progress=False)
 
 
 def az() -> Any:
@@ -99,7 +100,7 @@ def test_loo_is_what_leaving_prompts_out_gives() -> None:
     terms = torch.zeros(N, dtype=torch.float64)
     for fold in folds:
         out = torch.isin(events.prompt, fold)
-        without = fit(SolvingProgress(), log().where(~out), steps=150, draws=60, progress=False)
+        without = svi(SolvingProgress(), log().where(~out), steps=150, draws=60, progress=False)
         left = held_out(SolvingProgress(), log().where(out), without)
         assert left.pareto_k is None and len(left.bad) == 0
         terms[left.rows] = left.terms
@@ -109,7 +110,7 @@ def test_loo_is_what_leaving_prompts_out_gives() -> None:
 
 def test_prompts_own_parameters_are_integrated_out() -> None:
     model = Hierarchical(log().features["group"], levels=3, nodes=None)  # type: ignore[arg-type]
-    found = fit(model, log(), steps=60, draws=12, progress=False)
+    found = svi(model, log(), steps=60, draws=12, progress=False)
     values = {name: value[0] for name, value in found.draws.items() if name != "z_prompt"}
     # By quadrature: a grid of z with the standard normal's weights.
     grid = torch.linspace(-6, 6, 241)
@@ -181,7 +182,7 @@ def test_k_hat_tells_a_good_guide_from_a_narrow_one() -> None:
 
 def test_weights_of_a_good_guide_correct_the_score() -> None:
     """Draws from a guide twice as wide as it should be, weighted, give the posterior's score."""
-    exact = fit(SolvingProgress(), log(), steps=100, draws=200, progress=False)
+    exact = svi(SolvingProgress(), log(), steps=100, draws=200, progress=False)
     flat = Posterior(exact.draws, exact.point, exact.losses, True, log_weights=torch.zeros(200))
     assert loo(SolvingProgress(), log(), flat).corrected is False  # all weights the same: their k is not known
     tilted = flat.__class__(**{**vars(flat), "log_weights": exact.draws["gaps"][:, 1].double()})
@@ -227,7 +228,7 @@ def test_arviz_has_all_groups_with_their_dimensions(tmp_path: Path) -> None:
 
 def test_prompts_own_sites_have_the_prompts_as_a_dimension() -> None:
     model = Hierarchical(levels=3, nodes=None)
-    found = fit(model, log(), steps=30, draws=6, progress=False)
+    found = svi(model, log(), steps=30, draws=6, progress=False)
     groups = to_arviz(model, log(), found, copies=0)
     for group in ("posterior", "prior"):
         assert groups[group]["z_prompt"].dims == ("chain", "draw", "prompt")
@@ -266,7 +267,7 @@ def test_checks_are_counted_right_by_hand() -> None:
     trials = torch.tensor([[8, 8, 8], [8, 0, 8], [8, 8, 0]])
     history = RolloutHistory.from_dense(solved, trials)
     values = {name: value[:40] for name, value in posterior().draws.items()}
-    found = {check.name: check for check in predictive_checks(SolvingProgress(), history, values)}
+    found = {check.name: check for check in predictive_checks(SolvingProgress(), history, values, sequential=False)}
     assert found["useful share by step"].observed.tolist() == [0.0, 0.0, 0.5]
     assert found["useful share by step"].at.tolist() == [0, 1, 2]
     assert found["prompts always wrong"].observed.tolist() == [pytest.approx(1 / 3)]
@@ -283,7 +284,7 @@ def test_a_model_passes_its_own_log_and_fails_anothers() -> None:
     torch.manual_seed(0)
     solved = torch.distributions.Binomial(8, torch.rand(60, 10)).sample()
     history = RolloutHistory.from_dense(solved, 8)
-    sticky = fit(
+    sticky = svi(
         SolvingProgress(transition=[[9e4, 1, 1], [1, 9e4, 1], [1, 1, 9e4]]), history, steps=200, progress=False
     )
     failed = {check.name for check in predictive_checks(SolvingProgress(), history, sticky.draws) if check.tail < 0.02}

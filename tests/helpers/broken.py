@@ -129,18 +129,6 @@ class OneStepOnly(Plain):
         return dist.Binomial(step.trials[:, None], theta.rates)
 
 
-class NoNone(Plain):
-    def transition(self, theta: Theta, step: Step) -> dist.Categorical:
-        assert step.trained is not None, "who was trained?"
-        return super().transition(theta, step)
-
-
-class NoneIsNo(Plain):
-    def transition(self, theta: Theta, step: Step) -> dist.Categorical:
-        trained = torch.zeros_like(step.trials, dtype=torch.bool) if step.trained is None else step.trained
-        return super().transition(theta, step._replace(trained=trained))
-
-
 # ------------------------------------------------------------------------------------------------------------- sites
 
 
@@ -327,3 +315,48 @@ class Locked(Plain):
     def __init__(self) -> None:
         super().__init__()
         self.lock = threading.Lock()
+
+
+# ----------------------------------------------------------------------------------- what used to pass, or to break raw
+
+
+class Unnormalised(Plain):
+    def transition(self, theta: Theta, step: Step) -> dist.Categorical:
+        return dist.Categorical(3 * self.matrix(theta, step))
+
+
+class Detached(Plain):
+    def emission(self, theta: Theta, step: Step) -> Any:
+        return dist.Binomial(step.trials.unsqueeze(-1), theta.rates.detach())
+
+
+class TorchsCategorical(Plain):
+    def transition(self, theta: Theta, step: Step) -> Any:
+        return torch.distributions.Categorical(self.matrix(theta, step))
+
+
+class TorchsDirichlet(Plain):
+    def shared(self) -> tuple[Tensor, Tensor]:
+        stay = pyro.sample("stay", dist.Beta(torch.tensor(9.0), torch.tensor(1.0)))
+        gaps: Any = pyro.sample("gaps", torch.distributions.Dirichlet(torch.ones(4)))  # type: ignore[arg-type]
+        return stay, gaps.cumsum(-1)[..., :-1].clamp(max=1.0)
+
+
+class NumpysChances(Plain):
+    def informative(self, theta: Theta, step: Step) -> Any:
+        return super().informative(theta, step).detach().numpy()
+
+
+class NoPlate(Plain):
+    def prior(self) -> Theta:  # type: ignore[override]
+        return Theta(*self.shared(), torch.zeros(1))
+
+
+class NoReturn(Plain):
+    def prior(self, prompts: pyro.plate) -> Any:
+        super().prior(prompts)
+
+
+class NoLaw(Plain):
+    def emission(self, theta: Theta, step: Step) -> Any:
+        super().emission(theta, step)

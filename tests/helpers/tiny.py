@@ -36,7 +36,7 @@ TINY: dict[str, Any] = {
 
 
 def tiny(out: Path, **settings: Any) -> TrainConfig:
-    return TrainConfig(**{**TINY, "out": out, **settings})
+    return TrainConfig.flat(**{**TINY, "out": out, **settings})
 
 
 def metrics(folder: Path, *, timings: bool = False) -> list[dict[str, Any]]:

@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
+import pickle
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from helpers import oracle
-from pyro.infer.autoguide import AutoMultivariateNormal
+from helpers.fits import TRUTH, simulated, svi
+from pyro import poutine
+from pyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, AutoMultivariateNormal, init_to_mean
 from torch import Tensor
+from torch.distributions import biject_to
 
-from dps_pyro import Posterior, PromptSampler, RolloutHistory, Step, fit
-from dps_pyro.dynamics.progress import Progress
+from dps_pyro import NUTS, SVI, Laplace, Posterior, PromptSampler, RolloutHistory, Step, fit
+from dps_pyro.dynamics.sites import sites_of
+from dps_pyro.evaluation import compare, diagnose, to_arviz
+from dps_pyro.inference.methods import method_named
 from dps_pyro.inference.svi import flat
 from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
 
-TRUTH = {
-    "gaps": torch.tensor([0.08, 0.37, 0.47, 0.08]),
-    "initial": torch.tensor([0.6, 0.3, 0.1]),
-    "transition": torch.tensor([[0.9, 0.09, 0.01], [0.03, 0.85, 0.12], [0.0, 0.04, 0.96]]),
-}
-
-
-def simulated(num_prompts: int, num_steps: int, missing: float = 0.5) -> RolloutHistory:
-    model = SolvingProgress()
-    trials = torch.where(torch.rand(num_prompts, num_steps) < missing, 0, 8)
-    law = Progress(model, model.parameters(num_prompts, TRUTH), Step(trials))
-    return RolloutHistory.from_dense(law.sample().double(), trials)
-
 
 def quick(history: RolloutHistory, model: Any = None, **options: Any) -> Posterior:
-    return fit(model or SolvingProgress(), history, **{"steps": 40, "draws": 20, "progress": False, **options})
+    return svi(model or SolvingProgress(), history, **{"steps": 40, "draws": 20, **options})
 
 
 def test_svi_finds_the_parameters_that_made_the_history() -> None:
-    posterior = fit(SolvingProgress(), simulated(300, 30), steps=600, draws=100, progress=False)
+    posterior = svi(SolvingProgress(), simulated(300, 30), steps=600, draws=100, progress=False)
     for name, tolerance in (("gaps", 0.03), ("initial", 0.08), ("transition", 0.05)):
         torch.testing.assert_close(posterior.point[name], TRUTH[name], atol=tolerance, rtol=0)
         assert posterior.draws[name].shape == (100, *TRUTH[name].shape)
@@ -132,65 +124,11 @@ def test_a_damaged_posterior_is_named(tmp_path: Path) -> None:
         Posterior.load(tmp_path / "nowhere")
 
 
-def test_nuts_and_svi_agree_on_a_small_history() -> None:
-    history = simulated(10, 4, missing=0.2)
-    svi = quick(history, steps=400, draws=200)
-    nuts = fit(SolvingProgress(), history, method="nuts", steps=40, draws=40, progress=False)
-    for name, truth in TRUTH.items():
-        assert nuts.draws[name].shape == (40, *truth.shape)
-        spread = nuts.draws[name].std(0) + 0.02
-        assert bool(((svi.point[name] - nuts.point[name]).abs() < 3 * spread).all()), name
-    assert len(nuts.losses) == 0
-    assert (nuts.about["steps"], nuts.about["draws"]) == (40, 40)
-    assert nuts.converged == (nuts.about["divergences"] == 0 and nuts.about["r_hat"] < 1.05)
-
-
-def test_nuts_warms_up_for_as_many_steps_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    class Chain:
-        _diagnostics: ClassVar[dict[int, Any]] = {0: {"divergences": []}}
-
-        def __init__(self, kernel: Any, num_samples: int, warmup_steps: int, disable_progbar: bool) -> None:
-            asked.append((num_samples, warmup_steps))
-            self.num = num_samples
-
-        def run(self, history: RolloutHistory) -> None: ...
-
-        def get_samples(self) -> dict[str, Tensor]:
-            still = {"gaps": torch.rand(self.num, 4), "transition": torch.rand(self.num, 3, 3)}
-            return still | ({"initial": torch.linspace(0, 1, self.num).unsqueeze(-1).expand(-1, 3)} if drift else {})
-
-    monkeypatch.setattr(sys.modules["dps_pyro.inference.fitting"], "MCMC", Chain)
-    history, drift = simulated(3, 3), False
-    told = quick(history, method="nuts", steps=300, draws=100)
-    assert told.converged
-    assert told.about["steps"] == 300
-    assert quick(history, method="nuts", steps=None, draws=100).about["steps"] == 200
-    assert asked == [(100, 300), (100, 200)]
-    assert not quick(history, method="nuts", draws=3).converged  # too few to tell
-    Chain._diagnostics = {0: {"divergences": [7]}}
-    assert not quick(history, method="nuts", draws=100).converged
-    Chain._diagnostics, drift = {0: {"divergences": []}}, True
-    drifted = quick(history, method="nuts", draws=100)
-    assert drifted.about["r_hat"] > 1.5
-    assert not drifted.converged
-
-
-def test_a_posterior_goes_to_arviz() -> None:
-    posterior = quick(simulated(6, 4), oracle.OwnLadder(2))
-    group = posterior.to_arviz().posterior
-    for name, draws in posterior.draws.items():
-        assert group[name].shape == (1, *draws.shape)
-        assert group[name].dims[:2] == ("chain", "draw")
-        torch.testing.assert_close(torch.tensor(group[name].values[0]), draws)
-
-
 def test_nothing_to_learn_from_is_an_error() -> None:
     with pytest.raises(ValueError, match="history: expected at least one group"):
-        fit(SolvingProgress(), RolloutHistory(5), progress=False)
-    with pytest.raises(ValueError, match="method: expected 'svi' or 'nuts', got 'em'"):
-        fit(SolvingProgress(), simulated(3, 3), method="em", progress=False)  # type: ignore[arg-type]
+        svi(SolvingProgress(), RolloutHistory(5), progress=False)
+    with pytest.raises(TypeError, match=r"method: expected Laplace\(...\), SVI\(...\) or NUTS\(...\), got 3"):
+        fit(SolvingProgress(), simulated(3, 3), 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="history: expected outcomes to learn from, got a schedule"):
         quick(simulated(3, 3).schedule())
 
@@ -198,8 +136,8 @@ def test_nothing_to_learn_from_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dynamics": SolvingProgress}, "dynamics: .* got the class SolvingProgress itself"),
-        ({"dynamics": "solving"}, "dynamics: .* got 'solving'"),
+        ({"model": SolvingProgress}, "dynamics: .* got the class SolvingProgress itself"),
+        ({"model": "solving"}, "dynamics: .* got 'solving'"),
         ({"history": [1, 2]}, "history: expected an instance of RolloutHistory"),
         ({"steps": 0}, "steps: .* got 0"),
         ({"steps": 2.5}, "steps: .* got 2.5"),
@@ -211,16 +149,18 @@ def test_nothing_to_learn_from_is_an_error() -> None:
         ({"learning_rate": float("nan")}, "learning_rate: .* got nan"),
         ({"tolerance": -1e-3}, "tolerance: expected a number of at least 0, got -0.001"),
         ({"seed": "x"}, "seed: .* got 'x'"),
-        ({"guide": "full"}, "guide: expected 'normal', 'low_rank', 'delta' or a function of a model, got 'full'"),
+        (
+            {"guide": "full"},
+            "guide: expected one of 'normal', .* or a function of a model, got 'full'",
+        ),
         ({"restarts": 0}, "restarts: .* got 0"),
-        ({"chains": 0}, "chains: .* got 0"),
         ({"seconds": 0}, "seconds: expected a number above 0, got 0"),
         ({"start": {}}, "start: expected an instance of Posterior"),
     ],
 )
 def test_arguments_of_a_fit_are_checked(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fit(**{"dynamics": SolvingProgress(), "history": simulated(3, 3), "progress": False, **arguments})
+        svi(**{"model": SolvingProgress(), "history": simulated(3, 3), **arguments})
 
 
 def one_group(num_prompts: int, solved: float, trials: int, num_steps: int = 4) -> RolloutHistory:
@@ -369,13 +309,130 @@ def test_a_population_leaves_out_what_is_a_prompts_own() -> None:
     assert pooled.population() is pooled
 
 
-def test_several_chains_are_compared() -> None:
-    posterior = quick(simulated(4, 3), method="nuts", steps=10, draws=6, chains=2)
-    assert posterior.about["chains"] == 2 and posterior.about["draws"] == 12
-    assert posterior.about["r_hat"] > 0 and math.isfinite(posterior.about["effective_draws"])
-    chains = posterior.draws["gaps"].unflatten(0, (2, 6))
-    assert not torch.equal(chains[0], chains[1])
-    assert posterior.to_arviz().posterior["gaps"].shape == (2, 6, 4)
+def test_calls_in_the_old_form_are_shown_the_new_one() -> None:
+    history = simulated(3, 3)
+    old: Any = fit
+    for arguments, shown in (
+        (
+            (("nuts",), {"steps": 30, "draws": 5}),
+            r"fit\(model, history, NUTS\(warmup=30, draws=5\)\), got method='nuts'",
+        ),
+        ((("svi",), {}), r"fit\(model, history, SVI\(\)\)"),
+        (((), {"steps": 3, "guide": "delta"}), r"SVI\(steps=3, guide='delta'\)\), got steps, guide beside the method"),
+        ((("nuts",), {"learning_rate": 0.1}), "NUTS has no learning_rate"),
+    ):
+        with pytest.raises(TypeError, match=shown):
+            old(SolvingProgress(), history, *arguments[0], **arguments[1])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rate'"):
+        NUTS(learning_rate=0.1)  # type: ignore[call-arg]
+    with pytest.raises(
+        ValueError, match=r"learning_rate: expected a setting of laplace \(steps, draws, start, seconds\)"
+    ):
+        method_named("laplace", learning_rate=0.1)
+
+
+def test_a_guide_that_is_a_point_is_kept_as_one_draw_and_laplaces_has_its_spread() -> None:
+    """Pyro's AutoLaplaceApproximation is a point until its curvature is asked for."""
+    history = simulated(60, 10)
+    posterior = quick(history, steps=300, guide=AutoLaplaceApproximation, draws=50)
+    reference = quick(history, steps=300, draws=50)
+    for name in TRUTH:
+        spread = posterior.draws[name].std(0)
+        assert bool((spread > 0).all())
+        assert 0.4 < float(spread.mean() / reference.draws[name].std(0).mean()) < 2.5
+    point = quick(history, guide=lambda density: AutoDelta(density, init_loc_fn=init_to_mean))
+    assert all(len(value) == 1 for value in point.draws.values())
+
+
+def test_plates_of_ones_own_do_not_get_in_the_way() -> None:
+    class Grouped(SolvingProgress):
+        def prior(self, prompts: pyro.plate) -> Any:
+            theta = super().prior(prompts)
+            with pyro.plate("groups", 2):
+                pyro.sample("offset", dist.Normal(0.0, 1.0))
+            return theta
+
+    history = simulated(8, 5)
+    for posterior in (quick(history, Grouped()), fit(Grouped(), history, Laplace(draws=20), progress=False)):
+        assert posterior.draws["offset"].shape == (20, 2)
+        assert set(posterior.draws) == {*TRUTH, "offset"}
+        groups = to_arviz(Grouped(), history, posterior)
+        assert groups["prior"]["offset"].shape == groups["posterior"]["offset"].shape == (1, 20, 2)
+        assert diagnose(Grouped(), history, posterior).findings()
+    compared = compare({"one": Grouped(), "two": SolvingProgress()}, history, method=SVI(steps=5), progress=False)
+    assert len(compared) == 2
+
+
+# ------------------------------------------------------------------------------------------------------ Laplace, primed
+
+
+def test_laplace_finds_what_made_the_history_and_is_the_default() -> None:
+    history = simulated(200, 20)
+    posterior = fit(SolvingProgress(), history, progress=False)
+    assert posterior.about["method"] == "laplace" and posterior.converged
+    reference = quick(history, steps=600, draws=200)
+    for name in TRUTH:
+        torch.testing.assert_close(posterior.point[name], reference.point[name], atol=0.03, rtol=0)
+        ratio = posterior.draws[name].std(0).mean() / reference.draws[name].std(0).mean()
+        assert 0.7 < float(ratio) < 1.6
+    again = fit(SolvingProgress(), history, progress=False)
+    assert all(torch.equal(posterior.draws[name], again.draws[name]) for name in TRUTH)
+    assert fit(oracle.OwnLadder(2), simulated(4, 3), SVI(steps=2), progress=False).about["method"] == "svi"
+    with pytest.raises(ValueError, match=r"sites of their own .*own.initial.*, which is for parameters that all"):
+        fit(oracle.OwnLadder(2), simulated(4, 3), Laplace(), progress=False)
+
+
+def test_draws_kept_by_weight_are_a_conjugate_posteriors_own() -> None:
+    """One state that never moves: the rate has a Beta posterior in closed form."""
+
+    class Coin(SolvingProgress):
+        states = ("still", "gone")
+
+        def prior(self, prompts: pyro.plate) -> Any:
+            return pyro.sample("rate", dist.Beta(torch.tensor(1.0), torch.tensor(1.0)))
+
+        def initial(self, theta: Any) -> dist.Categorical:
+            return dist.Categorical(torch.tensor([1.0, 0.0]))
+
+        def transition(self, theta: Any, step: Step) -> dist.Categorical:
+            return dist.Categorical(torch.eye(2))
+
+        def emission(self, theta: Any, step: Step) -> Any:
+            return dist.Binomial(step.trials.unsqueeze(-1), theta.unsqueeze(-1).expand(*theta.shape, 2))
+
+    history = RolloutHistory.from_dense(torch.tensor([[1.0, 0.0]]), 4)
+    found = fit(Coin(), history, Laplace(draws=1000), progress=False)
+    assert found.about["resampled"]
+    exact = torch.distributions.Beta(torch.tensor(2.0), torch.tensor(8.0))
+    assert float(found.draws["rate"].mean()) == pytest.approx(float(exact.mean), abs=0.015)
+    assert float(found.draws["rate"].std()) == pytest.approx(float(exact.stddev), rel=0.15)
+
+
+def test_a_primed_model_starts_from_what_was_learned_and_can_leave_it() -> None:
+    learned = quick(simulated(100, 10), steps=300, draws=200)
+    model = SolvingProgress().primed(learned, widen=2.0)
+    prior = sites_of(model, 3)
+    for name in ("gaps", "initial"):
+        drawn = torch.stack([sites_of_draw(model)[name] for _ in range(400)])
+        free, of = (biject_to(prior[name]["fn"].support).inv(value) for value in (drawn, learned.draws[name]))
+        torch.testing.assert_close(free.mean(0), of.mean(0), atol=0.15, rtol=0.15)
+        torch.testing.assert_close(free.std(0), 2 * of.std(0), atol=0.05, rtol=0.25)
+    nothing = RolloutHistory.from_dense(torch.tensor([[4.0]]), 8)
+    own, kept = quick(nothing, steps=200), quick(nothing, steps=200, prior=learned)
+    off = {name: float((kept.point[name] - learned.point[name]).abs().max()) for name in TRUTH}
+    assert max(off.values()) < 0.2 and off["initial"] < 0.1
+    assert float((own.point["initial"] - learned.point["initial"]).abs().max()) > 0.1
+    twin = pickle.loads(pickle.dumps(model))
+    assert torch.equal(twin.parameters(3).rates, model.parameters(3).rates)
+    with pytest.raises(ValueError, match="posterior: expected at least two draws, whose spread is the prior's, got 1"):
+        SolvingProgress().primed(quick(simulated(5, 3), guide="delta"))
+    with pytest.raises(ValueError, match=r"posterior: expected draws of 'transition' of shape \(3, 3\), got \(2, 2\)"):
+        SolvingProgress().primed(Posterior({"transition": torch.rand(4, 2, 2)}, {}, torch.zeros(0), True)).parameters(2)
+
+
+def sites_of_draw(model: Any) -> dict[str, Tensor]:
+    trace = poutine.trace(model.prior).get_trace(pyro.plate("prompts", 3, dim=-1))
+    return {name: site["value"] for name, site in trace.iter_stochastic_nodes()}
 
 
 def test_losses_are_flat_when_epochs_are_whatever_the_batches() -> None:

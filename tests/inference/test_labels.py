@@ -6,12 +6,13 @@ import json
 
 import pytest
 import torch
+from helpers.fits import svi
 from pyro.infer.autoguide import AutoNormal, init_to_sample
 
 from benchmarks.docs import evidence
 from benchmarks.inference.gallery import FITTED, SMALL, arguments, make
 from benchmarks.inference.labels import STARTS, measure
-from dps_pyro import Step, fit
+from dps_pyro import Step
 from dps_pyro.evaluation.simulation import simulate
 
 
@@ -51,7 +52,7 @@ def test_random_starts_fit_the_same_rates_in_the_same_order(name: str) -> None:
     log, _, _ = simulate(model, prompts=num_prompts, num_steps=6, centre=True, progress=levels, seed=1)
     rates = []
     for seed in range(3):
-        found = fit(
+        found = svi(
             model, log, steps=100, learning_rate=0.1, draws=20, tolerance=0, seed=seed, progress=False,
             guide=lambda density: AutoNormal(density, init_loc_fn=init_to_sample, init_scale=0.05),
         )  # fmt: skip

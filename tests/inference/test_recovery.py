@@ -8,12 +8,12 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from helpers.fits import svi
 
 from benchmarks.docs import evidence
 from benchmarks.inference.gallery import FITTED, SMALL
 from benchmarks.inference.recovery import GUIDES, measure
 from benchmarks.inference.side_by_side import guides
-from dps_pyro import fit
 from dps_pyro.evaluation.parallel_hmc import Posteriors
 from dps_pyro.evaluation.sbc_ranks import design, filled, simulated
 from dps_pyro.models import SolvingProgress
@@ -41,7 +41,7 @@ def test_histories_fitted_side_by_side_are_fitted_as_by_fit(guide: Any) -> None:
     assert losses[-100:].mean() < losses[:100].mean()
     values = [posteriors.values(position) for position in positions]
     for at in (0, 1):
-        alone = fit(
+        alone = svi(
             model, filled(schedule, outcomes[at]), guide=guide, steps=600, tolerance=0, draws=400, progress=False
         )
         for site, point in alone.point.items():
@@ -61,7 +61,7 @@ def test_a_row_of_the_benchmark() -> None:
 def test_every_fitted_model_of_the_gallery_recovers_what_made_its_histories() -> None:
     """The committed recoveries: fifty histories a model, points better than the prior's mean, intervals that hold the
     truth in seven of ten cases at least, and a guide with correlations no worse than one without (the numbers are in
-    docs/diagnose.md)."""
+    docs/evidence/calibration.md)."""
     result = json.loads((evidence.RESULTS / "recovery.json").read_text(encoding="utf-8"))
     assert result["configuration"]["histories"] >= 50
     rows = {(row["model"], row["guide"]): row for row in result["rows"]}

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.fits import simulated, svi
 from helpers.processes import gone
 from helpers.tiny import MINE
 
 from dps_pyro import Progress, PromptSampler, Refit, RolloutHistory, Step, Tracker
+from dps_pyro.dynamics.sites import sites_of
 from dps_pyro.inference.refit import Refitter
-from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
+from dps_pyro.models import Covariate, Hierarchical, PaperDPS, RunStart, SolvingProgress
 from dps_pyro.models.by_name import make
 from dps_pyro.storage import load_state, save_state
 
@@ -172,6 +174,32 @@ def test_the_state_has_no_more_than_it_needs(tmp_path: Path) -> None:
     save_state(tmp_path, sampler.state_dict())
     assert json.loads((tmp_path / "state.json").read_text(encoding="utf-8"))
     assert sampler.state_dict()["refit"]["count"] == 1
+
+
+def test_refits_keep_what_earlier_runs_taught() -> None:
+    learned = svi(SolvingProgress(), simulated(100, 10), steps=300, draws=100)
+    taught, untaught = (
+        PromptSampler(SolvingProgress(), 6, posterior=posterior, refit_every=2, refit=QUICK)
+        for posterior in (learned, None)
+    )
+    for _ in range(4):
+        for sampler in (taught, untaught):
+            sampler.observe([0], [4], 8)
+    for name in ("gaps", "initial"):
+        kept, forgotten = (
+            (sampler.tracker.state_dict()["values"][name] - learned.point[name]).abs().max()
+            for sampler in (taught, untaught)
+        )
+        assert float(kept) < 0.1
+        assert float(kept) < float(forgotten)
+
+
+def test_a_runs_own_sites_are_not_handed_on() -> None:
+    learned = svi(RunStart(), simulated(60, 8), steps=200, draws=50)
+    assert float(learned.point["run"].abs()) > 0
+    torch.testing.assert_close(sites_of(RunStart().primed(learned), 3)["run"]["fn"].base_dist.scale, torch.ones(1))
+    sampler = PromptSampler(RunStart(), 5, posterior=learned)
+    torch.testing.assert_close(sampler.belief[0], learned.point["initial"])
 
 
 PARENT = """

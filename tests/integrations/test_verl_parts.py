@@ -99,9 +99,9 @@ def test_settings_take_from_verls_configuration_what_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sharpnes": 2}, "expected settings among dynamics, .*; got sharpnes"),
+        ({"sharpnes": 2}, "expected settings among dynamics, .*; got sharpnes .nearest: sharpness"),
         ({"sharpness": "much"}, "data.dps_pyro.sharpness: expected a finite number, got 'much'"),
-        ({"trials": 0}, "data.dps_pyro.trials: expected a whole number of at least 1, got 0"),
+        ({"trials": 0}, "data.dps_pyro.trials: expected 1 or more, got 0"),
         ({"refit_every": -1}, "data.dps_pyro.refit_every"),
         ("SolvingProgress", "data.dps_pyro: expected settings"),
     ],

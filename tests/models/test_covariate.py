@@ -9,6 +9,7 @@ import pyro
 import pytest
 import torch
 from helpers import oracle
+from helpers.fits import svi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine
@@ -16,7 +17,7 @@ from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
-from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, fit
+from dps_pyro import Progress, PromptSampler, RolloutHistory, Step
 from dps_pyro.dynamics.features import design_matrix
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.models import Covariate
@@ -220,7 +221,7 @@ def fitted() -> tuple[dict[str, Any], Tensor, Posterior]:
         ]
     )
     history = simulated(table, weights, 300, 16)
-    return table, weights, fit(Covariate(table, levels=3), history, steps=300, draws=50, progress=False)
+    return table, weights, svi(Covariate(table, levels=3), history, steps=300, draws=50, progress=False)
 
 
 def test_a_fit_finds_the_effects_and_shrinks_the_useless(fitted: tuple[dict[str, Any], Tensor, Posterior]) -> None:
@@ -277,7 +278,7 @@ def test_an_embedding_will_do() -> None:
     weights[0, 3] = 4.0
     history = simulated(table, weights, 100, 6)
     model = Covariate(embedding, levels=3)
-    posterior = fit(model, history, steps=200, batch_size=50, progress=False)
+    posterior = svi(model, history, steps=200, batch_size=50, progress=False)
     found = posterior.point["weights"][0]
     assert int(found.argmax()) == 3
     assert float(found[3]) > 4 * float(torch.cat([found[:3], found[4:]]).abs().max())

@@ -12,6 +12,7 @@ import pyro
 import pytest
 import torch
 from helpers import oracle
+from helpers.fits import svi
 from helpers.tiny import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from pyro.infer.autoguide import AutoDelta
 from scipy import stats
 from torch import Tensor
 
-from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, fit
+from dps_pyro import Progress, PromptSampler, RolloutHistory, Step
 from dps_pyro.evaluation.replays import replay
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.lm.losses import informative_groups
@@ -301,7 +302,7 @@ def test_a_fit_finds_means_spreads_and_moves(family: Any) -> None:
     solved = Progress(model, model.parameters(150, values), Step(trials)).sample()
     # A Gaussian knows no bounds; the log does.
     history = RolloutHistory.from_dense(torch.minimum(solved.clamp_min(0), trials), trials)
-    found = fit(model, history, steps=250, draws=50, progress=False).point
+    found = svi(model, history, steps=250, draws=50, progress=False).point
     for name, far in (("gaps", 0.03), ("initial", 0.15), ("transition", 0.08)):
         torch.testing.assert_close(found[name], values[name], atol=far, rtol=0)
     torch.testing.assert_close(found[site], values[site], atol=0.02, rtol=0.2)
@@ -326,7 +327,7 @@ def test_degenerate_histories_fit(family: Any, case: str) -> None:
     model = DenseReward(family)
     # Long enough for a state of equal rewards to get as sharp as it may
     steps = 100 if case in ("all nothing", "equal throughout") else 30
-    posterior = fit(model, RolloutHistory.from_dense(solved, trials), steps=steps, draws=20, progress=False)
+    posterior = svi(model, RolloutHistory.from_dense(solved, trials), steps=steps, draws=20, progress=False)
     assert all(bool(value.isfinite().all()) for value in posterior.draws.values())
     sampler = PromptSampler(model, len(solved), posterior=posterior)
     sampler.observe([0], [2.7], 8)

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from helpers import oracle
+from helpers.fits import svi
 from helpers.variants import EACH, OTHERS, variants
 from pyro.infer.autoguide import AutoNormal, init_to_mean
 from torch import Tensor
 
 from benchmarks.inference.gallery import FITTED, arguments, make
-from dps_pyro import RolloutHistory, fit, models
+from dps_pyro import RolloutHistory, models
 from dps_pyro.models import PaperDPS
 from dps_pyro.testing import check_dynamics
 
@@ -54,11 +55,11 @@ def test_a_fit_leaves_the_model_as_it_was(name: str, guide: Any) -> None:
     before = copy.deepcopy(vars(model))
     solved, trials = oracle.random_groups(5, 3)
     history = RolloutHistory.from_dense(solved, trials)
-    one, two = (fit(model, history, guide=guide, steps=5, draws=2, progress=False) for _ in range(2))
+    one, two = (svi(model, history, guide=guide, steps=5, draws=2, progress=False) for _ in range(2))
     for attribute, value in before.items():
         now = vars(model)[attribute]
         assert not isinstance(value, Tensor) or torch.equal(value, now), attribute
     assert torch.equal(one.losses, two.losses)
     kept = {site: value.clone() for site, value in one.point.items()}
-    fit(model, history, guide=guide, steps=5, draws=2, start=one, progress=False)
+    svi(model, history, guide=guide, steps=5, draws=2, start=one, progress=False)
     assert all(torch.equal(value, one.point[site]) for site, value in kept.items())

@@ -9,11 +9,12 @@ import pyro
 import pytest
 import torch
 from helpers import histories, oracle
+from helpers.fits import svi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dps_pyro import Posterior, Progress, PromptSampler, RolloutHistory, Step, fit
+from dps_pyro import Posterior, Progress, PromptSampler, RolloutHistory, Step
 from dps_pyro.models import Hierarchical, SolvingProgress
 
 LEVEL = np.arange(3)
@@ -194,7 +195,7 @@ def test_a_fit_finds_the_groups_from_any_seed(seeds: range) -> None:
     groups, history, _ = easy_and_hard(200, 25)
     model = three(groups)
     for seed in seeds:
-        point = fit(model, history, steps=120, learning_rate=0.1, draws=50, seed=seed, progress=False).point
+        point = svi(model, history, steps=120, learning_rate=0.1, draws=50, seed=seed, progress=False).point
         torch.testing.assert_close(point["gaps"], TRUTH["gaps"], atol=0.02, rtol=0)
         centres = {name: value for name, value in point.items() if name != "z_prompt"}
         for group in (0, 1):  # a group's own laws, whatever share of them the population has
@@ -208,7 +209,7 @@ def fitted() -> tuple[list[str], RolloutHistory, dict[str, Tensor], Posterior]:
     """Fitted in mini-batches, to a history whose prompts 0..39 were never rolled out."""
     groups, history, drawn = easy_and_hard(400, 25)
     options = {"steps": 300, "learning_rate": 0.1, "batch_size": 100, "draws": 100, "progress": False}
-    return groups, history, drawn, fit(three(groups), history, **options)  # type: ignore[arg-type]
+    return groups, history, drawn, svi(three(groups), history, **options)  # type: ignore[arg-type]
 
 
 def test_prompts_never_rolled_out_start_where_their_group_does(
@@ -276,7 +277,7 @@ def test_prompts_without_a_label_are_refused() -> None:
     with pytest.raises(ValueError, match="groups: expected a label for each of 4 prompts, got 3"):
         PromptSampler(model, 4)
     with pytest.raises(ValueError, match="groups: expected a label for each of 4 prompts, got 3"):
-        fit(model, RolloutHistory.from_dense(torch.ones(4, 2), 2), progress=False)
+        svi(model, RolloutHistory.from_dense(torch.ones(4, 2), 2), progress=False)
     sampler = PromptSampler(model, 2)
     sampler.add(1)
     assert sampler.belief.shape == (3, 3)

@@ -7,10 +7,11 @@ import pyro
 import pytest
 import torch
 from helpers import histories, oracle
+from helpers.fits import svi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dps_pyro import Progress, PromptSampler, Step, fit
+from dps_pyro import Progress, PromptSampler, Step
 from dps_pyro.models import Ladder, SolvingProgress
 
 TRUTH = {
@@ -94,7 +95,7 @@ def test_a_fit_finds_the_ladder_from_any_seed(seeds: range) -> None:
     model = Ladder(5)
     history, _ = histories.simulated(model, histories.some_trials(200, 30, share=0.7, size=16), TRUTH)
     for seed in seeds:
-        point = fit(model, history, steps=150, learning_rate=0.1, draws=50, seed=seed, progress=False).point
+        point = svi(model, history, steps=150, learning_rate=0.1, draws=50, seed=seed, progress=False).point
         for name, tolerance in (("gaps", 0.02), ("initial", 0.08), ("leave", 0.06), ("upward", 0.15)):
             torch.testing.assert_close(point[name], TRUTH[name], atol=tolerance, rtol=0)
 

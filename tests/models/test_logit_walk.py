@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import oracle
+from helpers.fits import svi
 
-from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, Tracker, fit
+from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, Tracker
 from dps_pyro.models import LogitWalk
 
 VALUES = {
@@ -71,7 +72,7 @@ def test_prompts_never_seen_start_with_what_their_group_has_shown() -> None:
     torch.manual_seed(0)
     history = RolloutHistory.from_dense(torch.binomial(trials.float(), rates), trials)
     model = LogitWalk(groups)
-    posterior = fit(model, history, steps=300, progress=False)
+    posterior = svi(model, history, steps=300, progress=False)
     chance = Tracker(model, 200, values=posterior.point).draw(torch.Generator().manual_seed(0))[150:]
     assert chance[0::2].mean() > 0.7
     assert chance[1::2].mean() < 0.15
@@ -105,7 +106,7 @@ def test_a_fit_finds_the_population_and_the_moves() -> None:
     trials = torch.full((400, 20), 8)
     torch.manual_seed(0)
     history = RolloutHistory.from_dense(Progress(truth, truth.parameters(400, values), Step(trials)).sample(), trials)
-    posterior = fit(truth, history, steps=600, progress=False)
+    posterior = svi(truth, history, steps=600, progress=False)
     share = posterior.draws["start"].softmax(-1)
     assert bool(((share.mean(0) - values["start"].exp()).abs() < 4 * share.std(0) + 0.02).all())
     for name in ("resting", "learning", "leave"):

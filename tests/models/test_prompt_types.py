@@ -7,10 +7,11 @@ import pyro
 import pytest
 import torch
 from helpers import histories, oracle
+from helpers.fits import svi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dps_pyro import PromptSampler, Step, fit
+from dps_pyro import PromptSampler, Step
 from dps_pyro.models import PromptTypes
 
 TRUTH = {
@@ -116,7 +117,7 @@ def test_a_fit_finds_the_types_from_any_seed(seeds: range) -> None:
     model = PromptTypes(speeds=(0.1, 0.01), strength=40.0)  # away from the truth, and hardly believed
     history, _ = histories.simulated(model, histories.some_trials(300, 40, share=0.7), TRUTH)
     for seed in seeds:
-        point = fit(model, history, steps=150, learning_rate=0.1, draws=50, seed=seed, progress=False).point
+        point = svi(model, history, steps=150, learning_rate=0.1, draws=50, seed=seed, progress=False).point
         for name, tolerance in (
             ("gaps", 0.02),
             ("share", 0.14),

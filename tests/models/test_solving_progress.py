@@ -67,5 +67,5 @@ def test_partial_rewards_may_add_up_to_a_fraction() -> None:
 @pytest.mark.parametrize("name", ["rate_gaps", "initial", "transition"])
 @pytest.mark.parametrize("value", [[1.0, 1.0], [[1.0, 0.0, 1.0]] * 3, [1.0, -1.0, 1.0], [float("nan")] * 4])
 def test_concentrations_out_of_range_are_refused(name: str, value: list[float]) -> None:
-    with pytest.raises(ValueError, match=f"{name}: expected positive concentrations"):
+    with pytest.raises(ValueError, match=f"{name}: expected positive numbers of shape"):
         SolvingProgress(**{name: value})  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import pyro
 import pytest
 import torch
 from helpers import oracle
+from helpers.fits import svi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine
@@ -16,7 +17,7 @@ from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
-from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, fit
+from dps_pyro import Progress, PromptSampler, RolloutHistory, Step
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.models import Trained
 
@@ -199,7 +200,7 @@ def test_a_fit_finds_effects_where_there_are_some_and_none_where_there_are_none(
 ) -> None:
     torch.manual_seed(3)
     values, history = simulated(trained, slope)
-    posterior = fit(Trained(), history, steps=400, learning_rate=0.1, draws=50, progress=False)
+    posterior = svi(Trained(), history, steps=400, learning_rate=0.1, draws=50, progress=False)
     found = posterior.point
     # Falls are seen less often than rises, and the less is known of them.
     for name, far in (("trained", [0.25, 0.5]), ("slope", [0.6, 0.8])):

@@ -30,7 +30,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> tuple[Any, Any]:
-    return load_policy(TrainConfig(model=str(folder), device="cpu"))
+    return load_policy(TrainConfig.flat(model=str(folder), device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_a_system_prompt_and_raw_text(loaded: tuple[Any, Any]) -> None:
 
 
 def test_a_policy_of_text_has_no_use_for_images() -> None:
-    reader = load_policy(TrainConfig(device="cpu"))[1]
+    reader = load_policy(TrainConfig.flat(device="cpu"))[1]
     with pytest.raises(ValueError, match="expected a vision-language model for prompts with images"):
         query(reader, PROMPTS[0])
     assert query(reader, PROMPTS[2]) == PROMPTS[2].text

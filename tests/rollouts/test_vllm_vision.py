@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {"kv_cache_gib": 0.1, "args": {"max_num_seqs": 32}}
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1}  # of 32 numbers, the least that vLLM takes on a CPU
     folder = save_checkpoint("idefics3", tmp_path_factory.mktemp("idefics3"), **heads)
-    return load_policy(TrainConfig(model=str(folder), device="cpu"))
+    return load_policy(TrainConfig.flat(model=str(folder), device="cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dps_pyro.tasks.grading.answers import NoAnswer, final_answer, normalise, same_at_sight
+from dps_pyro.tasks.grading.answers import NoAnswer, final_answer
+from dps_pyro.tasks.grading.spelling import normalise, same_at_sight
 
 
 @pytest.mark.parametrize(
@@ -19,8 +20,7 @@ from dps_pyro.tasks.grading.answers import NoAnswer, final_answer, normalise, sa
         (r"\boxed{1}, no, \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"\boxed {\{1, 2\}}", r"\{1, 2\}"),
         (r"\fbox{7}", "7"),
-        (r"\boxed{\boxed{3}}", r"\boxed{3}"),
-        (r"\boxed{3} and an open \boxed{4", "3"),
+        (r"\boxed{\boxed{3}}", "3"),
         (r"\boxed{a \} b}", r"a \} b"),
         (r"<think>\boxed{9}</think>The answer is 4.", "4"),
         (r"\boxed{9}</think> \boxed{4}", "4"),
@@ -53,6 +53,7 @@ def test_where_the_final_answer_is(completion: str, answer: str) -> None:
         ("<answer> </answer>", "empty"),
         ("The answer is", "empty"),
         (r"\boxed{1", "unclosed answer"),
+        (r"\boxed{3} and an open \boxed{4", "unclosed answer"),
         ("<answer>1", "unclosed answer"),
         (r"<think>\boxed{1}", "unfinished thinking"),
         ("Let us see.\nFirst, 2 + 2 is 4.", "no answer"),

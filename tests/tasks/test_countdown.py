@@ -18,13 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dps_pyro.tasks import Countdown, Prompt, PromptSet, Reward, Task, by_name
-from dps_pyro.tasks.planning.countdown import _answer, random_problem
+from dps_pyro.tasks.grading.answers import tagged
+from dps_pyro.tasks.planning.countdown import random_problem
 from dps_pyro.tasks.planning.expression import evaluate
 
 TASK = Countdown()
 PROMPT = TASK.prompt([3, 7, 25], 46)  # 7 * 3 + 25
 
 REASONS = {
+    "unfinished thinking",
     "correct",
     "wrong value",
     "wrong numbers",
@@ -240,7 +242,21 @@ def test_splits() -> None:
         ("<answer></answer>", "empty"),
         ("", "empty"),
         ("\n\n\n", "empty"),
-        ("7 * 3 + 25 = 46", "not an expression"),
+        ("7 * 3 + 25 = 46", "correct"),
+        ("46 = 7 * 3 + 25", "correct"),
+        ("7 × 3 + 25", "correct"),
+        (r"$7 \times 3 + 25$", "correct"),
+        (r"The answer is $\boxed{7 \cdot 3 + 25 = 46}$.", "correct"),
+        (r"<answer>\boxed{(3 x 7) + 25}</answer>", "correct"),
+        (r"\(\left(25 + 3\right) \div 7\)", "wrong value"),
+        (r"\frac{25}{3 + 7}", "wrong value"),
+        ("25 + 3 + 7 = 46", "wrong value"),
+        ("7 * 3 + 25 = 47", "not an expression"),
+        ("7 * 3 + 25 = 46 = 46", "not an expression"),
+        ("<think><answer>7 * 3 + 25</answer>", "unfinished thinking"),
+        ("<think><answer>7 * 3 + 25</answer></think>no", "not an expression"),
+        ("<think><answer>7 * 3 + 7</answer></think><answer>25 + 3 * 7</answer>", "correct"),
+        (r"\boxed{7 * 3 + 25", "unclosed answer"),
         ("25+3*7</answer>", "not an expression"),
         ("The answer is 7 * 3 + 25", "not an expression"),
         ("<answer>25+3*7</answer><answer>no</answer>", "not an expression"),
@@ -316,7 +332,7 @@ def test_the_answer_is_the_last_pair(completion: str) -> None:
     opening = re.compile("<answer>")
     pairs = [(at.end(), completion.find("</answer>", at.end())) for at in opening.finditer(completion)]
     closed = [completion[start:end] for start, end in pairs if end >= 0]
-    assert _answer(completion) == (closed[-1] if closed else None if pairs else completion)
+    assert tagged(completion) == ((closed[-1], False) if closed else (None, bool(pairs)))
 
 
 APPLY: dict[str, Callable[[Fraction, Fraction], Fraction]] = {"+": add, "-": sub, "*": mul, "/": truediv}

@@ -222,7 +222,7 @@ def test_a_folder_of_json_lines_with_pictures_beside_them(tmp_path: Path) -> Non
 
 def end_to_end(source: Path, kind: str, folder: Path) -> int:
     """Load, template, generate, grade, one update step; how many problems took part."""
-    config = TrainConfig(
+    config = TrainConfig.flat(
         model=str(save_checkpoint(kind, folder)), task="geometry", group_size=2, max_new_tokens=6, device="cpu"
     )
     policy, reader = load_policy(config)

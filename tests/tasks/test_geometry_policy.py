@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def policy() -> tuple[Any, Any]:
-    model, processor = load_policy(TrainConfig(task="geometry", device="cpu").resolved())
+    model, processor = load_policy(TrainConfig.flat(task="geometry", device="cpu").resolved())
     return model.eval(), processor
 
 
@@ -50,7 +50,7 @@ def test_is_a_small_stock_vision_language_model_with_a_card(policy: tuple[Any, A
 def test_it_knows_its_tasks_language(policy: tuple[Any, Any]) -> None:
     tokenizer = policy[1].tokenizer
     for model in (None, str(FOLDER)):
-        task = make_task(TrainConfig(task="geometry", model=model), policy[1])
+        task = make_task(TrainConfig.flat(task="geometry", model=model), policy[1])
         assert isinstance(task, Geometry) and task.style == "compact"
         for prompt in [*task.prompts("test"), *task.prompts("train")[:64]]:
             solution = task.solution(prompt)

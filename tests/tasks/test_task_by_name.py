@@ -73,7 +73,7 @@ def test_a_task_of_ones_own_trains_from_the_command_line(
     assert {name for line in lines for name in line if name.startswith("reason/")} <= {"reason/said", "reason/not_said"}
     assert (out / "report.html").is_file()
     config = load_config(out / "config.yaml")
-    assert (config.task, config.model) == (f"{mine}:Echo", model)
+    assert (config.task.task, config.task.model) == (f"{mine}:Echo", model)
 
 
 def test_a_function_may_make_the_task_and_arguments_reach_it(mine: str) -> None:
@@ -110,12 +110,12 @@ def test_a_task_without_a_policy_of_its_own_asks_for_a_model(mine: str, capsys: 
 
 
 def test_the_policy_is_the_tasks_own_where_no_model_is_named() -> None:
-    assert TrainConfig().policy == "countdown"
-    assert TrainConfig().resolved().model == "countdown"
-    assert TrainConfig(model="some/hub-id").resolved().model == "some/hub-id"
+    assert TrainConfig().task.policy == "countdown"
+    assert TrainConfig().resolved().task.model == "countdown"
+    assert TrainConfig.flat(model="some/hub-id").resolved().task.model == "some/hub-id"
     for task in EMBEDDED:
-        config = TrainConfig(task=task).resolved()
-        assert config.model == task
+        config = TrainConfig.flat(task=task).resolved()
+        assert config.task.model == task
         assert make_task(config).name == task
 
 
@@ -123,7 +123,7 @@ def test_the_policy_is_the_tasks_own_where_no_model_is_named() -> None:
 def test_an_embedded_policy_knows_its_tasks_language(task: str) -> None:
     """Its prompts are compact, whether the policy is named or a folder with its tokenizer."""
     for model in (None, str(EMBEDDED[task])):
-        config = TrainConfig(task=task, model=model)
+        config = TrainConfig.flat(task=task, model=model)
         _, tokenizer = load_policy(config)
         for prompt in make_task(config, tokenizer).prompts("train"):
             assert tokenizer.unk_token_id not in tokenizer(prompt.text)["input_ids"]
@@ -145,7 +145,7 @@ def test_an_embedded_policy_knows_its_tasks_language(task: str) -> None:
 def test_chat_and_raw_formats_and_the_system_prompt(
     prompt_format: Any, system: str | None, shown: str, tmp_path: Path
 ) -> None:
-    _, tokenizer = load_policy(TrainConfig(model=chat_model(tmp_path)))
+    _, tokenizer = load_policy(TrainConfig.flat(model=chat_model(tmp_path)))
     assert render(tokenizer, "Hello", system, prompt_format) == shown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -11,7 +12,8 @@ from helpers import broken
 from helpers.broken import Plain, Scores, Walk
 
 from dps_pyro import Dynamics
-from dps_pyro.testing import DynamicsError, check_dynamics
+from dps_pyro.cli import main
+from dps_pyro.testing import DynamicsError, check_dynamics, check_quickly
 
 
 @pytest.mark.parametrize("make", [Plain, Walk, Scores], ids=lambda make: make.__name__)
@@ -44,8 +46,15 @@ TOLD: dict[Any, list[str]] = {
         "emission: expected a law for step.trials of shape (5, 1, 6)",
     ],
     broken.OneStepOnly: ["emission: expected a law for step.trials of shape (5, 1, 6)", "from the right"],
-    broken.NoNone: ["transition: expected a law", "AssertionError: who was trained?", "see the error"],
-    broken.NoneIsNo: ["transition: expected `Step(trials)` to mean trained wherever", "take `step.trials > 0`"],
+    # what used to pass, or to break raw
+    broken.Unnormalised: ["transition: expected rows that sum to 1, got a sum of 3", "normalises what it is given"],
+    broken.Detached: ["expected a gradient of the likelihood in 'gaps', got none", "without `.detach()`"],
+    broken.TorchsCategorical: ["expected a Categorical, got torch.distributions.Categorical", "`pyro.distributions`"],
+    broken.TorchsDirichlet: ["prior: expected 'gaps' to follow a distribution of Pyro", "`pyro.distributions`"],
+    broken.NumpysChances: ["informative: expected a tensor, got ndarray"],
+    broken.NoPlate: ["prior: expected to be called as `prior(prompts)`", "Write `def prior(self, prompts)`"],
+    broken.NoReturn: ["prior: expected the parameters, got None", "forget the return"],
+    broken.NoLaw: ["emission: expected a law, got None", "forget the return"],
     # sites
     broken.DrawsMoves: ["transition: expected to compute only, got the site 'luck'", "Sample in prior"],
     broken.Fickle: ["transition: expected the same for the same theta and step", "what is random is sampled in prior"],
@@ -127,3 +136,20 @@ def test_a_failure_is_an_assertion_and_keeps_its_cause() -> None:
     with pytest.raises(AssertionError) as caught:
         check_dynamics(broken.Raises())
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("make", [broken.Columns, broken.Unnormalised, broken.NoReturn], ids=lambda make: make.__name__)
+def test_the_quick_check_finds_what_the_laws_show(make: Any) -> None:
+    with pytest.raises(DynamicsError):
+        check_quickly(make(), num_prompts=100)
+    check_quickly(Plain(), num_prompts=100)
+    check_quickly(make(), num_prompts=2)  # too few prompts to tell
+
+
+def test_the_command_checks_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = "from dps_pyro.models import SolvingProgress\n\nclass Mine(SolvingProgress): ...\n"
+    bad = good.replace("...", "\n    def initial(self, theta): ...")
+    for source, status, told in ((good, 0, "keeps the contract"), (bad, 1, "forget the return")):
+        (tmp_path / "mine.py").write_text(source)
+        assert main(["check", f"{tmp_path / 'mine.py'}:Mine", "--quick"]) == status
+        assert told in "".join(capsys.readouterr())

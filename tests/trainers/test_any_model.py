@@ -37,9 +37,12 @@ def test_any_causal_lm_trains_on_prompts_in_english(tmp_path: Path) -> None:
 
 def test_what_suits_the_embedded_policy_is_not_asked_of_others(tmp_path: Path) -> None:
     def numbers(**settings: Any) -> tuple[int | None, float | None]:
-        config = TrainConfig(**settings).resolved()
-        assert (config.sampling.max_new_tokens, config.step_size) == (config.max_new_tokens, config.learning_rate)
-        return config.max_new_tokens, config.learning_rate
+        config = TrainConfig.flat(**settings).resolved()
+        assert (config.sampling.max_new_tokens, config.step_size) == (
+            config.rollouts.max_new_tokens,
+            config.update.learning_rate,
+        )
+        return config.rollouts.max_new_tokens, config.update.learning_rate
 
     assert numbers() == (24, 1e-4)
     assert numbers(model="some/hub-id") == (1024, 1e-6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ def test_a_run_and_its_resumption_are_one(tmp_path: Path, monkeypatch: pytest.Mo
     train(config)
     identity = (tmp_path / "run/wandb/id").read_text(encoding="utf-8").strip()
     assert len(list((tmp_path / "run/wandb").glob(f"offline-run-*-{identity}"))) == 1
-    train(replace(config, resume=True, steps=2))
+    train(config.replaced(resume=True, steps=2))
     assert (tmp_path / "run/wandb/id").read_text(encoding="utf-8").strip() == identity
     logs = list((tmp_path / "run/wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb"))
     assert logs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ def test_killed_while_the_best_is_written_and_resumed(tmp_path: Path) -> None:
     train(settings(straight))
     killed(settings(run), "os.rename", ".step-000003.parquet")
     assert len(list((run / "completions").glob("step-*"))) == 3
-    train(replace(settings(run), resume=True))
+    train(settings(run).replaced(resume=True))
     assert_same_run(run, straight)
     for name in ("best", "policy"):
         files = [(folder / name / "model.safetensors").read_bytes() for folder in (run, straight)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ def test_a_run_with_adapters_learns_saves_them_and_resumes_exactly(tmp_path: Pat
     straight, run = tmp_path / "straight", tmp_path / "run"
     train(settings(straight))
     killed(settings(run), "open", "metrics.jsonl", 6)  # the third step is done and not yet logged
-    train(replace(settings(run), resume=True))
+    train(settings(run).replaced(resume=True))
     assert_same_run(run, straight)
     lines = [line for line in metrics(run) if line["kind"] == "train"]
     assert lines[0]["reference_kl"] < lines[-1]["reference_kl"]
@@ -149,4 +148,4 @@ def test_a_run_with_adapters_learns_saves_them_and_resumes_exactly(tmp_path: Pat
     ]
     assert sizes[0] < sizes[1]
     with pytest.raises(ValueError, match="lora_rank: expected the run's own, 4, to resume it, got 8"):
-        train(replace(settings(run), resume=True, lora_rank=8, steps=5))
+        train(settings(run).replaced(resume=True, lora_rank=8, steps=5))

@@ -17,7 +17,7 @@ from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_
 def rates(**settings: object) -> list[float]:
     config = tiny(Path(), learning_rate=2.0, **settings)
     rate = learning_rate(config)
-    return [rate(step) for step in range(config.steps)]
+    return [rate(step) for step in range(config.task.steps)]
 
 
 def test_schedules() -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,7 @@ def test_killed_anywhere_and_resumed(
     run = tmp_path / "run"
     killed(settings(run), event, path, count)
     assert RunFolder(run, resume=True).checkpoints() == checkpoints
-    train(replace(settings(run), resume=True))
+    train(settings(run).replaced(resume=True))
     assert_same_run(run, straight)
 
 
@@ -65,7 +64,7 @@ def test_killed_at_work_and_resumed(part: str, count: int, tmp_path: Path, strai
     killed_within(settings(run), part, count)
     assert not (run / "summary.json").exists()
     assert max(RunFolder(run, resume=True).checkpoints(), default=0) < 7
-    train(replace(settings(run), resume=True))
+    train(settings(run).replaced(resume=True))
     assert_same_run(run, straight)
 
 
@@ -73,7 +72,7 @@ def test_killed_while_it_starts(tmp_path: Path, straight: Path, capsys: pytest.C
     run = tmp_path / "run"
     killed(settings(run), "os.rename", ".config.yaml")  # nothing has been written
     assert {entry.name[0] for entry in run.iterdir()} == {"."}
-    killed(replace(settings(run), resume=True), "open", "metrics.jsonl")  # the policy is loaded, nothing is logged
+    killed(settings(run).replaced(resume=True), "open", "metrics.jsonl")  # the policy is loaded, nothing is logged
     assert load_config(run / "config.yaml") == settings(run).resolved()
     assert main(["train", "--resume", "--out", str(run)]) == 0
     assert f"{run}: there is no checkpoint yet, the run starts at the first step" in capsys.readouterr().out
@@ -94,10 +93,10 @@ def test_the_history_is_the_checkpoint_s_from_the_start(tmp_path: Path, straight
     run = tmp_path / "run"
     killed(settings(run), "os.rename", "step-000006.")  # the history is of six steps, the last checkpoint of four
     assert RolloutHistory.from_parquet(run / "history.parquet").num_steps == 6
-    killed(replace(settings(run), resume=True), "os.rename", ".history.parquet", 2)
+    killed(settings(run).replaced(resume=True), "os.rename", ".history.parquet", 2)
     history = RolloutHistory.from_parquet(run / "history.parquet")
     assert (history.num_steps, len(history)) == (4, 16)
-    train(replace(settings(run), resume=True))
+    train(settings(run).replaced(resume=True))
     assert_same_run(run, straight)
 
 
@@ -107,9 +106,9 @@ def test_killed_before_the_report_is_drawn(tmp_path: Path) -> None:
     killed(config, "os.rename", ".report.html")
     assert (run / "summary.json").exists()
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    assert train(replace(config, resume=True)) == summary
+    assert train(config.replaced(resume=True)) == summary
     page = (run / "report.html").read_bytes()
-    train(replace(config, resume=True))
+    train(config.replaced(resume=True))
     assert (run / "report.html").read_bytes() == page  # it is there: left alone
 
 
@@ -129,10 +128,10 @@ def test_killed_twice_between_the_same_checkpoints(tmp_path: Path, straight: Pat
     """And with half a line in the metrics: a kill can come within a write."""
     run = tmp_path / "run"
     killed(settings(run), "open", "metrics.jsonl", 11)
-    killed(replace(settings(run), resume=True), "os.rename", "step-000006.")
+    killed(settings(run).replaced(resume=True), "os.rename", "step-000006.")
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"kind": "train", "step": 99, "rew')
-    train(replace(settings(run), resume=True))
+    train(settings(run).replaced(resume=True))
     assert_same_run(run, straight)
 
 
@@ -196,7 +195,7 @@ def test_a_finished_run_is_left_alone(straight: Path, capsys: pytest.CaptureFixt
 
 def test_a_finished_run_goes_on_for_more_steps(tmp_path: Path, straight: Path) -> None:
     run = tmp_path / "run"
-    train(replace(settings(run), steps=4))
+    train(settings(run).replaced(steps=4))
     assert main(["train", "--resume", "--out", str(run), "--steps", "7"]) == 0
     lines = [line for line in metrics(run) if (line["kind"], line["step"]) != ("eval", 4)]  # the end of the first part
     assert lines == metrics(straight)

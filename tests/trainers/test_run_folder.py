@@ -22,7 +22,7 @@ from dps_pyro.trainers.run.seals import check_text, seal_run, sealed_text
 
 def checkpointed(path: Path, *steps: int, keep: int = 9) -> RunFolder:
     """A run folder with real checkpoints of the embedded policy, one optimizer step apart."""
-    policy, tokenizer = load_policy(TrainConfig(device="cpu"))
+    policy, tokenizer = load_policy(TrainConfig.flat(device="cpu"))
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.5)
     folder = RunFolder(path)
     folder.begin("seed: 0\n", 0)
@@ -54,7 +54,7 @@ def test_a_checkpoint_holds_what_was_saved(pair: Path) -> None:
 def test_the_optimizer_goes_on_with_its_moments_and_the_settings_of_now(pair: Path) -> None:
     checkpoint = RunFolder(pair, resume=True).load_checkpoint()
     assert checkpoint is not None
-    policy, _ = load_policy(TrainConfig(device="cpu"), checkpoint.path / "policy")
+    policy, _ = load_policy(TrainConfig.flat(device="cpu"), checkpoint.path / "policy")
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.125, weight_decay=0.25)
     checkpoint.restore_optimizer(optimizer)
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.125, 0.25)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def summary(config: TrainConfig) -> dict[str, Any]:
-    """One run from end to end; its folder is `config.out`."""
+    """One run from end to end; its folder is `config.task.out`."""
     return train(config)
 
 
 @pytest.fixture
 def run(config: TrainConfig, summary: dict[str, Any]) -> Path:
-    assert config.out is not None
-    return config.out
+    assert config.task.out is not None
+    return config.task.out
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +323,7 @@ def test_evaluation_draws_the_same_every_time_and_states_its_error() -> None:
     state = torch.get_rng_state()
     first = evaluate(engine, tokenizer, task, config)
     assert evaluate(engine, tokenizer, task, config) == first
-    assert any(evaluate(engine, tokenizer, task, replace(config, seed=seed)) != first for seed in (1, 2, 3, 4))
+    assert any(evaluate(engine, tokenizer, task, config.replaced(seed=seed)) != first for seed in (1, 2, 3, 4))
     assert torch.equal(torch.get_rng_state(), state)
     assert (first["prompts"], first["samples"]) == (8, 3)
     assert first["accuracy"] is not None

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dps_pyro.support.yaml_files import dump_yaml, load_yaml
-from dps_pyro.trainers.config.settings import TrainConfig
+from dps_pyro.trainers.config.sections import SECTION_OF, SECTIONS
+from dps_pyro.trainers.config.settings import TrainConfig, sectioned
 
 __all__ = ["check_resumed", "load_config", "save_config"]
 
 _KEPT = (
     "model", "lora_rank", "lora_targets", "task", "task_args", "data", "max_prompt_tokens", "dynamics", "dynamics_args",
-    "groups", "prior",
+    "groups", "prior", "read_prompts",
 )  # fmt: skip
-"""What a resumed run cannot change: its checkpoint is of these."""
+"""Settings that a resumed run cannot change, because its checkpoint depends on them."""
 
 
 def load_config(path: Path) -> TrainConfig:
-    """Read a configuration file (YAML); settings left out keep their defaults.
+    """Read a configuration file (YAML). Settings that are left out keep their defaults.
+
+    The settings may stand in sections or flat, by their short names, as earlier versions wrote them.
 
     Raises:
         ValueError: the file is no mapping, names a setting that does not exist, or holds a wrong value.
@@ -32,23 +34,24 @@ def load_config(path: Path) -> TrainConfig:
         raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: expected settings, one a line as `name: value`, got {type(loaded).__name__}")
-    known = {item.name for item in dataclasses.fields(TrainConfig)}
-    unknown = sorted(str(name) for name in set(loaded) - known)
-    if unknown:
-        raise ValueError(f"{path}: expected settings among {', '.join(sorted(known))}; got {', '.join(unknown)}")
     try:
-        return TrainConfig(**loaded)
+        return TrainConfig(**sectioned(loaded))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def save_config(config: TrainConfig) -> str:
-    """The configuration as YAML that `load_config` reads; `resume` is of one invocation, and left out.
+    """Write the configuration as YAML in sections, which `load_config` reads.
+
+    `resume` belongs to one invocation and is left out.
 
     Raises:
-        ValueError: `task_args` or `dynamics_args` hold something that YAML does not.
+        ValueError: `task_args`, `dynamics_args` or `vllm_args` hold something that YAML cannot write.
     """
-    plain = {name: _plain(value) for name, value in dataclasses.asdict(config).items() if name != "resume"}
+    plain = {
+        key: {name: _plain(getattr(getattr(config, key), name)) for name in section.model_fields if name != "resume"}
+        for key, section in SECTIONS.items()
+    }
     try:
         return dump_yaml(plain)
     except yaml.YAMLError as error:
@@ -56,7 +59,7 @@ def save_config(config: TrainConfig) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Paths and tuples as YAML has them."""
+    """Turn paths and tuples into what YAML writes."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -65,12 +68,12 @@ def _plain(value: Any) -> Any:
 
 
 def check_resumed(before: TrainConfig, now: TrainConfig) -> None:
-    """Check that a run can go on with the settings it is given.
+    """Check that a run can continue with the settings that it is given.
 
     Raises:
-        ValueError: one of those differs that its checkpoints depend on.
+        ValueError: a setting differs on which the run's checkpoints depend.
     """
     for name in _KEPT:
-        was, wanted = (_plain(getattr(config, name)) for config in (before, now))
+        was, wanted = (_plain(getattr(getattr(config, SECTION_OF[name]), name)) for config in (before, now))
         if was != wanted:
             raise ValueError(f"{name}: expected the run's own, {was!r}, to resume it, got {wanted!r}")

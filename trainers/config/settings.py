@@ -1,304 +1,146 @@
-"""What a training run is made of: every setting, its default and its meaning."""
+"""The configuration of a training run: seven sections, and what follows from several of them."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from collections.abc import Mapping
+from typing import Any, Self
 
-from dps_pyro.policies.embedded import EMBEDDED, defaults_of
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dps_pyro.policies.embedded import defaults_of
 from dps_pyro.rollouts import Sampling
-from dps_pyro.selection.acquisition import ACQUISITIONS
-from dps_pyro.tasks.by_name import TASKS
-from dps_pyro.trainers.config.convert import converted
+from dps_pyro.trainers.config.errors import told, unknown
+from dps_pyro.trainers.config.kinds import Section
+from dps_pyro.trainers.config.sections import (
+    ORACLE,
+    SECTION_OF,
+    SECTIONS,
+    EngineSection,
+    EvaluationSection,
+    MachineSection,
+    RolloutsSection,
+    SelectionSection,
+    TaskSection,
+    UpdateSection,
+)
 
-__all__ = ["TrainConfig"]
-
-_AT_LEAST = {
-    **dict.fromkeys(("steps", "batch_size", "max_new_tokens", "rollout_batch", "dynamic_sampling", "epochs"), 1),
-    **dict.fromkeys(("mini_batches", "micro_batch", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
-    **dict.fromkeys(("learning_rate", "weight_decay", "kl", "eval_every", "sharpness", "refit_every"), 0),
-    **dict.fromkeys(("warmup_steps", "lora_rank", "log_completions"), 0),
-    **dict.fromkeys(("threads", "micro_batch_tokens", "max_prompt_tokens", "overlong_buffer"), 1),
-    **dict.fromkeys(("tensor_parallel", "max_model_len"), 1),
-    "group_size": 2,  # an advantage needs company
-}
+__all__ = ["TrainConfig", "sectioned"]
 
 
-@dataclass
-class TrainConfig:
+class TrainConfig(BaseModel):
     """Fine-tune a causal language model by policy gradient on prompts that are predicted to be partially solved."""
 
-    # Where
-    out: Path | None = None
-    """Run folder; runs/<number> if left out."""
-    resume: bool = False
-    """Go on from the last checkpoint in --out; settings are the run's own, except for those given here."""
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # What
-    model: str | None = None
-    """The policy: an embedded one by its task's name, or any transformers causal LM, a path or a hub id.
-    If left out, the task's embedded policy."""
-    task: str = "countdown"
-    """The task: "countdown", "math", "blocks", "geometry", or a class or function of yours that makes one,
-    path/to/file.py:Mine."""
-    task_args: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the task's constructor, in the YAML file: for instance {train_size: 4096}."""
-    prompt_format: Literal["auto", "chat", "raw"] = "auto"
-    """"chat": prompts in the tokenizer's chat template; "raw": as they are; "auto": in the template if there is one."""
-    data: str | None = None
-    """In place of a task: records, one a problem, of a file (.jsonl, .json, .parquet), a folder or a data set's hub id;
-    task_args names their fields, for instance {prompt: question, test_share: 0.05}."""
-    reward: str | None = None
-    """What judges completions of --data: path/to/file.py:function, called as function(completion, record), which
-    returns a number in 0..1, or that and a reason."""
-    reward_timeout: float = 10.0
-    """Seconds that one call of --reward, or of `reward` of a task of yours, may take; `rewards`, of a batch, ten times
-    that."""
-    system: str | None = None
-    """System prompt, in place of the task's."""
-    max_prompt_tokens: int | None = None
-    """Longer prompts are left out; if left out, those that leave no room for a completion in the model's context."""
-    steps: int = 100
-    """Training steps: one batch of rollouts each."""
+    task: TaskSection = Field(default_factory=TaskSection)
+    rollouts: RolloutsSection = Field(default_factory=RolloutsSection)
+    engine: EngineSection = Field(default_factory=EngineSection)
+    selection: SelectionSection = Field(default_factory=SelectionSection)
+    update: UpdateSection = Field(default_factory=UpdateSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    machine: MachineSection = Field(default_factory=MachineSection)
 
-    # Rollouts
-    batch_size: int = 32
-    """Prompts a step."""
-    group_size: int = 8
-    """Rollouts a prompt."""
-    temperature: float = 1.0
-    """Sampling temperature, for training and evaluation."""
-    max_new_tokens: int | None = None
-    """Longest completion, in tokens; if left out 24 for the embedded policy, 1024 otherwise."""
-    engine: str = "transformers"
-    """What draws the completions: "transformers" (the policy itself), "vllm" (beside it, in this process), or a running
-    vLLM server by its address, http://host:port (docs/rollouts.md says how to start one)."""
-    async_rollouts: bool = False
-    """The next step's completions are drawn while the policy is updated, from the weights before the update."""
-    rollout_batch: int | None = None
-    """Rollouts decoded together, which bounds memory; all of a step's if left out."""
-    dynamic_sampling: int = 1
-    """Up to so many batches of candidates are rolled out until a full batch of useful groups is found (DAPO); 1: one
-    batch, whatever it brings."""
+    def __init__(self, **sections: Any) -> None:
+        try:
+            super().__init__(**sections)
+        except ValidationError as error:
+            raise ValueError(told(error, sections)) from None
 
-    # vLLM
-    engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of vLLM's copy of the policy; "auto": what the policy computes in (--precision)."""
-    max_model_len: int | None = None
-    """The most tokens of prompt and completion; if left out as many as the model was made for."""
-    kv_cache_gib: float | None = None
-    """vLLM's memory for keys and values, in GiB; if left out 1 on a CPU, and on a GPU what --gpu-memory-utilization
-    leaves."""
-    gpu_memory_utilization: float = 0.4
-    """The share of a GPU's memory that vLLM may take."""
-    tensor_parallel: int = 1
-    """GPUs that vLLM spreads one copy of the policy over."""
-    engine_sleep: bool = True
-    """On a GPU, vLLM gives its memory back while the policy is updated."""
-    vllm_args: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of vllm.LLM, in the YAML file: for instance {max_num_seqs: 64}."""
-    engine_timeout: float = 600.0
-    """Seconds that a vLLM server may take for one prompt's completions, or for the new weights."""
-    weights_folder: Path | None = None
-    """Where new weights lie while a vLLM server reads them, a folder that both see; in memory if left out, for a server
-    on this machine."""
-
-    # Selection
-    dynamics: str = "SolvingProgress"
-    """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name."""
-    dynamics_args: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its constructor, in the YAML file. Of a model with groups or features these may be named after the
-    task's: {groups: operands}."""
-    groups: str = "auto"
-    """The feature of the task's prompts by which a model with groups pools them; "auto": the task's own choice, "none":
-    one population."""
-    refit_every: int = 0
-    """Fit the model to the run's own rollouts every so many steps, beside the next rollouts, and filter again at what
-    was learned; 0: never."""
-    acquisition: str = "soft"
-    """How beliefs become a batch: "thompson" (dynamic sampling's distribution), "top" (the paper's top B), "soft" (a
-    compromise), "entropy" (the most uncertain), "uniform" (any), or path/to/file.py:function."""
-    sharpness: float = 4.0
-    """Of "soft": weights are p ** sharpness, p the chance of a useful group, from 0 (uniform) to large (top)."""
-    prior: Path | None = None
-    """A posterior saved by `dps-pyro fit` (or a run's posterior/ folder) to start from."""
-
-    # Update
-    loss: Literal["grpo", "dr_grpo", "dapo", "rloo"] = "grpo"
-    """The loss and its advantages."""
-    learning_rate: float | None = None
-    """AdamW's; if left out 1e-4 for an embedded policy (math: 2e-4), 1e-6 otherwise."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate goes from there over the steps: it stays, or falls to zero after the last one."""
-    warmup_steps: int = 0
-    """Steps in which the learning rate rises to its full size first."""
-    weight_decay: float = 0.0
-    """AdamW's."""
-    epochs: int = 1
-    """Passes over a step's rollouts."""
-    mini_batches: int = 1
-    """Optimizer steps a pass."""
-    micro_batch: int = 64
-    """Completions a forward pass, of about the same length each; bounds memory and changes nothing else."""
-    micro_batch_tokens: int | None = None
-    """Tokens a forward pass, prompts and padding included: as many completions as fit, at most micro_batch. No bound if
-    left out."""
-    clip: tuple[float, float] | None = None
-    """Lower and upper clip of the ratio; the loss's own if left out."""
-    tis_cap: float = 2.0
-    """Where the engine is not the policy itself, tokens are weighted by the ratio of the policy's probability to the
-    engine's, up to this (truncated importance sampling); 0: up to any number."""
-    overlong: Literal["keep", "mask", "punish"] = "keep"
-    """Completions cut off at max_new_tokens: "keep" them as they are, "mask" them out of the update, or "punish" length
-    in the reward over the last overlong_buffer tokens before it (both DAPO's)."""
-    overlong_buffer: int | None = None
-    """Tokens over which the punishment grows from 0 to 1; a fifth of max_new_tokens if left out."""
-    kl: float = 0.0
-    """Weight of the KL to the initial policy."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    lora_rank: int = 0
-    """Train low-rank adapters of this rank (LoRA) in place of the weights; 0: all weights."""
-    lora_alpha: float | None = None
-    """LoRA's scale: adapters are multiplied by alpha / rank; twice the rank if left out."""
-    lora_targets: tuple[str, ...] = ("all-linear",)
-    """The modules that get adapters, by the ends of their names: q_proj v_proj, for instance; all-linear: every linear
-    layer but the output's."""
-
-    # Evaluation and keeping
-    eval_every: int = 25
-    """Steps between evaluations on the held-out prompts; 0: only before and after."""
-    eval_samples: int = 4
-    """Completions a held-out prompt: for accuracy (avg@n) and pass@k."""
-    keep_best: bool = True
-    """Keep the policy with the best evaluation in best/, an ordinary transformers folder."""
-    log_completions: int = 10
-    """Steps between those whose completions are written to completions/, for reading; 0: none are."""
-    wandb: str | None = None
-    """Weights & Biases project to show the run in, beside TensorBoard."""
-    checkpoint_every: int = 25
-    """Steps between checkpoints."""
-    keep_checkpoints: int = 2
-    """How many of them stay."""
-
-    full_log: bool = False
-    """Also roll out every other prompt at every step, to keep all groups in full_log.parquet: what `dps-pyro replay`
-    compares selectors and models on. Training is the same with it and without; it only takes longer."""
-
-    report: bool = True
-    """After the last step, fit the model to the run's own history (posterior/) and draw report.html."""
-    compare: tuple[Path, ...] = ()
-    """Finished runs to draw beside this one in the report."""
-
-    # Machine
-    seed: int = 0
-    """Of everything drawn: prompts chosen, rollouts, evaluations."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", ..."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward passes; "auto": bfloat16 on a GPU that has it."""
-    weights: Literal["float32", "bfloat16"] = "float32"
-    """How weights are kept. bfloat16 halves them and the optimizer, and rounds small updates away; not so with LoRA,
-    whose adapters stay float32."""
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """The implementation of attention; "auto": transformers' choice for the model."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass in place of keeping them: less memory, about a third slower."""
-    threads: int | None = None
-    """CPU threads; torch's choice if left out."""
-
-    def __post_init__(self) -> None:  # noqa: C901 - one check after another
-        hints = _hints()
-        for item in dataclasses.fields(self):
-            setattr(self, item.name, converted(item.name, getattr(self, item.name), hints[item.name]))
-        for name, least in _AT_LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}: expected {least} or more, got {value}")
-        above = (
-            *("temperature", "max_grad_norm", "lora_alpha", "reward_timeout", "engine_timeout"),
-            *("gpu_memory_utilization", "kv_cache_gib"),
-        )
-        for name in above:
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {value}")
-        self._check_data()
-        if not self.lora_targets:
-            raise ValueError("lora_targets: expected names of modules, or all-linear, got none")
-        if self.tis_cap != 0 and self.tis_cap < 1:
-            raise ValueError(f"tis_cap: expected 1 or more, or 0 for any, got {self.tis_cap}")
-        if self.async_rollouts and (self.full_log or self.dynamic_sampling > 1):
-            raise ValueError("async_rollouts: expected neither full_log nor dynamic_sampling with it, got one of them")
-        if self.engine not in ("transformers", "vllm") and not self.engine.startswith(("http://", "https://")):
-            raise ValueError(
-                f"engine: expected transformers, vllm or a vLLM server's http://host:port, got {self.engine!r}"
-            )
-        if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
-            raise ValueError(f"clip: expected lower in [0, 1] and upper of at least 0, got {list(self.clip)}")
-        if self.task not in TASKS and ":" not in self.task:
-            raise ValueError(f"task: expected one of {', '.join(TASKS)}, or path/to/file.py:Name, got {self.task!r}")
-        if self.acquisition not in ACQUISITIONS and ":" not in self.acquisition:
-            names = ", ".join(ACQUISITIONS)
-            raise ValueError(
-                f"acquisition: expected one of {names}, or path/to/file.py:function, got {self.acquisition!r}"
-            )
-
-    def _check_data(self) -> None:
-        if (self.data is None) != (self.reward is None):
-            raise ValueError("data, reward: expected both or none: records, and the function that judges completions")
-
-    @property
-    def policy(self) -> str:
-        """The policy: `model`, or where that is left out the task's embedded one.
+    @classmethod
+    def flat(cls, **settings: Any) -> Self:
+        """Make a configuration from settings by their short names, as on the command line: `flat(steps=10, seed=1)`.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no such setting, or a value is wrong.
         """
-        if self.model is None and self.data is not None:
-            raise ValueError("model: expected a causal LM's folder or hub id for --data, got none")
-        if self.model is None and self.task not in EMBEDDED:
-            expected = f"a causal LM's folder or hub id for the task {self.task}"
-            raise ValueError(f"model: expected {expected}, or one of {', '.join(EMBEDDED)}, which ship, got none")
-        return self.task if self.model is None else self.model
+        return cls(**sectioned(settings))
+
+    def replaced(self, **settings: Any) -> Self:
+        """Return a copy in which some settings, given by their short names, have other values.
+
+        Raises:
+            ValueError: there is no such setting, or a value is wrong.
+        """
+        return type(self).flat(
+            **{name: getattr(getattr(self, key), name) for name, key in SECTION_OF.items()} | settings
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        rollouts = self.rollouts
+        least = 2 if self.update.baseline == "group" else 1  # an advantage over the group needs company
+        for name, sizes in (("group_size", (rollouts.group_size,)), ("group_sizes", rollouts.group_sizes)):
+            if any(size < least for size in sizes):
+                raise ValueError(f"{name}: expected {least} or more, got {min(sizes)}")
+        if self.selection.oracle_rollouts and rollouts.async_rollouts:
+            raise ValueError(f"{ORACLE}, got {self.selection.oracle_rollouts}")
+        if rollouts.async_rollouts and self.evaluation.full_log:
+            raise ValueError("async_rollouts: expected neither full_log nor dynamic_sampling with it, got one of them")
+        return self
 
     @property
     def corrected(self) -> bool:
-        """Whether rollouts come from another distribution than the policy's, and are weighted."""
-        return self.engine != "transformers" or self.async_rollouts
+        """Whether rollouts come from another distribution than the policy's, so that their tokens are weighted."""
+        return self.engine.engine != "transformers" or self.rollouts.async_rollouts
 
     @property
     def sampling(self) -> Sampling:
         """How completions are drawn."""
-        tokens = defaults_of(self.policy).max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
-        return Sampling(tokens, self.temperature)
+        given = self.rollouts.max_new_tokens
+        tokens = defaults_of(self.task.policy).max_new_tokens if given is None else given
+        return Sampling(tokens, self.rollouts.temperature)
 
     @property
     def buffer(self) -> int:
-        """Tokens over which the punishment of length grows.
+        """Number of tokens over which the punishment of length grows.
 
         Raises:
-            ValueError: it is longer than a completion.
+            ValueError: `overlong_buffer` is longer than a completion.
         """
-        limit = self.sampling.max_new_tokens
-        buffer = max(limit // 5, 1) if self.overlong_buffer is None else self.overlong_buffer
+        limit, given = self.sampling.max_new_tokens, self.update.overlong_buffer
+        buffer = max(limit // 5, 1) if given is None else given
         if buffer > limit:
             raise ValueError(f"overlong_buffer: expected at most max_new_tokens, {limit}, got {buffer}")
         return buffer
 
     @property
     def step_size(self) -> float:
-        """The optimizer's learning rate."""
-        return defaults_of(self.policy).learning_rate if self.learning_rate is None else self.learning_rate
+        """The learning rate of the optimizer."""
+        given = self.update.learning_rate
+        return defaults_of(self.task.policy).learning_rate if given is None else given
 
-    def resolved(self) -> TrainConfig:
-        """With the settings that were left to the task and the model filled in."""
+    def resolved(self) -> Self:
+        """Return a copy in which the settings that were left to the task and the model are filled in."""
         tokens, rate = self.sampling.max_new_tokens, self.step_size
-        return replace(self, model=self.policy, max_new_tokens=tokens, learning_rate=rate)
+        return self.replaced(model=self.task.policy, max_new_tokens=tokens, learning_rate=rate)
 
 
-@cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(TrainConfig)
+def sectioned(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Sort settings into their sections.
+
+    Settings may stand in their section (`{"update": {"kl": 0.1}}`), or by their short name alone (`{"kl": 0.1}`), as
+    in configuration files of earlier versions. `task` and `engine` name a section and a setting: a mapping is the
+    section.
+
+    Raises:
+        ValueError: there is no such setting; the nearest name is told.
+    """
+    sorted_in: dict[str, Any] = {key: {} for key in SECTIONS}
+    strangers = []
+    for name, value in settings.items():
+        if name in SECTIONS and isinstance(value, Section):
+            sorted_in[name] = {part: getattr(value, part) for part in type(value).model_fields} | sorted_in[name]
+        elif name in SECTIONS and (isinstance(value, Mapping) or name not in SECTION_OF):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name}: expected settings, as {{name: value}}, got {value!r}")
+            wrong = [str(part) for part in value if part not in SECTIONS[name].model_fields]
+            if wrong:
+                raise ValueError(unknown(wrong, SECTIONS[name].model_fields, name))
+            sorted_in[name] = dict(value) | sorted_in[name]
+        elif name in SECTION_OF:
+            sorted_in[SECTION_OF[name]][name] = value
+        else:
+            strangers.append(str(name))
+    if strangers:
+        raise ValueError(unknown(sorted(strangers), [*SECTION_OF, *(key for key in SECTIONS if key not in SECTION_OF)]))
+    return sorted_in

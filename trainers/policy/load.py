@@ -33,12 +33,12 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
             transformers can load, or it has no such attention, adapters or gradient checkpointing.
     """
     device = device_of(config)
-    initial = str(EMBEDDED.get(config.policy) or config.policy)
-    source = str(saved) if saved is not None and config.lora_rank == 0 else initial
-    attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
+    initial = str(EMBEDDED.get(config.task.policy) or config.task.policy)
+    source = str(saved) if saved is not None and config.update.lora_rank == 0 else initial
+    attention = {} if config.machine.attention == "auto" else {"attn_implementation": config.machine.attention}
     try:
         with quiet():
-            dtype = getattr(torch, config.weights)
+            dtype = getattr(torch, config.machine.weights)
             kind = AutoModelForImageTextToText if sees(source) else AutoModelForCausalLM
             policy: PreTrainedModel = kind.from_pretrained(source, dtype=dtype, **attention)
             reader = load_reader(source)
@@ -46,7 +46,7 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
         reason = " ".join(str(error).split()).partition(". ")[0]
         if attention and (isinstance(error, ImportError) or "attention" in reason.lower()):
             raise ValueError(
-                f"attention: expected one that works for {source!r} here, got {config.attention}: {reason}"
+                f"attention: expected one that works for {source!r} here, got {config.machine.attention}: {reason}"
             ) from error
         known = ", ".join(EMBEDDED)
         reason = str(error).partition("\n")[0]
@@ -55,11 +55,11 @@ def load_policy(config: TrainConfig, saved: Path | None = None) -> tuple[PreTrai
             f" {reason}"
         ) from error
     policy.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
-    if config.lora_rank > 0:
+    if config.update.lora_rank > 0:
         from dps_pyro.trainers.policy.lora import adapted
 
         policy = adapted(policy, config, saved)
-    if config.gradient_checkpointing:
+    if config.machine.gradient_checkpointing:
         if not any(isinstance(layer, GradientCheckpointingLayer) for layer in policy.modules()):
             raise ValueError(f"gradient_checkpointing: expected a model that has it, got {type(policy).__name__}")
         policy.gradient_checkpointing_enable({"use_reentrant": False})
@@ -71,9 +71,9 @@ def load_reference(
 ) -> Callable[[], AbstractContextManager[nn.Module]] | None:
     """The initial policy, for the KL to it, as a context to compute in: a frozen copy, or with LoRA the policy itself
     without its adapters. None where the KL has no weight."""
-    if config.kl == 0:
+    if config.update.kl == 0:
         return None
-    if config.lora_rank > 0:
+    if config.update.lora_rank > 0:
         return lambda: _without_adapters(policy)
     frozen = load_policy(config)[0].requires_grad_(False)
     return lambda: nullcontext(frozen)
@@ -111,12 +111,12 @@ def device_of(config: TrainConfig) -> torch.device:
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(automatic if config.device == "auto" else config.device)
+        device = torch.device(automatic if config.machine.device == "auto" else config.machine.device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"device: expected auto, cpu or a GPU such as cuda, got {config.device!r}: {reason}"
+            f"device: expected auto, cpu or a GPU such as cuda, got {config.machine.device!r}: {reason}"
         ) from error
     return device
 
@@ -126,7 +126,7 @@ def autocast(config: TrainConfig) -> AbstractContextManager[Any]:
     wanted, or "auto" and a GPU's own."""
     device = device_of(config)
     own = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    wanted = config.precision == "bfloat16" or (config.precision == "auto" and own)
+    wanted = config.machine.precision == "bfloat16" or (config.machine.precision == "auto" and own)
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
 
 

@@ -33,16 +33,16 @@ def adapted(model: PreTrainedModel, config: TrainConfig, saved: Path | None = No
         raise ValueError("lora_rank: expected peft to be installed: pip install 'dps_pyro[lora]'") from error
     if saved is not None:
         return peft.PeftModel.from_pretrained(model, str(saved), is_trainable=True)  # type: ignore[return-value]
-    targets = list(config.lora_targets)
+    targets = list(config.update.lora_targets)
     settings = peft.LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=2 * config.lora_rank if config.lora_alpha is None else config.lora_alpha,  # type: ignore[arg-type]
+        r=config.update.lora_rank,
+        lora_alpha=2 * config.update.lora_rank if config.update.lora_alpha is None else config.update.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=0.0,
         target_modules=targets[0] if targets == ["all-linear"] else targets,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng():
-        torch.manual_seed(seed_for(config.seed, "lora"))
+        torch.manual_seed(seed_for(config.machine.seed, "lora"))
         try:
             return peft.get_peft_model(model, settings)  # type: ignore[return-value]
         except ValueError as error:

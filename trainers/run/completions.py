@@ -37,22 +37,24 @@ def log_completions(folder: Path, step: int, prompts: Sequence[Prompt], groups: 
     import pyarrow as pa
     from pyarrow import parquet
 
-    size = groups.rewards.shape[1]
-    owners = [prompt for prompt in prompts for _ in range(size)]
+    sizes, there = groups.sizes.tolist(), groups.there
+    owners = [prompt for prompt, size in zip(prompts, sizes, strict=True) for _ in range(size)]
     columns = {
         "step": pa.array([step] * len(owners), pa.int64()),
         "prompt_id": [prompt.id for prompt in owners],
         "prompt": list(map(_writable, (prompt.text for prompt in owners))),
         "completion": list(map(_writable, groups.rollouts.texts)),
-        "reward": groups.rewards.flatten().tolist(),
+        "reward": groups.rewards[there].tolist(),
         "reason": groups.reasons,
-        "advantage": values.flatten().tolist(),
+        "advantage": values[there].tolist(),
         "tokens": pa.array(groups.rollouts.completion_mask.sum(1).tolist(), pa.int64()),
         "finish": groups.rollouts.finish,
     }
     if any(prompt.images for prompt in prompts):
         small = [[thumbnail(image) for image in prompt.images] for prompt in prompts]
-        shown = [pictures if place == 0 else [] for pictures in small for place in range(size)]
+        shown = [
+            pictures if place == 0 else [] for pictures, size in zip(small, sizes, strict=True) for place in range(size)
+        ]
         columns["images"] = pa.array(shown, pa.list_(pa.binary()))
     table = pa.table(columns)
     path = folder / "completions" / f"step-{step:06d}.parquet"

@@ -46,12 +46,11 @@ class FullLog:
 
     def append(self, chosen: Chosen, rest: Tensor, others: Groups, ledger: Ledger) -> None:
         """Record one step: the groups of the batch, and those of the other prompts, `rest`."""
-        rewards = torch.cat([chosen.groups.rewards, others.rewards])
         self.history.append(
             torch.cat([chosen.prompts, rest]),
             step=ledger.step,
-            solved=rewards.sum(-1),
-            trials=rewards.shape[1],
+            solved=torch.cat([chosen.groups.solved, others.solved]),
+            trials=torch.cat([chosen.groups.sizes, others.sizes]),
             predicted=torch.cat([chosen.predicted, torch.full([len(rest)], math.nan)]),
             trained=torch.cat([chosen.trained, torch.zeros(len(rest), dtype=torch.bool)]),
             progress=ledger.accuracy,

@@ -15,6 +15,7 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.fitting import fit
+from dps_pyro.inference.methods import SVI
 from dps_pyro.report import write_report
 from dps_pyro.storage import strict_json
 from dps_pyro.tracking.predictor import Predictor
@@ -47,7 +48,7 @@ def finish(
         The summary. The checksums of the run are written last, so that a run that has them is complete.
     """
     summary = _summarise(folder, config, dynamics, history, say)
-    if config.report:
+    if config.evaluation.report:
         _draw(folder, config, say)
     seal_run(folder.path)
     return summary
@@ -58,7 +59,7 @@ def complete(
 ) -> dict[str, Any]:
     """Draw the report of a finished run where it is wanted and missing: the run was killed while it was drawn, or was
     made without. Returns the summary, with what the fit adds where that was missing, too."""
-    if not config.report or (folder.path / "report.html").exists():
+    if not config.evaluation.report or (folder.path / "report.html").exists():
         return summary
     history = RolloutHistory.from_parquet(folder.path / "history.parquet")
     dynamics = make_model(config, make_task(config), history.features)
@@ -71,7 +72,7 @@ def complete(
 
 def _draw(folder: RunFolder, config: TrainConfig, say: Callable[[str], None]) -> None:
     say("Drawing the report.")
-    write_report(folder.path, config.compare)
+    write_report(folder.path, config.evaluation.compare)
 
 
 def _summarise(
@@ -86,16 +87,16 @@ def _summarise(
     accuracy = [line["accuracy"] for line in lines if line["kind"] == "eval"]
     seconds = {name: sum(line[name] for line in train) for name in train[-1] if name.startswith("seconds/")}
     learned: dict[str, Any] = {"states": list(dynamics.states)}
-    if config.report and is_fitted(dynamics):  # one that does learns all it can in the run itself
+    if config.evaluation.report and is_fitted(dynamics):  # one that does learns all it can in the run itself
         say(f"Fitting {type(dynamics).__name__} to the run's {len(history):,} groups of rollouts.")
         # 300 steps: the fewest after which `fit` can tell that the ELBO is flat.
-        posterior = fit(dynamics, history, steps=300, learning_rate=0.1, seed=config.seed, progress=False)
+        posterior = fit(dynamics, history, SVI(steps=300, learning_rate=0.1), seed=config.machine.seed, progress=False)
         posterior.save(folder.path / "posterior")
         learned |= _learned(dynamics, dict(posterior.point), history.num_prompts)
         learned["posterior_converged"] = posterior.converged
     summary = {
-        "model": config.dynamics,
-        "acquisition": config.acquisition,
+        "model": config.selection.dynamics,
+        "acquisition": config.selection.acquisition,
         **learned,
         "accuracy_before": accuracy[0],
         "accuracy_after": accuracy[-1],
@@ -107,7 +108,7 @@ def _summarise(
         "seconds": sum(seconds.values()),  # of training: neither evaluations nor checkpoints
         # What the prediction costs: the share of the time that went into selecting and observing.
         "selection_share": (seconds["seconds/select"] + seconds["seconds/observe"]) / max(sum(seconds.values()), 1e-9),
-        "uniform": _uniform(config.compare),
+        "uniform": _uniform(config.evaluation.compare),
     }
     folder.write_text("summary.json", strict_json(summary, indent=1) + "\n")
     return summary

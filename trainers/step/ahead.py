@@ -26,6 +26,7 @@ class Turn(NamedTuple):
     rows: Tensor  # long [B], the prompts selected
     chance: Tensor  # [N], the chance of a useful group predicted at selection
     drawn: Rollouts | None = None  # None: to be drawn in the step itself
+    sizes: Tensor | None = None  # long [B], each prompt's group size; None: all have the run's
 
 
 class Ahead:
@@ -62,17 +63,21 @@ class Ahead:
         return {**self._turn._asdict(), "drawn": drawn, "pictured": self._turn.drawn.vision is not None}
 
     def load_state_dict(
-        self, state: dict[str, Any], device: Any, pictured: Callable[[Tensor], Sequence[Mapping[str, Tensor]]]
+        self,
+        state: dict[str, Any],
+        device: Any,
+        pictured: Callable[[Tensor, Tensor | None], Sequence[Mapping[str, Tensor]]],
     ) -> None:
         """Go on from a saved state; nothing where nothing was drawn ahead. `pictured` makes again what the images of
-        the prompts at some rows became, one entry a completion."""
+        the prompts at some rows, with groups of some sizes, became, one entry a completion."""
         if state:
             kept: dict[str, Any] = {
                 name: x.to(device) if isinstance(x, Tensor) else x for name, x in state["drawn"].items()
             }
-            vision = tuple(pictured(state["rows"])) if state.get("pictured") else None
+            sizes = state.get("sizes")
+            vision = tuple(pictured(state["rows"], sizes)) if state.get("pictured") else None
             drawn = Rollouts(**kept, vision=vision)
-            self._turn = Turn(int(state["version"]), state["rows"], state["chance"], drawn)
+            self._turn = Turn(int(state["version"]), state["rows"], state["chance"], drawn, sizes)
 
     def __enter__(self) -> Ahead:
         return self

@@ -53,8 +53,10 @@ def _split(order: Tensor, prompts: Tensor, completions: Tensor, config: TrainCon
     for place in order.tolist():
         prompt, completion = max(widest[0], int(prompts[place])), max(widest[1], int(completions[place]))
         size = len(parts[-1]) + 1 if parts else 0
-        fits = config.micro_batch_tokens is None or size * (prompt + completion) <= config.micro_batch_tokens
-        if parts and size <= config.micro_batch and fits:
+        fits = (
+            config.update.micro_batch_tokens is None or size * (prompt + completion) <= config.update.micro_batch_tokens
+        )
+        if parts and size <= config.update.micro_batch and fits:
             parts[-1].append(place)
             widest = prompt, completion
         else:

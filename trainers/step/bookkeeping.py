@@ -79,13 +79,14 @@ class Ledger:
         self._last: dict[str, float] = {}
 
     def book(self, rewards: Tensor, pool: float, skipped: int = 0) -> None:
-        """Book one step's groups: `rewards` [G, n], `pool` the predicted useful share over all prompts, `skipped` the
-        rollouts whose groups could not be judged: they were paid for, too."""
-        useful = informative_groups(rewards, self.tolerance)
+        """Book one step's groups: `rewards` [G, n], NaN where a group is smaller, `pool` the predicted useful share
+        over all prompts, `skipped` the rollouts whose groups could not be judged: they were paid for, too."""
+        there = ~rewards.isnan()
+        useful = informative_groups(rewards, self.tolerance, there)
         self.step += 1
-        self.rollouts += rewards.numel() + skipped
+        self.rollouts += int(there.sum()) + skipped
         self._elsewhere += int(useful.sum()) * self.group_size / max(pool, 1e-3)
-        self._last = {"reward": float(rewards.mean()), "useful": float(useful.double().mean())}
+        self._last = {"reward": float(rewards.nanmean()), "useful": float(useful.double().mean())}
 
     def metrics(self) -> dict[str, float]:
         """reward and useful of the last step; rollouts and saved so far."""

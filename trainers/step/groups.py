@@ -22,31 +22,67 @@ from dps_pyro.trainers.policy.chat import query
 from dps_pyro.trainers.policy.load import autocast
 from dps_pyro.trainers.step.bookkeeping import Clock
 
-__all__ = ["Groups", "draw", "earnings", "evaluate", "judged", "pass_at", "pictured", "rewarded", "roll_out", "shown"]
+__all__ = [
+    "Groups",
+    "draw",
+    "earnings",
+    "evaluate",
+    "go_on",
+    "judged",
+    "merged",
+    "pass_at",
+    "pictured",
+    "rewarded",
+    "roll_out",
+    "shown",
+    "told",
+]
 
 LONGEST_REASON = 300
 """Characters of a reason that are kept."""
 
 
 class Groups(NamedTuple):
-    """Prompts, rolled out and judged."""
+    """Prompts, rolled out and judged. Where groups differ in size, `rewards` is as wide as the largest, and NaN where
+    there is no completion; its other entries are in the rollouts' order."""
 
-    rollouts: Rollouts  # G * n rows, the n of a prompt adjacent
+    rollouts: Rollouts  # one row a completion, those of a prompt adjacent
     rewards: Tensor  # [G, n], 0..1
-    reasons: list[str]  # G * n, what the task says of each reward
+    reasons: list[str]  # one a completion, what the task says of each reward
     tolerance: float = 0.0  # rewards that are no further apart are equal: the model's
     places: Tensor | None = None  # long [G], which of the prompts these are; None: all of them
     skipped: int = 0  # completions of other prompts, left out because one of theirs could not be judged
     trouble: str | None = None  # why the first of them could not
+    expected: Tensor | None = None  # [G, n], what each completion was expected to earn, where that is the baseline
 
     def of(self, rows: Tensor) -> Tensor:
         """Of `rows`, one a prompt that was to be rolled out, those of these groups."""
         return rows[: len(self.rewards)] if self.places is None else rows[self.places]
 
     @property
+    def there(self) -> Tensor:
+        """bool [G, n], which entries are completions; those that are, in this order, are the rows of the rollouts."""
+        return ~self.rewards.isnan()
+
+    @property
+    def sizes(self) -> Tensor:
+        """long [G], the completions of each group."""
+        return self.there.sum(1)
+
+    @property
+    def solved(self) -> Tensor:
+        """[G], the sum of each group's rewards."""
+        return self.rewards.nansum(1)
+
+    @property
     def useful(self) -> Tensor:
         """bool [G], the groups whose rewards differ, so that there is something to learn."""
-        return informative_groups(self.rewards, self.tolerance)
+        return informative_groups(self.rewards, self.tolerance, self.there)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[G, n], one value a completion (in the rollouts' order) laid out as the rewards are; 0 elsewhere."""
+        laid = values.new_zeros(self.rewards.shape)
+        return laid.masked_scatter(self.there, values)
 
 
 def roll_out(
@@ -59,37 +95,101 @@ def roll_out(
     clock: Clock,
     tolerance: float = 0.0,
     drawn: Rollouts | None = None,
+    sizes: Tensor | None = None,
 ) -> Groups:
     """Roll out the candidates, a batch at a time, until a batch's worth of groups is useful.
 
     Useful is a group whose rewards differ by more than `tolerance`. Without dynamic sampling the candidates are one
-    batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing.
+    batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing. Where each
+    prompt has a group size of its own, in `sizes` (long, one a prompt), they are one batch, too.
 
     What was `drawn` ahead is not drawn again.
     """
     parts: list[Groups] = []
     places: list[Tensor] = []
-    for part in range(0, len(prompts), config.batch_size):
-        batch = prompts[part : part + config.batch_size]
-        seed = seed_for(config.seed, "rollout", step, part)
+    whole = config.rollouts.batch_size if sizes is None else len(prompts)
+    for part in range(0, len(prompts), whole):
+        batch = prompts[part : part + whole]
+        seed = seed_for(config.machine.seed, "rollout", step, part)
         if drawn is None or part > 0:
             with clock("rollout"):
-                drawn = draw(engine, tokenizer, task, batch, config, seed)
-        found = judged(task, batch, drawn, config, clock)
+                drawn = draw(engine, tokenizer, task, batch, config, seed, sizes)
+        found = judged(task, batch, drawn, config, clock, tolerance, sizes)
         parts.append(found)
         places.append(found.of(torch.arange(part, part + len(batch))))
-        rewards = torch.cat([one.rewards for one in parts])
-        if int(informative_groups(rewards, tolerance).sum()) >= config.batch_size:
+        if sum(int(one.useful.sum()) for one in parts) >= config.rollouts.batch_size:
             break
     return Groups(
         concatenate([one.rollouts for one in parts]),
-        rewards,
+        torch.cat([one.rewards for one in parts]),
         [reason for one in parts for reason in one.reasons],
         tolerance,
         torch.cat(places),
         sum(one.skipped for one in parts),
         next((one.trouble for one in parts if one.trouble is not None), None),
     )
+
+
+def go_on(
+    groups: Groups,
+    more: Tensor,
+    engine: RolloutEngine,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Prompt],
+    config: TrainConfig,
+    step: int,
+    clock: Clock,
+) -> Groups:
+    """Draw the second part of the groups: `more` (long [G]) further completions of each.
+
+    Args:
+        groups: the first part.
+        more: how many further completions each of its groups gets; 0 for those that end here.
+        engine: what draws.
+        tokenizer: the policy's.
+        task: what judges.
+        prompts: G, those of the groups.
+        config: the run's.
+        step: the training step, which decides the draws.
+        clock: what times it.
+
+    A group whose second part could not be judged stays as it was.
+    """
+    going = more.nonzero().squeeze(-1)
+    if len(going) == 0:
+        return groups
+    asked, sizes = [prompts[place] for place in going.tolist()], more[going]
+    seed = seed_for(config.machine.seed, "rollout", step, "second part")
+    with clock("rollout"):
+        drawn = draw(engine, tokenizer, task, asked, config, seed, sizes)
+    try:
+        second = judged(task, asked, drawn, config, clock, groups.tolerance, sizes)
+    except ValueError as error:  # not one of them could be judged: the first part is whole without it
+        return groups._replace(skipped=groups.skipped + int(sizes.sum()), trouble=groups.trouble or str(error))
+    return merged(groups, second, second.of(going))
+
+
+def merged(first: Groups, second: Groups, places: Tensor) -> Groups:
+    """The groups of `first`, each followed by its completions in `second`; `places` (long) says whose these are."""
+    owner = torch.arange(len(first.rewards))
+    owners = torch.cat([owner.repeat_interleave(first.sizes), places.repeat_interleave(second.sizes)])
+    order = owners.argsort(stable=True)
+    values = torch.cat([first.rewards[first.there], second.rewards[second.there]])[order]
+    reasons = [*first.reasons, *second.reasons]
+    return first._replace(
+        rollouts=concatenate([first.rollouts, second.rollouts]).select(order),
+        rewards=_laid_out(values, first.sizes.index_add(0, places, second.sizes)),
+        reasons=[reasons[row] for row in order.tolist()],
+        skipped=first.skipped + second.skipped,
+        trouble=first.trouble or second.trouble,
+    )
+
+
+def _laid_out(values: Tensor, sizes: Tensor) -> Tensor:
+    """[G, widest], one value a completion as one row a group; NaN behind the smaller groups."""
+    there = torch.arange(int(sizes.max())) < sizes[:, None]
+    return torch.full(there.shape, math.nan, dtype=values.dtype).masked_scatter(there, values)
 
 
 def rewarded(
@@ -108,17 +208,43 @@ def rewarded(
     return judged(task, prompts, drawn, config, clock, tolerance)
 
 
+def told(
+    engine: RolloutEngine, tokenizer: Any, task: Task, prompts: PromptSet, config: TrainConfig, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What an oracle is told before a step: rows, how many of `oracle_rollouts` rollouts of each prompt earned a full
+    reward, and how many there were."""
+    sizes = torch.full((len(prompts),), config.selection.oracle_rollouts)
+    asked = [prompts[row] for row in range(len(prompts))]
+    drawn = draw(engine, tokenizer, task, asked, config, seed_for(config.machine.seed, "oracle", step), sizes)
+    groups = judged(task, asked, drawn, config, Clock(), 0.0, sizes)
+    return groups.of(torch.arange(len(prompts))), groups.solved, groups.sizes
+
+
 def draw(
-    engine: RolloutEngine, tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig, seed: int
+    engine: RolloutEngine,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Prompt],
+    config: TrainConfig,
+    seed: int,
+    sizes: Tensor | None = None,
 ) -> Rollouts:
-    """A group of completions a prompt."""
+    """A group of completions a prompt: `group_size` of them, or each prompt's own number in `sizes`."""
     texts = shown(tokenizer, task, prompts, config)
     with autocast(config):
-        return engine.generate(texts, config.group_size, config.sampling, seed=seed)
+        return engine.generate(
+            texts, config.rollouts.group_size if sizes is None else sizes.tolist(), config.sampling, seed=seed
+        )
 
 
 def judged(
-    task: Task, prompts: Sequence[Prompt], drawn: Rollouts, config: TrainConfig, clock: Clock, tolerance: float = 0.0
+    task: Task,
+    prompts: Sequence[Prompt],
+    drawn: Rollouts,
+    config: TrainConfig,
+    clock: Clock,
+    tolerance: float = 0.0,
+    sizes: Tensor | None = None,
 ) -> Groups:
     """What each completion earned. A group with a completion that could not be judged is left out: its reward is not
     known, and nothing else stands in for it.
@@ -126,21 +252,24 @@ def judged(
     Raises:
         ValueError: not one group could be judged.
     """
+    number = torch.full((len(prompts),), config.rollouts.group_size) if sizes is None else sizes
     with clock("reward"):
-        owners = [prompt for prompt in prompts for _ in range(config.group_size)]
+        owners = [prompt for prompt, size in zip(prompts, number.tolist(), strict=True) for _ in range(size)]
         earned = earnings(task, owners, drawn.texts)
-        values = torch.tensor([reward.value for reward in earned]).view(len(prompts), config.group_size)
     reasons = [reward.reason for reward in earned]
-    known = ~values.isnan().any(1)
+    flat = torch.tensor([reward.value for reward in earned])
+    owner = torch.arange(len(prompts)).repeat_interleave(number)
+    known = torch.zeros(len(prompts)).index_add(0, owner, flat.isnan().float()) == 0
     if known.all():
-        return Groups(drawn, values, reasons, tolerance)
-    rows = known.repeat_interleave(config.group_size)
+        return Groups(drawn, _laid_out(flat, number), reasons, tolerance)
+    rows = known[owner]
     skipped = int((~rows).sum())
     first = next(reward.reason for reward in earned if math.isnan(reward.value))
     if skipped == len(rows):
         raise ValueError(f"reward: expected whole groups to be judged, got none of {len(known)}: {first}")
     reasons = [reason for reason, kept in zip(reasons, rows.tolist(), strict=True) if kept]
-    return Groups(drawn.select(rows), values[known], reasons, tolerance, known.nonzero()[:, 0], skipped, first)
+    values = _laid_out(flat[rows], number[known])
+    return Groups(drawn.select(rows), values, reasons, tolerance, known.nonzero()[:, 0], skipped, first)
 
 
 def evaluate(
@@ -157,15 +286,17 @@ def evaluate(
     prompts = task.prompts("test") if prompts is None else prompts
     texts = shown(tokenizer, task, prompts, config)
     with autocast(config):
-        rollouts = engine.generate(texts, config.eval_samples, config.sampling, seed=seed_for(config.seed, "evaluate"))
-    owners = [prompt for prompt in prompts for _ in range(config.eval_samples)]
+        rollouts = engine.generate(
+            texts, config.evaluation.eval_samples, config.sampling, seed=seed_for(config.machine.seed, "evaluate")
+        )
+    owners = [prompt for prompt in prompts for _ in range(config.evaluation.eval_samples)]
     earned = earnings(task, owners, rollouts.texts)
     rewards = torch.tensor([reward.value for reward in earned], dtype=torch.float64).view(len(prompts), -1)
     whole = rewards[~rewards.isnan().any(1)]
     if len(whole) == 0:
         raise ValueError(f"reward: expected to judge the held-out completions, got {earned[0].reason}")
     by_prompt = whole.mean(1)
-    samples = config.eval_samples
+    samples = config.evaluation.eval_samples
     tries = sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
     unjudged = float(rewards.isnan().double().mean())
     return {
@@ -206,15 +337,17 @@ def earnings(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) 
 
 
 def pictured(
-    tokenizer: Any, task: Task, prompts: PromptSet, config: TrainConfig, rows: Tensor
+    tokenizer: Any, task: Task, prompts: PromptSet, config: TrainConfig, rows: Tensor, sizes: Tensor | None = None
 ) -> list[Mapping[str, Tensor]]:
-    """What the images of the prompts at `rows` become, one entry for each completion of a group, as in `Rollouts`."""
+    """What the images of the prompts at `rows` become, one entry for each completion of a group, as in `Rollouts`; the
+    groups are of `group_size`, or of `sizes`."""
     asked = shown(tokenizer, task, [prompts[row] for row in rows.tolist()], config)
     seen = [encode(tokenizer, one).vision if isinstance(one, Query) and one.images else {} for one in asked]
-    return [vision for vision in seen for _ in range(config.group_size)]
+    number = [config.rollouts.group_size] * len(rows) if sizes is None else sizes.tolist()
+    return [vision for vision, size in zip(seen, number, strict=True) for _ in range(size)]
 
 
 def shown(tokenizer: Any, task: Task, prompts: Sequence[Prompt], config: TrainConfig) -> list[str | Query]:
     """What the policy reads of each prompt."""
-    system = getattr(task, "system", None) if config.system is None else config.system
-    return [query(tokenizer, prompt, system, config.prompt_format) for prompt in prompts]
+    system = getattr(task, "system", None) if config.task.system is None else config.task.system
+    return [query(tokenizer, prompt, system, config.task.prompt_format) for prompt in prompts]

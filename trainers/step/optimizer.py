@@ -20,7 +20,7 @@ def make_optimizer(policy: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW of the weights that are trained: all of them, or the adapters'."""
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
     fused = all(weight.device.type in _FUSED for weight in trained)
-    return torch.optim.AdamW(trained, lr=config.step_size, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.AdamW(trained, lr=config.step_size, weight_decay=config.update.weight_decay, fused=fused)
 
 
 def learning_rate(config: TrainConfig) -> Callable[[int], float]:
@@ -30,9 +30,11 @@ def learning_rate(config: TrainConfig) -> Callable[[int], float]:
     another rate) take effect at once. It is read one step ahead, so that the first step of a warm-up and the last of
     a decay move the policy too: with 2 steps of warm-up and linear decay over 5, the factors are 1/2, 1, 3/4, 1/2, 1/4.
     """
-    kind = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+    kind = "constant_with_warmup" if config.update.schedule == "constant" else config.update.schedule
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)  # it wants one, to take the rate from
-    schedule = get_scheduler(kind, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=config.steps + 1)
+    schedule = get_scheduler(
+        kind, optimizer, num_warmup_steps=config.update.warmup_steps, num_training_steps=config.task.steps + 1
+    )
     (factor,) = schedule.lr_lambdas
     return lambda step: config.step_size * float(factor(step + 1))
 

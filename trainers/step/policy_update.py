@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from dps_pyro.lm.known_baseline import tracked_advantages
 from dps_pyro.lm.logprobs import completion_logprobs
 from dps_pyro.lm.losses import Counts, PolicyLoss, advantages, count, policy_loss
 from dps_pyro.lm.shared_prompts import shares_prompts
@@ -32,28 +33,35 @@ _SHARES = tuple(name for name in PolicyLoss._fields if name != "loss")
 
 
 def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
-    """bool [G], the groups that the update learns from: those with a signal, of them a batch."""
-    useful = groups.useful & _kept(groups, config).any(1)
-    return useful & (useful.cumsum(0) <= config.batch_size)
+    """bool [G], the groups that the update learns from: those with a signal, and with dynamic sampling of them a batch.
+
+    Against the group's own baseline only a useful group has a signal, against a baseline that was known before every
+    group that was not expected to the digit.
+    """
+    signal = groups.useful if groups.expected is None else (advantages_of(groups, config).abs() > 1e-6).any(1)
+    signal = signal & _kept(groups, config).any(1)
+    return signal if config.rollouts.ragged else signal & (signal.cumsum(0) <= config.rollouts.batch_size)
 
 
 def advantages_of(groups: Groups, config: TrainConfig) -> Tensor:
-    """float [G, n], what the update weighs each completion by; with `overlong` "punish", after the punishment for
-    length (which the tracker is not told: its business is what the policy can solve)."""
-    rewards = groups.rewards
-    if config.overlong == "punish":
-        lengths = groups.rollouts.completion_mask.sum(1).cpu().view_as(rewards)
+    """float [G, n], what the update weighs each completion by, 0 where there is none; with `overlong` "punish", after
+    the punishment for length (which the tracker is not told: its business is what the policy can solve)."""
+    rewards, there = groups.rewards, groups.there
+    if config.update.overlong == "punish":
+        lengths = groups.spread(groups.rollouts.completion_mask.sum(1).cpu())
         rewards = rewards + length_penalty(lengths, config.sampling.max_new_tokens, config.buffer)
-    return advantages(rewards, config.loss)
+    if groups.expected is None:
+        return advantages(rewards, config.update.loss, there=there)
+    return tracked_advantages(rewards, groups.expected, config.update.scale, there=there)
 
 
 def _kept(groups: Groups, config: TrainConfig) -> Tensor:
     """bool [G, n], the completions that the update may learn from: those with a token, and with `overlong` "mask" those
     of them that ended."""
     kept = groups.rollouts.completion_mask.any(1).cpu()
-    if config.overlong == "mask":
+    if config.update.overlong == "mask":
         kept = kept & ~truncated(groups.rollouts)
-    return kept.view_as(groups.rewards)
+    return groups.spread(kept)
 
 
 def update(
@@ -79,18 +87,18 @@ def update(
         FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
     """
     learned_from = trained_on(groups, config)[:, None] & _kept(groups, config)
-    rollouts = groups.rollouts.select(learned_from.flatten())
+    rollouts = groups.rollouts.select(learned_from[groups.there])
     values = advantages_of(groups, config)[learned_from].to(rollouts.logprobs.device)
     generator = torch.Generator().manual_seed(seed)
     means = Means("loss", "grad_norm", *(name for name in _SHARES if config.corrected or name not in _OF_ENGINE))
     shared = rollouts.vision is None and shares_prompts(policy)
     # What an engine of its own drew is weighted to the policy's before the update. In a single step that is the policy
     # as the gradient finds it; in several it is computed once, before the first.
-    several = config.epochs * config.mini_batches > 1
+    several = config.update.epochs * config.update.mini_batches > 1
     before = _all_logprobs(policy, rollouts, config, shared) if config.corrected and several and len(values) else None
-    for _ in range(config.epochs):
+    for _ in range(config.update.epochs):
         order = torch.randperm(len(values), generator=generator)
-        for mini in order.tensor_split(min(config.mini_batches, max(len(order), 1))):
+        for mini in order.tensor_split(min(config.update.mini_batches, max(len(order), 1))):
             if len(mini) == 0:
                 continue
             counts = count(rollouts.completion_mask[mini])
@@ -99,7 +107,7 @@ def update(
                 old = None if before is None else before[micro]
                 part = rollouts.select(micro)
                 means.add(_backward(policy, reference, part, old, values[micro], counts, config, shared))
-            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.update.max_grad_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"gradient norm: expected a finite number, got {float(norm)}")
             optimizer.step()
@@ -130,18 +138,18 @@ def _backward(
     if config.corrected:
         behaviour = logprobs.detach() if before is None else before[:, : logprobs.shape[1]]
     share = policy_loss(
-        config.loss,
+        config.update.loss,
         logprobs,
         behaviour,
         values,
         rollouts.completion_mask,
         counts,
         max_completion_length=config.sampling.max_new_tokens,
-        clip=config.clip,
+        clip=config.update.clip,
         reference_logprobs=known,
-        beta=config.kl,
+        beta=config.update.kl,
         engine_logprobs=rollouts.logprobs if config.corrected else None,
-        cap=config.tis_cap or math.inf,
+        cap=config.update.tis_cap or math.inf,
     )
     share.loss.backward()
     shares = share._asdict().items()
@@ -163,5 +171,5 @@ def _logprobs(model: nn.Module, rollouts: Rollouts, config: TrainConfig, shared:
     sequences = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
     with autocast(config):
         return completion_logprobs(
-            model, *sequences, temperature=config.temperature, vision=rollouts.vision, share_prompts=shared
+            model, *sequences, temperature=config.rollouts.temperature, vision=rollouts.vision, share_prompts=shared
         )

@@ -22,7 +22,7 @@ def prompt_limit(config: TrainConfig, policy: Any, engine: Any = None) -> int | 
     """
     contexts = context_length(policy), getattr(engine, "context", None)
     context = min((context for context in contexts if context is not None), default=None)
-    bounds = [] if config.max_prompt_tokens is None else [config.max_prompt_tokens]
+    bounds = [] if config.task.max_prompt_tokens is None else [config.task.max_prompt_tokens]
     if context is not None:
         bounds.append(context - config.sampling.max_new_tokens)
         if bounds[-1] < 1:

@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
+
+from pydantic import Field, StrictInt
 
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
 from dps_pyro.selection.acquisition import acquisition_named
 from dps_pyro.selection.sampler import PromptSampler
-from dps_pyro.support import checks
-from dps_pyro.trainers.config.convert import converted
+from dps_pyro.trainers.config.errors import unknown
+from dps_pyro.trainers.config.kinds import Count, CountOrNone, NotNegative, Number, Section
 from dps_pyro.trainers.verl.groups import Rule
 from dps_pyro.trainers.verl.rows import Rows, features
 
 __all__ = ["Settings"]
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Section):
     """The keys of `data.dps_pyro`. All have defaults; given on the command line they need a plus:
     `+data.dps_pyro.dynamics=LogitWalk`.
     """
 
     dynamics: str = "SolvingProgress"
     """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name."""
-    dynamics_args: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its constructor; those that take groups or features may be named after `features`."""
+    dynamics_args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the model's constructor. Those that take groups or features accept names from `features`."""
     features: tuple[str, ...] = ()
-    """What is known of each prompt: columns of the dataset, or entries of its extra_info. For models with groups or
-    covariates, and for the log."""
+    """What is known about each prompt, by names of the dataset's columns or of entries of its extra_info. Models with
+    groups or covariates use it, and the log keeps it."""
     acquisition: str = "soft"
     """How beliefs become a batch: soft, thompson, top, entropy, uniform, or path/to/file.py:function."""
-    sharpness: float = 4.0
-    """Of "soft": weights are p ** sharpness, p the chance of a useful group."""
+    sharpness: NotNegative = 4.0
+    """Exponent of the acquisition "soft": each prompt is weighted by p ** sharpness, where p is the chance that its
+    group is useful."""
     prior: Path | None = None
-    """A posterior saved by `dps-pyro fit` to start from."""
-    refit_every: int = 0
-    """Fit the model to the run's own rollouts every so many steps, and filter again at what was learned; 0: never."""
-    seed: int | None = None
-    """Of the selections; verl's data.seed if left out, and 0 where that is null."""
-    trials: int | None = None
-    """The group size that prompts are chosen for; verl's actor_rollout_ref.rollout.n if left out."""
+    """A posterior to start from, as saved by `dps-pyro fit`."""
+    refit_every: CountOrNone = 0
+    """Number of steps between fits of the model to the run's own rollouts. 0 never fits."""
+    seed: StrictInt | None = None
+    """Random seed for prompt selection. The default is verl's data.seed, or 0 if that is null."""
+    trials: Count | None = None
+    """Group size for which prompts are chosen. The default is verl's actor_rollout_ref.rollout.n."""
     metric: str = "auto"
-    """What tells a solved prompt: "reward", the name of an entry that the reward function returns beside the score, or
-    "auto": "acc" where it returns that, "reward" elsewhere."""
-    threshold: float = 0.5
-    """A rollout with at least this much of the metric has solved its prompt."""
+    """What decides whether a rollout has solved its prompt: "reward", or the name of an entry that the reward function
+    returns beside the score. "auto" is "acc" if the function returns it, and "reward" otherwise."""
+    threshold: Number = 0.5
+    """Smallest value of the metric with which a rollout has solved its prompt."""
 
     @classmethod
     def of(cls, data: Any, rollouts: int | None = None) -> Settings:
@@ -70,19 +70,20 @@ class Settings:
             given = OmegaConf.to_container(given, resolve=True)
         if not isinstance(given, Mapping):
             raise ValueError(f"data.dps_pyro: expected settings, as name: value, got {given!r}")
-        hints = get_type_hints(cls)
-        unknown = sorted(str(name) for name in given if name not in hints)
-        if unknown:
-            raise ValueError(f"data.dps_pyro: expected settings among {', '.join(hints)}; got {', '.join(unknown)}")
-        made = cls(**{name: converted(f"data.dps_pyro.{name}", value, hints[name]) for name, value in given.items()})
+        if strangers := sorted(str(name) for name in given if name not in cls.model_fields):
+            raise ValueError(unknown(strangers, cls.model_fields, "data.dps_pyro"))
+        try:
+            made = cls(**given)
+        except ValueError as error:
+            raise ValueError(f"data.dps_pyro.{error}") from error
         seed, trials = made.seed, made.trials
-        seed = data.get("seed") or 0 if seed is None else seed
+        seed = (data.get("seed") or 0) if seed is None else seed
         trials = rollouts if trials is None else trials
         if trials is None:
             raise ValueError("data.dps_pyro.trials: expected the number of rollouts a prompt, got none")
-        checks.count("data.dps_pyro.trials", trials, 1)
-        checks.count("data.dps_pyro.refit_every", made.refit_every, 0)
-        return dataclasses.replace(made, seed=seed, trials=trials)
+        if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+            raise ValueError(f"data.dps_pyro.trials: expected a whole number of at least 1, got {trials!r}")
+        return made.model_copy(update={"seed": seed, "trials": trials})
 
     @property
     def rule(self) -> Rule:

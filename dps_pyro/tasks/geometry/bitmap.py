@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw
 __all__ = ["CELL", "SIZE", "Figure", "Point", "draw", "snap"]
 
 CELL = 8
-"""Pixels a side of a label's cell."""
+"""The side of a label's cell, in pixels."""
 
 SIZE = 96
-"""Pixels a side of a picture: 12 cells."""
+"""The side of a picture, in pixels: 12 cells."""
 
 Point = tuple[int, int]
-"""Pixels from the left and from the top."""
+"""A place in a picture: pixels from the left and from the top."""
 
 _PAPER, _INK, _NUMBER, _UNKNOWN = (255, 255, 255), (90, 90, 90), (0, 0, 0), (200, 0, 0)
 
@@ -40,7 +40,7 @@ _GLYPHS = {
 
 
 class Figure(NamedTuple):
-    """What a picture shows."""
+    """The lines, labels and circle that a picture shows."""
 
     lines: tuple[tuple[Point, Point], ...]
     labels: tuple[tuple[str, Point], ...]  # digits or "x", and the left upper corner of the first cell
@@ -48,7 +48,7 @@ class Figure(NamedTuple):
 
 
 def snap(text: str, centre: Point) -> tuple[str, Point]:
-    """A label of a figure: `text` about `centre`, on the grid and within the picture."""
+    """Make a label of a figure: `text` about `centre`, on the grid and within the picture."""
     width = CELL * len(text)
     left, top = (
         (2 * at - extent + CELL) // (2 * CELL) * CELL for at, extent in zip(centre, (width, CELL), strict=True)
@@ -57,7 +57,7 @@ def snap(text: str, centre: Point) -> tuple[str, Point]:
 
 
 def draw(figure: Figure) -> Image.Image:
-    """The picture: RGB, `SIZE` x `SIZE`, dark on white, the unknown in red."""
+    """Draw the picture: RGB, `SIZE` x `SIZE` pixels, dark on white, the unknown in red."""
     image = Image.new("RGB", (SIZE, SIZE), _PAPER)
     canvas = ImageDraw.Draw(image)
     if figure.circle is not None:

@@ -1,4 +1,4 @@
-"""Geometry problems with a picture: what is given, what is asked, and how it is drawn.
+"""Geometry problems with a picture: what each problem gives and asks, and how it is drawn.
 
 A problem is whole numbers alone (its marks and its layout); the picture follows from them. The pictures show how things
 lie, not their true sizes, like many a textbook's: the marked numbers are what counts, and only the picture has them.
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """How many operations lead to the answer; 0 where it is read off."""
+        """The number of operations that lead to the answer; 0 where it is read off."""
         return sum(self.working.count(sign) for sign in "+-*/")
 
 
@@ -52,7 +52,7 @@ _Drawn = tuple[tuple[int, ...], tuple[int, ...], str, int, str, Figure]  # a Pro
 
 
 def _angle(rng: random.Random, level: int, low: int, high: int, *, even: bool = False) -> int:
-    """An angle of the level within [low, high], in degrees."""
+    """Draw an angle of the level within [low, high], in degrees."""
     step = {1: 10, 2: 5, 3: 1}[level]
     if even:
         step = {1: 20, 2: 10, 3: 2}[level]
@@ -244,7 +244,7 @@ KINDS: Mapping[str, Callable[[random.Random, int], _Drawn]] = {
     "quadrilateral/perimeter": _quadrilateral_perimeter,
     "quadrilateral/area": _quadrilateral_area,
 }
-"""What a problem may be about, family/kind."""
+"""The kinds of problems, each as family/kind."""
 
 FAMILIES = ("triangle", "parallel", "circle", "quadrilateral")
 

@@ -1,4 +1,4 @@
-"""Geometry with a picture: rendered diagrams here, Geometry3k from the hub or from files.
+"""Geometry with a picture: rendered diagrams, and Geometry3k from the hub or from files.
 
 The value asked for can only be found from the picture: the text beside a rendered diagram holds none of its numbers.
 """
@@ -38,14 +38,14 @@ class Geometry:
     r"""The geometry task, on rendered diagrams. `Geometry.geometry3k` and `Geometry.from_records` make real ones.
 
     Args:
-        kinds: What problems are about: names in `dps_pyro.tasks.geometry.diagrams.KINDS`, in equal shares. All kinds
-            if left out.
-        levels: Sizes of numbers, of 1 (angles in tens, lengths of a digit), 2 and 3 (any whole number).
+        kinds: The kinds of problems, by their names in `dps_pyro.tasks.geometry.diagrams.KINDS`, in equal shares; all
+            kinds, if left out.
+        levels: The sizes of the numbers: 1 (angles in tens, lengths of a digit), 2 and 3 (any whole number).
         train_size: The number of training prompts.
         test_size: The number of test prompts.
-        seed: Of the problems. The same arguments give the same problems on every platform.
-        style: ``"compact"`` is the language of the embedded policy, which answers ``180-50-60=70``. ``"instruct"`` asks
-            for reasoning and an answer within ``\boxed{}``.
+        seed: The seed of the problems. The same arguments give the same problems on every platform.
+        style: The language of the prompts. ``"compact"`` is that of the embedded policy, which answers
+            ``180-50-60=70``. ``"instruct"`` asks for reasoning and an answer within ``\boxed{}``.
 
     Raises:
         ValueError: An argument is out of its range, or there are too few distinct problems of that kind.
@@ -53,7 +53,7 @@ class Geometry:
 
     name = "geometry"
     groups = "kind"
-    """The feature that tells most of a prompt's difficulty."""
+    """The feature that tells most about a prompt's difficulty."""
     presets = ("geometry3k",)
 
     def __init__(
@@ -90,13 +90,14 @@ class Geometry:
         folder: str | Path = ".",
         style: Style = "instruct",
     ) -> Geometry:
-        """A task of records with ``images``, ``problem`` (``<image>`` where one is shown) and ``answer``.
+        """Make the task from records with ``images``, ``problem`` (``<image>`` where one is shown) and ``answer``.
 
         Args:
-            train, test: The records of either split; a problem of both is a test problem, and one given twice counts
-                once. An image is a PIL image, a dictionary with ``bytes`` or ``path``, or a path.
-            folder: Where relative paths of images begin.
-            style: As of the class.
+            train: The records of the training split. A problem that is given twice counts once. An image is a PIL
+                image, a dictionary with ``bytes`` or ``path``, or a path.
+            test: The records of the test split. A problem of both splits is a test problem.
+            folder: The folder where relative paths of images begin.
+            style: The language of the prompts, as for the class.
 
         Raises:
             ValueError: A record lacks a field, or one of its images cannot be read.
@@ -117,8 +118,8 @@ class Geometry:
         Args:
             source: A data set's id on the hub, a folder with a file a split, or one file (JSONL with images beside it,
                 Parquet). See `dps_pyro.tasks.read_records`.
-            test_share: Of one file without splits, the share of its problems that are held out: the same ones always.
-            style: As of the class.
+            test_share: The share of the problems that is held out from one file without splits, always the same ones.
+            style: The language of the prompts, as for the class.
 
         Raises:
             ValueError: There is no such source, or it holds something else.
@@ -145,10 +146,10 @@ class Geometry:
         return split_of(self._splits, split)
 
     def solution(self, prompt: Prompt) -> str:
-        """The working of a rendered problem of either split; for tests and supervised warm starts.
+        """Return the working of a rendered problem of either split, for tests and supervised warm starts.
 
         Raises:
-            KeyError: The prompt is of neither split, or is no rendered problem.
+            KeyError: The prompt belongs to neither split, or it is no rendered problem.
         """
         return self._workings[prompt.id]
 
@@ -163,8 +164,19 @@ class Geometry:
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
         """Judge many completions at once."""
         if self.style == "instruct":
-            return shared_grader().grade_all([str(prompt.answer) for prompt in prompts], completions)
+            return self._graded(prompts, completions)
         return [_compact(prompt.answer, text) for prompt, text in zip(prompts, completions, strict=True)]
+
+    def _graded(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
+        """Grade by the final answer. The answer of a rendered problem is a number, and only a plain one is right."""
+        rendered = [prompt.id.startswith("geometry:") for prompt in prompts]
+        found: dict[int, Reward] = {}
+        for number in (True, False):
+            places = [place for place, one in enumerate(rendered) if one == number]
+            golds = [str(prompts[place].answer) for place in places]
+            rewards = shared_grader().grade_all(golds, [completions[place] for place in places], number=number)
+            found |= zip(places, rewards, strict=True)
+        return [found[place] for place in range(len(prompts))]
 
     def _draw(self, split: str, size: int, seed: int, kinds: list[str], levels: list[int]) -> PromptSet:
         rng = random.Random(f"geometry/{split}/{seed}")
@@ -187,7 +199,7 @@ class Geometry:
 
 
 def _rendered(problem: Problem, level: int, style: Style) -> Prompt:
-    """The prompt of a rendered problem; its id is made of what determines the picture."""
+    """Make the prompt of a rendered problem. Its id is made of what determines the picture."""
     marks, layout = (",".join(map(str, numbers)) for numbers in (problem.marks, problem.layout))
     return Prompt(
         id=f"geometry:{problem.kind}:{marks}:{layout}",
@@ -224,7 +236,7 @@ def _stamp(record: Mapping[str, Any]) -> str:
 
 
 def _real(record: Mapping[str, Any], folder: Path, style: Style) -> Prompt:
-    """The prompt of a record."""
+    """Make the prompt of a record."""
     for field, kind in (("images", Sequence), ("problem", str), ("answer", str | int | float)):
         if not isinstance(record.get(field), kind) or (field == "images" and isinstance(record[field], str)):
             raise ValueError(

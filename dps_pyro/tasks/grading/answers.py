@@ -1,23 +1,23 @@
-"""The final answer of a mathematical completion, and what can be said of it without computer algebra.
+r"""The final answer of a mathematical completion: where it stands, and the text that it is.
 
-Everything here is linear in the completion's length; what needs more than reading is `grader_worker`'s.
+A completion is untrusted text. Every pattern here takes time that is linear in the text's length
+(`tests/tasks/test_linear.py` sees to that), and all of this runs in a worker that can be killed (`grader_worker`).
 """
 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
-__all__ = ["MAX_CHARS", "NoAnswer", "final_answer", "last_box", "normalise", "same_at_sight"]
+__all__ = ["MAX_CHARS", "NoAnswer", "final_answer", "last_box", "said_after_thinking", "tagged"]
 
 MAX_CHARS = 1000
-"""The longest answer that is looked at, in characters."""
+"""The longest answer that is compared, in characters."""
 
 _LINE = 256
-"""The longest completion, in characters, that may be an answer by itself."""
+"""The longest completion or last line, in characters, that may be an answer without any mark."""
 
 _TAIL = 4000
-"""How far from a completion's end an answer in words may begin, in characters."""
+"""The distance from a completion's end, in characters, within which an answer in words may begin."""
 
 
 class NoAnswer(ValueError):  # noqa: N818 - what is missing is no error of the program
@@ -29,98 +29,210 @@ class NoAnswer(ValueError):  # noqa: N818 - what is missing is no error of the p
 
 
 def final_answer(completion: str) -> str:
-    r"""The final answer of a completion, LaTeX or plain text, the first there is of these:
+    r"""Find the final answer of a completion. It is LaTeX or plain text, and the first of these that exists:
 
-    1. what the last ``\boxed{...}`` holds (or ``\fbox{...}``), within the last ``<answer>...</answer>`` where there is
-       one;
+    1. the content of the last ``\boxed{...}`` (also ``\fbox``, ``\framebox``) within the last ``<answer>...</answer>``,
+       or within the whole text where nothing is tagged. Boxes that only commas, "and" or "or" separate are one list;
     2. the text of the last ``<answer>...</answer>``;
-    3. what follows the last ``####`` (GSM8K), or "answer is", "answer:" on its line;
-    4. a completion of one short line is its own answer.
+    3. what follows the last ``####`` (GSM8K), or else the last "answer is", "answer:" and the like that a value
+       follows, on its line or on the next one;
+    4. a completion of one short line, or what its last line prints in bold.
 
-    What is thought before ``</think>`` is not looked at.
+    Text before ``</think>`` is not read, and neither is a special token at the end, such as ``<|im_end|>``.
 
     Raises:
-        NoAnswer: ``"unfinished thinking"``, ``"unclosed answer"``, ``"empty"``, ``"too long"`` or ``"no answer"``.
+        NoAnswer: The reason is ``"unfinished thinking"``, ``"unclosed answer"`` (the last box or tag is open),
+            ``"empty"``, ``"too long"`` or ``"no answer"``.
     """
-    start = completion.rfind("</think>")
-    if start < 0 and "<think>" in completion:
+    said = said_after_thinking(completion)
+    if said is None:
         raise NoAnswer("unfinished thinking")
-    said = completion[start + len("</think>") :] if start >= 0 else completion
-    tagged = _tagged(said)
-    inside = said if tagged is None else tagged
-    boxed = last_box(inside)
+    inside, is_open = tagged(said)
+    text = said if inside is None else inside
+    boxed, box_is_open = _boxes(text)
+    if box_is_open:
+        raise NoAnswer("unclosed answer")
     if boxed is not None:
         return _checked(boxed)
-    if tagged is not None:
-        return _checked(_trimmed(tagged))
-    if "\\boxed{" in said or "<answer>" in said:
+    if inside is not None:
+        return _checked(_of_tag(inside.strip()))
+    if is_open:
         raise NoAnswer("unclosed answer")
     return _checked(_in_words(said.strip()))
 
 
-def _tagged(text: str) -> str | None:
-    """What the last ``<answer>`` that is closed holds."""
+_TOKEN = re.compile(r"(?:<\|[a-z_]{1,30}\|>|</s>|\s){1,50}\Z")
+
+
+def said_after_thinking(completion: str) -> str | None:
+    """The text after the last ``</think>``, without special tokens at its end; None where the thinking has no end."""
+    end = completion.rfind("</think>")
+    if end < 0 and "<think>" in completion:
+        return None
+    said = completion[end + len("</think>") :] if end >= 0 else completion
+    tail = max(len(said) - 200, 0)
+    return said[:tail] + _TOKEN.sub("", said[tail:], count=1)
+
+
+def tagged(text: str) -> tuple[str | None, bool]:
+    """The content of the last closed ``<answer>...</answer>``, and whether a tag is open where none is closed.
+
+    The content reaches from the last ``<answer>`` that has a ``</answer>`` after it to the first of those. It is found
+    in a few searches, each linear in the text's length. ``<Answer>`` and ``<ANSWER>`` count as well.
+    """
+    for tag in ("Answer", "ANSWER"):
+        text = text.replace(f"<{tag}>", "<answer>").replace(f"</{tag}>", "</answer>")
     start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
     if start < 0:
-        return None
+        return None, "<answer>" in text
     start += len("<answer>")
-    return text[start : text.find("</answer>", start)]
+    return text[start : text.find("</answer>", start)], False
 
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:[ \t]{0,9})\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BETWEEN = re.compile(r"(?:[\s,;.$]|\\[()\[\],; ]|\\q?quad|and|or|[A-Za-z]\s?=){0,40}", re.IGNORECASE)
 
 
 def last_box(text: str) -> str | None:
-    """What the last box that is closed holds. Of boxes within boxes that is the outermost.
+    """The content of the last closed box; of boxes within boxes the outermost. None where there is no closed box."""
+    return (_closed_boxes(text)[0] or [(None, 0, 0)])[-1][0]
 
-    Braces are matched from each box onwards, and the next box is looked for behind the end of the last: every character
-    is read at most twice. A box that is not closed ends the search.
+
+def _closed_boxes(text: str) -> tuple[list[tuple[str | None, int, int]], bool]:
+    """All closed boxes with their starts and ends, and whether a box after the last of them is open.
+
+    Braces are matched from each box onwards, and the search goes on behind its end: no character is read more than
+    twice. An open box ends the search.
     """
-    found = None
+    found: list[tuple[str | None, int, int]] = []
     place = 0
     while (opening := _BOX.search(text, place)) is not None:
         depth = 1
         for brace in _BRACE.finditer(text, opening.end()):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
-                found, place = text[opening.end() : brace.start()], brace.end()
+                found.append((text[opening.end() : brace.start()], opening.start(), brace.end()))
+                place = brace.end()
                 break
         if depth:
+            return found, True
+    return found, False
+
+
+def _boxes(text: str) -> tuple[str | None, bool]:
+    """The content of the last box, or of the last boxes as a list; and whether the last box is open."""
+    boxes, is_open = _closed_boxes(text)
+    if not boxes or is_open:
+        return None, is_open
+    contents = [boxes[-1][0] or ""]
+    for (content, _, end), (_, start, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
+        between = text[end:start] if start - end <= 40 else "no"
+        if len(contents) > 50 or not between.strip("$ \t\n\\()[]") or _BETWEEN.fullmatch(between) is None:
             break
-    return found
+        contents.append(content or "")
+    listed = ", ".join(contents[::-1])
+    inner = last_box(listed) if len(contents) == 1 else None
+    whole = inner is not None and listed.strip().endswith("}") and _BOX.match(listed.strip()) is not None
+    return (inner if whole else listed), False
 
 
-_SAID = re.compile(r"(?:answer\s*(?:is|:|=)|####)[ \t:*]*([^\n]*)", re.IGNORECASE)
+_SAID = re.compile(
+    r"(?:\b(?:answers?|result|solutions?|option|choice|value)\b"
+    r"(?:[^\n.:=$\\<>]{0,40}?(?:\bis\b|\bare\b|[:=])|[*_ \t]{0,9}(?=\n))"
+    r"|答案(?:是|为|：|:)?)",
+    re.IGNORECASE,
+)
+_MARK = re.compile(r"####[ \t*:]{0,9}([^\n]*)")
+_LOOKS_LIKE_A_VALUE = re.compile(
+    r"(?:[-+(\[{|\d.$\\√½¼¾π∞−±≤≥]|[A-Za-zθ](?![A-Za-z]{1,9}(?:[ ,.!?]|\Z))|[A-Z]{1,5}(?:[ ,.!?)]|\Z))"
+)
+_AROUND = " \t\n*_:`=："
 
 
 def _in_words(text: str) -> str:
-    """What follows the last "answer is" on its line; or the text, where it is one short line."""
+    """The answer of a text without box and tag."""
     if not text:
         raise NoAnswer("empty")
-    found = None
-    for found in _SAID.finditer(text[-_TAIL:]):  # noqa: B007 - the last one
-        pass
-    if found is not None:
-        return _trimmed(found[1])
+    tail = text[-_TAIL:]
+    marks = _MARK.findall(text)
+    if marks:
+        return _trimmed(marks[-1])
+    in_words: str | None = None
+    for said in list(_SAID.finditer(tail))[::-1]:
+        after = _after(tail[said.end() :])
+        if _LOOKS_LIKE_A_VALUE.match(after):
+            return _trimmed(after)
+        in_words = after if in_words is None else in_words
+    if in_words is not None:
+        return _trimmed(in_words)
+    last = text[text.rfind("\n") + 1 :]
+    if len(last) <= _LINE and (bold := _BOLD.findall(last)):
+        return _trimmed(bold[-1])
     if len(text) > _LINE or "\n" in text:
         raise NoAnswer("no answer")
+    return _of_line(text)
+
+
+def _after(text: str) -> str:
+    """The line, or the displayed formula, that follows "answer is"."""
+    text = text[: MAX_CHARS + 100].lstrip(_AROUND)
+    for opening, closing in (("\\[", "\\]"), ("$$", "$$")):
+        if text.startswith(opening) and (end := text.find(closing, 2)) >= 0:
+            return text[: end + 2]
+    return text.partition("\n")[0]
+
+
+_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
+_DOLLARS = re.compile(r"(?<![\\$])\$([^$\n]{1,200})\$")
+_PROSE = re.compile(r"[A-Za-z]{2,20} [a-z]{1,20} |\b(?:So|Thus|Hence|Therefore|is|are)\b")
+_ENDS = re.compile(r"\b(?:is|are|equals|get|have|obtain|find)\s([^\n]{1,100})\Z")
+
+
+def _of_tag(text: str) -> str:
+    """The answer within ``<answer>``: what follows "answer is" there, or the text itself, without prose around it."""
+    if not _PROSE.search(text):
+        return _trimmed(text)
+    return _in_words(text) if _SAID.search(text) or len(text) > _LINE or "\n" in text else _of_line(text)
+
+
+def _of_line(text: str) -> str:
+    """The answer of one short line, which may have words around it."""
+    if _PROSE.search(text):
+        for pattern in (_BOLD, _DOLLARS, _ENDS):
+            if found := pattern.findall(text):
+                return _trimmed(found[-1])
     return _trimmed(text)
 
 
-_VALUE_AND_WORDS = re.compile(r"(\$[^$]+\$|[-+]?\d[\d,]*(?:\.\d+)?%?)(?=[\s,;:.])[^\d$\\]*")
+_VALUE_AND_WORDS = re.compile(
+    r"(\$[^$]{1,200}\$|\\\([^()]{1,200}\\\)|\\?\$?[-+]?\d[\d,]{0,40}(?:\.\d{1,40})?%?)(?=[\s,;:.!])"
+    r"(?![\s,]{1,3}(?:and|or|not|to|if|unless|plus|minus|times|over)\b)[^\d$\\=<>+*/^]*"
+)
+_ASIDE = re.compile(r"\s\(?(?:since|because|as|where|for)\b")
+_LEAD = re.compile(
+    r"\A(?:So|Thus|Hence|Therefore|Then|Finally|we|get|have|obtain|find|that|[,\s]){1,20}(?![A-Za-z])", re.IGNORECASE
+)
+_SENTENCE = re.compile(r"[.!?](?=\s|\Z)")
 
 
 def _trimmed(text: str) -> str:
-    """Without the emphasis, the dollars and the full stop around it, and the words after a value."""
-    text = text.strip().strip("*").strip()
-    text = text.removesuffix(".").strip().strip("*").strip()
-    if (match := _VALUE_AND_WORDS.fullmatch(text)) is not None:
-        text = match[1].rstrip(",")
+    """The answer without emphasis, dollars and full stop around it, and without the words after a value."""
+    text = text.strip().strip("*_`").strip().rstrip(".").strip("*_`").strip()
+    text = _LEAD.sub("", text, count=1)
+    if (aside := _ASIDE.search(text)) is not None and any(c.isalnum() for c in text[: aside.start()]):
+        text = text[: aside.start()].rstrip(" ,;")
     for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
-        inside = text[len(opening) : -len(closing)]
-        if len(text) > 2 * len(opening) and text == f"{opening}{inside}{closing}" and opening not in inside:
-            return inside.strip().removesuffix(".")
+        if text.startswith(opening) and (end := text.find(closing, len(opening))) > 0:
+            inside, rest = text[len(opening) : end].strip().removesuffix("."), text[end + len(closing) :]
+            if not rest.strip(" .*`!") or (_SENTENCE.match(rest) and not _DOLLARS.search(rest)):
+                return inside
+    if (sentence := _SENTENCE.search(text)) is not None and sentence.end() < len(text):
+        text = text[: sentence.start()]
+    text = text.strip().strip("*_`").strip()
+    if (match := _VALUE_AND_WORDS.fullmatch(text)) is not None:
+        text = match[1].rstrip(",").strip("$")
+        text = text[2:-2].strip() if text.startswith("\\(") else text
     return text
 
 
@@ -131,70 +243,3 @@ def _checked(text: str) -> str:
     if len(text) > MAX_CHARS:
         raise NoAnswer("too long")
     return text
-
-
-_SPELLINGS = (
-    (re.compile(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3})"), ""),
-    (re.compile(r"\\(?:left|right|displaystyle|textstyle|limits|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])"), ""),
-    (re.compile(r"\\[!,;: ]|~|\\q?quad(?![A-Za-z])|\$|\\\$"), ""),
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname)\s*(?=\{)"), ""),
-    (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|°"), ""),
-    (re.compile(r"\\%"), "%"),
-    (re.compile(r"\\(?:le|leqslant)(?![A-Za-z])"), r"\\leq"),
-    (re.compile(r"\\(?:ge|geqslant)(?![A-Za-z])"), r"\\geq"),
-    (re.compile(r"\s+"), ""),
-)
-_WORD = re.compile(r"[A-Za-z]{3,}(?:[-.']?[A-Za-z0-9]+)*")
-
-
-def normalise(text: str) -> str:
-    r"""A spelling for comparison as text: no white space, no sizes of brackets, no fonts, one name for each command.
-
-    ``\left( \dfrac12,\ 3 \right)`` and ``(\frac{1}{2},3)`` become the same. Words become lower case.
-    """
-    for pattern, spelling in _SPELLINGS:
-        text = pattern.sub(spelling, text)
-    while len(text) > 1 and text[0] == "{" and text[-1] == "}" and "{" not in text[1:-1] and "}" not in text[1:-1]:
-        text = text[1:-1]
-    text = text.removesuffix(".")
-    return text.lower() if _WORD.fullmatch(text) else text
-
-
-_NUMBER = re.compile(
-    r"(?P<sign>[+-]?)(?:(?P<whole>\d{1,30}|\d{1,3}(?:,\d{3}){1,9})(?P<point>\.\d{1,30})?"
-    r"|(?P<top>\d{1,30})/(?P<bottom>\d{1,30})|\\frac\{(?P<num>-?\d{1,30})\}\{(?P<den>-?\d{1,30})\})"
-)
-
-
-def _number(text: str) -> tuple[Fraction, bool] | None:
-    """A plain number's value and whether it is exact, i.e. no decimal fraction; None for anything else."""
-    if (match := _NUMBER.fullmatch(text)) is None:
-        return None
-    parts = match.groupdict()
-    if parts["whole"] is not None:
-        value = Fraction(parts["whole"].replace(",", "") + (parts["point"] or ""))
-    else:
-        over, under = (parts["top"] or parts["num"]), (parts["bottom"] or parts["den"])
-        if int(under) == 0:
-            return None
-        value = Fraction(int(over), int(under))
-    return (-value if parts["sign"] == "-" else value), parts["point"] is None
-
-
-def same_at_sight(gold: str, answer: str) -> bool | None:
-    """Whether two answers are the same, where that can be told without computer algebra; None where it cannot.
-
-    True for the same text after `normalise` and for plain numbers of the same value, False for two whole numbers or
-    fractions of different values. (A decimal fraction may be rounded: None.)
-    """
-    gold, answer = normalise(gold), normalise(answer)
-    if gold == answer:
-        return True
-    one, other = _number(gold), _number(answer)
-    if one is None or other is None:
-        return None
-    if one[0] == other[0]:
-        return True
-    return False if one[1] and other[1] else None

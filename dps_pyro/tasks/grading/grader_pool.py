@@ -1,4 +1,4 @@
-"""A few processes that compare answers, each of which may be killed at any time."""
+"""A few processes that grade, each of which may be killed at any time."""
 
 from __future__ import annotations
 
@@ -16,62 +16,80 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
-__all__ = ["Pool", "Query"]
+__all__ = ["Pool", "Query", "Reply"]
 
 _SCRIPT = Path(__file__).with_name("grader_worker.py")
 _START = 120.0
-"""Seconds for a worker to start: it imports a computer algebra system."""
+"""Seconds after which a worker that has not started and uses no processor time is killed."""
+_KILLED = f"failed: exit status {-signal.SIGKILL}"
+_TRIES = 3
+"""How many workers in one call may be killed before they are ready: a machine may be out of memory for a moment."""
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Query(NamedTuple):
-    """Is `answer` the same as `gold`?"""
+    """A request, as `grader_worker` describes it: what to do, with which gold answer and which text."""
 
+    kind: Literal["read", "number", "compare"]
     gold: str
-    answer: str
+    text: str
+    tolerance: float = 0.0
+
+
+class Reply(NamedTuple):
+    """The verdict on a query, the final answer where it was to be read, and the processor time that was spent, in
+    seconds."""
+
+    verdict: str
+    answer: str = ""
+    seconds: float = 0.0
 
 
 class Pool:
     """Workers that start when they are first needed, and again after they were killed.
 
     Args:
-        size: the most workers at work at once, >= 1.
-        seconds: processor time for a query; a query that also waits in a system call is killed after as much again,
-            and two seconds, of wall-clock time.
-        memory: a worker's address space, in bytes.
+        size: The number of workers at work at once, >= 1.
+        seconds: The processor time for a query, > 0. A worker that neither answers nor uses the processor for twice as
+            long, and two seconds, is killed; one that waits for its turn on a busy machine is not.
+        memory: A worker's address space, in bytes.
 
-    A pool may be used from any thread, one at a time, and after a fork (the child starts workers of its own).
+    A pool may be used from any thread, one at a time, and after a fork, where the child starts workers of its own.
     """
 
     def __init__(self, size: int, seconds: float, memory: int) -> None:
         self.size = size
         self.seconds = seconds
-        self.wall_seconds = 2 * seconds + 2
+        self.patience = 2 * seconds + 2
         self.memory = memory
-        self._lock = threading.Lock()
-        self._workers: list[_Worker] = []
         self._forget()
 
     def _forget(self) -> None:
         """Start without workers: those of a parent process are the parent's."""
         self._lock = threading.Lock()
-        self._workers = []
+        self._workers: list[_Worker] = []
         self._owner = os.getpid()
         self._finalizer = weakref.finalize(self, _close, self._workers, self._owner)
 
-    def run(self, queries: Sequence[Query]) -> list[str]:
-        """A verdict for each query, as `grader_worker` says it; also ``"timed out"`` and ``"failed: <how>"`` for those
-        whose worker was killed or died.
+    def run(self, queries: Sequence[Query], seconds: float | None = None) -> list[Reply]:
+        """A reply to each query.
+
+        The verdict is ``"timed out"`` or ``"failed: <how>"`` for a query whose worker was killed or died, twice.
+
+        Args:
+            queries: What is asked.
+            seconds: The processor time for each query, if it is not the pool's.
 
         Raises:
-            RuntimeError: a worker does not start.
+            RuntimeError: A worker does not start, or it cannot import the computer algebra system.
         """
         if self._owner != os.getpid():
             self._forget()
         with self._lock:
             try:
-                return self._run(queries)
+                return self._run(queries, self.seconds if seconds is None else seconds)
             except BaseException:
                 _close(self._workers, self._owner)  # what they are at is of no interest any more
                 raise
@@ -86,18 +104,19 @@ class Pool:
         """The workers' process ids."""
         return [worker.process.pid for worker in self._workers]
 
-    def _run(self, queries: Sequence[Query]) -> list[str]:
-        verdicts: dict[int, str] = {}
+    def _run(self, queries: Sequence[Query], seconds: float) -> list[Reply]:
+        replies: dict[int, Reply] = {}
         waiting = deque(range(len(queries)))
         again: set[int] = set()
-        while len(verdicts) < len(queries):
+        killed = 0  # workers that something outside killed before they were ready
+        while len(replies) < len(queries):
             idle = [worker for worker in self._workers if worker.ready and worker.at is None]
             starting = sum(not worker.ready for worker in self._workers)
             for worker in idle[: len(waiting)]:
                 place = waiting.popleft()
-                worker.ask(place, queries[place], time.monotonic() + self.wall_seconds + 1)
+                worker.ask(place, queries[place], seconds, self.patience)
             while len(self._workers) < self.size and len(waiting) > starting:
-                self._workers.append(_Worker(self.seconds, self.wall_seconds, self.memory))
+                self._workers.append(_Worker(self.memory))
                 starting += 1
             for worker in self._heard():
                 asked = worker.at
@@ -105,19 +124,26 @@ class Pool:
                 if reply is None:
                     self._workers.remove(worker)
                     how = worker.end()
+                    if asked is None and how == _KILLED and killed < _TRIES:
+                        killed += 1
+                        continue
                     if asked is None:
                         raise RuntimeError(f"expected the grader's worker to start ({_SCRIPT.name}), got: {how}")
                     if how == "timed out" or asked in again:
-                        verdicts[asked] = how
-                    else:  # it may have died of something else, while it was idle
+                        replies[asked] = Reply(how, "", seconds)
+                    else:  # it may have died of something else, or have been stopped
                         again.add(asked)
                         waiting.append(asked)
-                elif asked is not None and reply != "":
-                    verdicts[asked] = reply
-        return [verdicts[place] for place in range(len(queries))]
+                elif asked is not None and worker.at is None:
+                    if reply.verdict == "no computer algebra":
+                        raise RuntimeError(
+                            f"expected the grader's worker to start ({_SCRIPT.name}), got: {reply.answer}"
+                        )
+                    replies[asked] = reply
+        return [replies[place] for place in range(len(queries))]
 
     def _heard(self) -> list[_Worker]:
-        """The workers that have something to say, are dead, or are out of time."""
+        """The workers that have something to say, are dead, or stand still."""
         now = time.monotonic()
         busy = [worker for worker in self._workers if worker.at is not None or not worker.ready]
         with selectors.DefaultSelector() as selector:
@@ -125,40 +151,64 @@ class Pool:
                 selector.register(worker.output, selectors.EVENT_READ, worker)
             patience = max(min((worker.deadline for worker in busy), default=now) - now, 0)
             heard = [key.data for key, _ in selector.select(patience)]
-        late = [worker for worker in busy if worker.deadline <= time.monotonic() and worker not in heard]
-        for worker in late:
-            worker.process.send_signal(signal.SIGALRM if worker.ready else signal.SIGKILL)
-        return heard + late
+        for worker in busy:
+            if worker.deadline <= time.monotonic() and worker not in heard and worker.stands_still(self.patience):
+                worker.kill()
+                heard.append(worker)
+        return heard
 
 
 class _Worker:
     """A process, and what it is at."""
 
-    def __init__(self, seconds: float, wall_seconds: float, memory: int) -> None:
+    def __init__(self, memory: int) -> None:
         self.complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
         self.process = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-P", str(_SCRIPT), str(seconds), str(wall_seconds), str(memory)],
+            [sys.executable, "-P", str(_SCRIPT), str(memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.complaints,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             bufsize=0,
+            process_group=0,  # it is killed with the fork that compares
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.input, self.output = self.process.stdin, self.process.stdout
         self.ready = False
         self.at: int | None = None
         self.deadline = time.monotonic() + _START
+        self._spent = 0.0
         self._heard = b""
 
-    def ask(self, place: int, query: Query, deadline: float) -> None:
+    def ask(self, place: int, query: Query, seconds: float, patience: float) -> None:
         """Hand it a query."""
-        self.at, self.deadline = place, deadline
+        self.at, self.deadline = place, time.monotonic() + patience
+        self._spent = self._processor_seconds()
+        view = memoryview(json.dumps([*query, seconds]).encode() + b"\n")
         with suppress(BrokenPipeError):  # it died while it was idle: its output has ended, too, which will be seen
-            self.input.write(json.dumps(query).encode() + b"\n")
+            while view:
+                view = view[self.input.write(view) :]
 
-    def reply(self) -> str | None:
-        """What it says; "" for nothing yet, None where it is dead."""
+    def stands_still(self, patience: float) -> bool:
+        """Whether it has used no processor time since this was asked last, or since it was asked at all. If it has, it
+        gets more time, for its own limit of processor time holds."""
+        spent = self._processor_seconds()
+        if spent > self._spent:
+            self._spent, self.deadline = spent, time.monotonic() + (patience if self.ready else _START)
+            return False
+        return True
+
+    def _processor_seconds(self) -> float:
+        """The processor time of the worker and of the fork that compares."""
+        pid = self.process.pid
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        except OSError:
+            children = []
+        return sum(_used(one) for one in (str(pid), *children))
+
+    def reply(self) -> Reply | None:
+        """What it says, which is nothing yet while it is still `at` its query; None where it is dead."""
         try:
             part = os.read(self.output.fileno(), 65536)
         except OSError:
@@ -167,27 +217,38 @@ class _Worker:
             return None
         self._heard += part
         if not self._heard.endswith(b"\n"):
-            return ""
-        text: str = json.loads(self._heard)
-        self._heard, self.at = b"", None
-        if not self.ready:
-            self.ready = True
-            return ""
-        return text
+            return Reply("")
+        verdict, answer, seconds = json.loads(self._heard)
+        self._heard, self.at, self.ready = b"", None, True
+        return Reply(verdict, answer, seconds)
+
+    def kill(self) -> None:
+        """Kill it and its fork."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self) -> str:
         """End it; in words how it ended."""
         for pipe in (self.input, self.output):
             pipe.close()
         if self.process.poll() is None and self.at is None:
-            self.process.kill()
+            self.kill()
         code = self.process.wait()
         self.complaints.seek(0)
         said = self.complaints.read()[-500:].decode(errors="replace").strip()
         self.complaints.close()
-        if code == -signal.SIGALRM:
+        if code == -signal.SIGPROF:
             return "timed out"
         return f"failed: exit status {code}" + (f", {said}" if said else "")
+
+
+def _used(pid: str) -> float:
+    """The processor time of a process, in seconds, with that of its children that have ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / _TICKS
 
 
 def _close(workers: list[_Worker], owner: int) -> None:
@@ -195,7 +256,7 @@ def _close(workers: list[_Worker], owner: int) -> None:
     if owner != os.getpid():
         return
     for worker in workers:
-        worker.process.kill()
+        worker.kill()
     for worker in workers:
         worker.at = None
         worker.end()

@@ -1,110 +1,148 @@
-"""The process that compares answers: a script of its own, started and spoken to by `grader_pool`.
+"""The process that grades: a script of its own, started and spoken to by `grader_pool`.
 
-It imports nothing of dps_pyro, so that it starts quickly and is small. A request is a line of JSON, ``[gold, answer]``,
-and so is a reply: ``"equal"``, ``"different"``, ``"gold not parsed"``, ``"not parsed"``, ``"timed out"``, ``"out of
-memory"`` or ``"failed: <exception>"``.
+A request is one line of JSON, ``[kind, gold, text, tolerance, seconds]``, and so is a reply, ``[verdict, answer,
+seconds]``, where the seconds are the processor time that it took. The kinds are:
 
-Three fences, for completions are written by whoever wants to be paid: processor time (a signal that raises here),
-wall-clock time (a signal that nothing catches), and memory (a limit of the system's). The second one also ends a worker
-whose parent was killed while it was at work; an idle one sees the end of its input.
+- ``read``: find the final answer of the completion `text` and compare it at sight. The verdict is ``equal`` or
+  ``different``; ``answer``, where computer algebra has to decide; or why there is no answer (see `answers.NoAnswer`);
+- ``number``: as ``read``, where nothing but a plain number is right. One more verdict is ``not a number``;
+- ``compare``: compare the answer `text` with `gold`. The verdict is one of `comparison.compare`, ``timed out``,
+  ``out of memory`` or ``failed: <how>``.
+
+Three fences hold what a completion can do. All patterns that read a completion are linear in its length. A comparison
+runs in a fork of this process, which the system kills when its processor time is up, whatever it computes; the fork
+costs milliseconds, a new worker seconds. The memory of both is limited. The computer algebra system is imported at the
+first comparison.
 """
 
 from __future__ import annotations
 
+import gc
 import json
-import logging
 import os
+import re
 import resource
 import signal
 import sys
-from functools import lru_cache
-from typing import Any
-
-import math_verify
-from sympy import Basic, nan, oo, zoo
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 __all__ = ["main"]
 
-_EVERY = 0.2
-"""Seconds of processor time between two calls to stop: a bare `except:` somewhere may swallow one."""
+_Compare = Callable[[str, str, float], str]
+_WARM = (
+    (r"\frac{1}{2}", "x = 0.5"),
+    (r"2\sqrt{3}", r"\sqrt{12}"),
+    (r"(x+1)^2", r"x^2+2x+1"),
+    (r"\{1, 2\}", r"1 \pm \sqrt{19}"),
+    (r"4.5\times 10^{3}", r"\pi"),
+    (r"x^2+y^2=1", r"y^2+x^2=2"),
+    (r"\log_2 8 + \sin 3 + n!", r"\log 2 + \binom{n}{2}"),
+)
 
 
-class _TimeUp(BaseException):
-    """No `Exception`: libraries catch those."""
+def _light() -> None:
+    """Let this script import its siblings without the package around them, which imports much more."""
+    root = Path(__file__).resolve().parents[2]
+    for name, folder in (("dps_pyro", root), ("dps_pyro.tasks", root / "tasks")):
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
 
 
-def main(processor_seconds: float, wall_seconds: float, memory_bytes: int) -> None:
+def main(memory_bytes: int) -> None:
     """Answer requests until the other side is gone."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # whatever prints, prints nowhere
-    os.dup2(nowhere, 2)
-    logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes our input
-    _compare(r"\frac{1}{2}", "x = 0.5")  # the first comparison is slow: much is imported and compiled
-    print(json.dumps("ready"), file=replies, flush=True)
-    signal.signal(signal.SIGVTALRM, _stop)
+    from dps_pyro.tasks.grading import answers  # noqa: F401 - read before "ready" is said
+
+    def say(verdict: str, answer: str = "", seconds: float = 0.0) -> None:
+        print(json.dumps([verdict, answer, seconds]), file=replies, flush=True)
+
+    say("ready")
+    compare: _Compare | None = None
     for line in sys.stdin:
-        gold, answer = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, wall_seconds)
-        print(json.dumps(_judged(gold, answer, processor_seconds)), file=replies, flush=True)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        kind, gold, text, tolerance, seconds = json.loads(line)
+        if kind != "compare":
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # nothing catches its signal: it ends this process
+            say(*_read(gold, text, number_only=kind == "number"))
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            continue
+        if compare is None:
+            try:
+                compare = _loaded()
+            except Exception as error:  # noqa: BLE001 - told to the other side, which raises
+                say("no computer algebra", f"{type(error).__name__}: {error}")
+                continue
+        say(*_fenced(compare, gold, text, tolerance, seconds))
 
 
-def _stop(*_: object) -> None:
-    raise _TimeUp
+def _loaded() -> _Compare:
+    """Import the computer algebra system. The first comparisons compile much, so that they are made here."""
+    from dps_pyro.tasks.grading.comparison import compare
+
+    for pair in _WARM:
+        compare(*pair, 0.0)
+    gc.collect()
+    gc.freeze()
+    return compare
 
 
-def _judged(gold: str, answer: str, seconds: float) -> str:
-    """The reply to one request."""
+_EQUATION = re.compile(r"x=(.{1,80})")
+
+
+def _read(gold: str, completion: str, *, number_only: bool) -> tuple[str, str]:
+    """The reply to a request to read."""
+    from dps_pyro.tasks.grading.answers import NoAnswer, final_answer
+    from dps_pyro.tasks.grading.spelling import normalise, number, same_at_sight
+
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _EVERY)
+        answer = final_answer(completion)
+    except NoAnswer as why:
+        return why.reason, ""
+    if not number_only:
+        same = same_at_sight(gold, answer)
+        return ("answer" if same is None else "equal" if same else "different"), answer
+    text = normalise(answer)
+    if (equation := _EQUATION.fullmatch(text)) is not None:
+        text = equation[1]
+    found, right = number(text), number(normalise(gold))
+    if found is None or right is None or (right[0].denominator == 1 and ("/" in text or "frac" in text)):
+        return "not a number", answer
+    return ("equal" if found[0] == right[0] else "different"), answer
+
+
+def _fenced(compare: _Compare, gold: str, answer: str, tolerance: float, seconds: float) -> tuple[str, str, float]:
+    """Compare in a fork, which is killed when its processor time is up."""
+    mine, its = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(mine)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
-            return _compare(gold, answer)
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    except _TimeUp:
-        return "timed out"
-    except MemoryError:
-        return "out of memory"
-    except Exception as error:  # noqa: BLE001 - whatever a completion does to a parser
-        return f"failed: {type(error).__name__}"
-
-
-def _compare(gold: str, answer: str) -> str:
-    """Compare a gold answer with another, by the rules of math-verify."""
-    golds = _parsed(f"\\boxed{{{gold}}}")
-    if not any(_is_value(one) for one in golds):
-        return "gold not parsed"
-    answers = _parsed(f"\\boxed{{{answer}}}")
-    if any(_same(one, other) for one in golds for other in answers):
-        return "equal"
-    return "different" if any(_is_value(one) for one in answers) else "not parsed"
-
-
-@lru_cache(4096)
-def _parsed(text: str) -> tuple[Any, ...]:
-    """What math-verify reads in a text: a value, and the text it was read from; without what is none, such as 1/0."""
-    parsed = math_verify.parse(text, parsing_timeout=None, raise_on_error=True)
-    return tuple(one for one in parsed if not (isinstance(one, Basic) and one.has(zoo, nan)) or one is oo)
-
-
-def _is_value(parsed: Any) -> bool:
-    return not isinstance(parsed, str)
-
-
-def _same(gold: Any, answer: Any) -> bool:
-    try:
-        return bool(
-            math_verify.verify(gold, answer, timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True)
-        )
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001
-        return False  # what cannot be compared is not the same
+            verdict = compare(gold, answer, tolerance)
+        except MemoryError:
+            verdict = "out of memory"
+        except BaseException as error:  # noqa: BLE001 - whatever an answer does to a parser
+            verdict = f"failed: {type(error).__name__}"
+        os.write(its, verdict.encode())
+        os._exit(0)
+    os.close(its)
+    with os.fdopen(mine, "rb") as pipe:
+        verdict = pipe.read().decode()
+    _, status, usage = os.wait4(child, 0)
+    spent = usage.ru_utime + usage.ru_stime
+    if os.WIFSIGNALED(status):
+        late = os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU)
+        verdict = "timed out" if late else f"failed: signal {os.WTERMSIG(status)}"
+    return verdict or "failed: no verdict", "", spent
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+    _light()
+    main(int(sys.argv[1]))

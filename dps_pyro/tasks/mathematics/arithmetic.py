@@ -1,4 +1,4 @@
-"""Generated arithmetic and linear equations of graded difficulty: what `Math()` asks where it is given no data."""
+"""Generated arithmetic and linear equations of graded difficulty: the problems of `Math()`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Problem(NamedTuple):
     """A solved problem.
 
     Attributes:
-        level: 1 (easiest) to 5.
+        level: The difficulty, from 1 (easiest) to 5.
         kind: ``"arithmetic"`` or ``"equation"``.
-        text: an expression or an equation in x, without white space: ``"17+25"``, ``"3x+5=20"``.
-        answer: its value, or that of x: ``"42"``, ``"-7/3"``.
+        text: An expression or an equation in x, without white space: ``"17+25"``, ``"3x+5=20"``.
+        answer: The value of the expression, or that of x: ``"42"``, ``"-7/3"``.
     """
 
     level: int
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 
 
 def random_problem(rng: random.Random, level: int) -> Problem:
-    """Draw a problem of a level. All draws are of integers, so that they are the same on every platform.
+    """Draw a problem of the given level. All draws are of integers, so that they are the same on every platform.
 
     | level | |
     |---|---|

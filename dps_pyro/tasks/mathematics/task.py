@@ -1,4 +1,4 @@
-r"""Mathematics: problems with a final answer, graded by math-verify.
+r"""The mathematics task: problems with a final answer, which the grader compares.
 
 `Math()` generates arithmetic and linear equations; `Math.from_records`, `Math.from_files` and `Math.suite` bring real
 problems. In English the prompt asks for ``\boxed{}``; the compact form is the language of the embedded policy.
@@ -21,7 +21,7 @@ from dps_pyro.tasks.mathematics.arithmetic import LEVELS, random_problem
 __all__ = ["SUITES", "Math", "Suite"]
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-"""What is added to a problem in English."""
+"""The sentence that is added to a problem in English."""
 
 
 class Suite(NamedTuple):
@@ -55,20 +55,21 @@ class Math:
     `from_records`, `from_files` and `suite`.
 
     Args:
-        levels: the levels asked, of 1 to 5, with equal shares.
-        train_size: the number of training prompts.
-        test_size: the number of test prompts; none of them is a training prompt.
-        seed: of the problems. The same arguments give the same problems on every platform.
-        style: ``"compact"`` is the language of the embedded policy, ``"3x+5=20:"``; ``"instruct"`` is English.
-        grader: judges the answers; if left out the one that all tasks share.
+        levels: The levels of the problems, from 1 to 5, in equal shares.
+        train_size: The number of training prompts.
+        test_size: The number of test prompts. None of them is a training prompt.
+        seed: The seed of the problems. The same arguments give the same problems on every platform.
+        style: The language of the prompts. ``"compact"`` is that of the embedded policy, ``"3x+5=20:"``;
+            ``"instruct"`` is English.
+        grader: The grader of the answers; the one that all tasks share, if left out.
 
     Raises:
-        ValueError: an argument is out of its range, or there are too few distinct problems.
+        ValueError: An argument is out of its range, or there are too few distinct problems.
     """
 
     name = "math"
     groups = "level"
-    """The feature that tells most of a prompt's difficulty."""
+    """The feature that tells most about a prompt's difficulty."""
     presets = ("from_files", "suite")
     """Constructors that a configuration may name."""
 
@@ -95,11 +96,17 @@ class Math:
         # The test split is drawn first: a larger training set leaves it as it was.
         test = _draw("test", sorted(set(levels)), test_size, seed, style, seen)
         train = _draw("train", sorted(set(levels)), train_size, seed, style, seen)
-        self._fill({"train": train, "test": test}, grader)
+        self._fill({"train": train, "test": test}, grader, number=True)
 
-    def _fill(self, splits: Mapping[str, PromptSet], grader: Grader | None) -> None:
+    def _fill(
+        self, splits: Mapping[str, PromptSet], grader: Grader | None, tolerance: float = 0.0, *, number: bool = False
+    ) -> None:
+        if not 0 <= tolerance < 1:
+            raise ValueError(f"expected tolerance in [0, 1), got {tolerance}")
         self._splits = dict(splits)
         self._grader = grader
+        self._tolerance = tolerance
+        self._number = number
 
     @classmethod
     def from_records(
@@ -112,23 +119,28 @@ class Math:
         test_size: int = 256,
         seed: int = 0,
         grader: Grader | None = None,
+        tolerance: float = 0.0,
     ) -> Math:
-        r"""Problems with their answers, MATH-style: ``{"problem": ..., "answer": ..., "level": 3, "type": "Algebra"}``.
+        r"""Make the task from problems with their answers, as MATH has them.
+
+        A record is a dictionary: ``{"problem": ..., "answer": ..., "level": 3, "type": "Algebra"}``.
 
         Args:
-            train: the records. Without an answer, the last ``\boxed{}`` of ``solution`` is it.
-            test: the held-out records; those of `train` with the same problem are left out of `train`. If left out,
-                `test_size` of `train` are held out (at most half), drawn by `seed`.
-            problem: what the records call the problem; if left out ``problem``, ``question`` or ``prompt``.
-            answer: what they call the answer; if left out ``answer``, ``final_answer``, ...
-            test_size: how many are held out, where `test` is left out.
-            seed: which are held out.
-            grader: judges the answers; if left out the one that all tasks share.
+            train: The records. Where a record has no answer, the last ``\boxed{}`` of its ``solution`` is the answer.
+            test: The held-out records. A record of `train` with the same problem is left out of `train`. If `test` is
+                left out, `test_size` records of `train` (at most half) are held out, drawn by `seed`.
+            problem: The field with the problem; ``problem``, ``question`` or ``prompt``, if left out.
+            answer: The field with the answer; ``answer``, ``final_answer`` and the like, if left out.
+            test_size: The number of records that are held out, where `test` is left out.
+            seed: The seed that decides which ones are held out.
+            grader: The grader of the answers; the one that all tasks share, if left out.
+            tolerance: The relative error that a numeric answer may have, in [0, 1); 0.01 for data sets of measured
+                quantities, such as Minerva.
 
         Repeated problems are kept once. ``level``, ``subject``, ``type`` and the like become features.
 
         Raises:
-            ValueError: a record has no problem or no answer, or there are no records.
+            ValueError: A record has no problem or no answer, or there are no records.
         """
         known = _prompts(train, problem, answer)
         if test is not None:
@@ -141,7 +153,7 @@ class Math:
         if not rest and test is None:
             raise ValueError("expected at least one record, got none")
         made = cls.__new__(cls)
-        made._fill({"train": PromptSet(rest), "test": PromptSet(held_out.values())}, grader)
+        made._fill({"train": PromptSet(rest), "test": PromptSet(held_out.values())}, grader, tolerance)
         return made
 
     @classmethod
@@ -154,27 +166,36 @@ class Math:
         answer: str | None = None,
         test_size: int = 256,
         seed: int = 0,
+        tolerance: float = 0.0,
     ) -> Math:
-        """As `from_records`, from files, folders or data sets (see `read_records`), or suites by name (`SUITES`).
+        """Make the task as `from_records` does, from files, folders or data sets (see `read_records`), or suites.
+
+        A suite is given by its name in `SUITES`.
 
         Raises:
-            ValueError: a source cannot be read, or its records are no problems.
+            ValueError: A source cannot be read, or its records are no problems.
         """
         held_out = None if test is None else _source(test, "test")
         return cls.from_records(
-            _source(train, "train"), held_out, problem=problem, answer=answer, test_size=test_size, seed=seed
+            _source(train, "train"),
+            held_out,
+            problem=problem,
+            answer=answer,
+            test_size=test_size,
+            seed=seed,
+            tolerance=tolerance,
         )
 
     @classmethod
     def suite(cls, name: str, source: str | Path | None = None) -> Math:
-        """An evaluation suite by its name in `SUITES`; all its problems are of the test split.
+        """Make an evaluation suite by its name in `SUITES`. All its problems belong to the test split.
 
         Args:
-            name: ``"MATH-500"``, ``"AIME24"``, ``"AMC23"``, ``"Minerva"`` or ``"OlympiadBench"``.
-            source: a file of its records, where there is no network.
+            name: The suite: ``"MATH-500"``, ``"AIME24"``, ``"AMC23"``, ``"Minerva"`` or ``"OlympiadBench"``.
+            source: A file with its records, for a machine without a network.
 
         Raises:
-            ValueError: there is no such suite, or it cannot be read.
+            ValueError: There is no such suite, or it cannot be read.
         """
         if (suite := _PROBLEMS.get(name.lower())) is None:
             raise ValueError(f"expected a suite among {', '.join(SUITES)}, got {name!r}")
@@ -187,18 +208,22 @@ class Math:
         """The prompts of ``"train"`` or ``"test"``.
 
         Raises:
-            ValueError: there is no such split.
+            ValueError: There is no such split.
         """
         return split_of(self._splits, split)
 
     def reward(self, prompt: Prompt, completion: str) -> Reward:
-        """1.0 where the completion's final answer equals the prompt's, else 0.0; why, as `Grader` says."""
+        """1.0 where the completion's final answer equals the prompt's, else 0.0, with the reason as `Grader` says it.
+
+        For a generated problem only a plain number is right: an expression that is worth as much earns nothing.
+        """
         return self.rewards([prompt], [completion])[0]
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
         """The reward of each completion of its prompt, graded side by side."""
         grader = shared_grader() if self._grader is None else self._grader
-        return grader.grade_all([prompt.answer for prompt in prompts], completions)
+        golds = [prompt.answer for prompt in prompts]
+        return grader.grade_all(golds, completions, tolerance=self._tolerance, number=self._number)
 
 
 def _draw(split: str, levels: Sequence[int], size: int, seed: int, style: str, seen: set[str]) -> PromptSet:
@@ -236,7 +261,7 @@ def _source(source: str | Path, split: str) -> list[dict[str, Any]]:
 
 
 def _prompts(records: Iterable[Mapping[str, Any]], problem: str | None, answer: str | None) -> dict[str, Prompt]:
-    """Prompts by their ids, each problem once."""
+    """Make the prompts, each problem once, by their ids."""
     prompts: dict[str, Prompt] = {}
     for place, record in enumerate(records):
         text = _field(record, (problem,) if problem else _PROBLEM, "a problem", place).strip()
@@ -251,7 +276,7 @@ def _prompts(records: Iterable[Mapping[str, Any]], problem: str | None, answer: 
 
 
 def _field(record: Mapping[str, Any], names: Sequence[str], what: str, place: int) -> str:
-    """The first of some fields that a record has, as text. Of a list (OlympiadBench) its parts, joined."""
+    """The first of some fields that a record has, as text. The parts of a list (OlympiadBench) are joined."""
     for name in names:
         value = record.get(name)
         if isinstance(value, list | tuple) and value:
@@ -264,7 +289,7 @@ def _field(record: Mapping[str, Any], names: Sequence[str], what: str, place: in
 
 
 def _gold(record: Mapping[str, Any], names: Sequence[str], place: int) -> str:
-    """The gold answer: what is in its last box, where there is one, without the dollars around it."""
+    """The gold answer: the content of its last box, if there is one, without dollar signs around it."""
     text = _field(record, names, "an answer", place).strip()
     inside = last_box(text)
     text = text if inside is None else inside.strip()

@@ -1,4 +1,4 @@
-"""Records and a reward of one's own: `dps-pyro train --data problems.jsonl --reward my_reward.py:judge`."""
+"""The task of a user's records and reward: `dps-pyro train --data problems.jsonl --reward my_reward.py:judge`."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ __all__ = ["Records"]
 
 
 class Records:
-    """A task of records, one a problem, and a Python function that judges completions.
+    """A task of records, one per problem, and a Python function that judges completions.
 
     The function is called as `function(completion, record)` and returns a number in 0..1, or that and a reason. It runs
-    in a process of its own, `timeout` seconds a completion at most. The record is as JSON has it: what JSON cannot hold
-    (bytes, images) is left out.
+    in a process of its own, with at most `timeout` seconds per completion. The record is passed as JSON, so that values
+    which JSON cannot hold (bytes, images) are left out.
 
     Args:
-        source: a file, a folder or a data set, as `read_records` takes it.
-        reward: path/to/file.py:function.
-        prompt: the field with the problem: a text, or a chat of one user message, before which a system message may
+        source: A file, a folder or a data set, as `read_records` takes it.
+        reward: The function, as path/to/file.py:function.
+        prompt: The field with the problem: a text, or a chat of one user message, before which a system message may
             stand that is the same in all records.
-        id: the field that identifies a problem. If left out, the record's content does, and of records that are all
-            the same one stays.
-        features: fields that are known before any rollout (numbers or strings), for models with groups or features.
-        groups: the feature that models with groups pool by.
-        split, test_split: parts of the source (`read_records`). Without a `test_split` the held-out prompts are those
-            whose id hashes into `test_share`: the same for ever, whatever records are added.
-        test_share: in (0, 1).
-        system: a system prompt.
-        timeout: seconds a call of the reward, > 0.
+        id: The field that identifies a problem. If it is left out, the record's content does, and equal records count
+            once.
+        features: The fields that are known before any rollout (numbers or strings), for models with groups or features.
+        groups: The feature by which models with groups pool.
+        split, test_split: The parts of the source (`read_records`). Without a `test_split` the held-out prompts are
+            those whose id hashes into `test_share`, so that they stay the same whatever records are added.
+        test_share: The share of the prompts that is held out, in (0, 1).
+        system: A system prompt.
+        timeout: The seconds that a call of the reward may take, > 0.
 
     Raises:
-        ValueError: there are no such records, fields or function.
+        ValueError: There are no such records, fields or function.
     """
 
     name = "records"
@@ -78,21 +78,25 @@ class Records:
         self._judge = RewardProcess(reward, timeout)
 
     def prompts(self, split: str) -> PromptSet:
-        """The prompts of "train" or "test"."""
+        """The prompts of "train" or "test".
+
+        Raises:
+            ValueError: There is no such split.
+        """
         if split not in self._splits:
             raise ValueError(f"expected a split among {', '.join(self._splits)}, got {split!r}")
         return self._splits[split]
 
     def reward(self, prompt: Prompt, completion: str) -> Reward:
-        """What the function says.
+        """Judge one completion by the function.
 
         Raises:
-            RewardError: it raised, ran out of time, died, or said something else than a reward.
+            RewardError: The function raised, ran out of time, died, or returned something else than a reward.
         """
         return self._judge(completion, prompt.answer)
 
     def _prompts(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Prompt]:
-        """By id; the answer is the whole record."""
+        """Make the prompts by their ids. The answer of a prompt is its whole record."""
         text, name, features = self._fields
         found: dict[str, Prompt] = {}
         for place, record in enumerate(records):
@@ -115,7 +119,7 @@ class Records:
         return found
 
     def _text(self, value: Any, place: int) -> str:
-        """The problem of a record, whose system message is noted."""
+        """The problem of a record. Its system message is noted."""
         if isinstance(value, str) and value.strip():
             return value
         messages = value if isinstance(value, list) else []
@@ -128,12 +132,12 @@ class Records:
 
 
 def _hash(text: str) -> int:
-    """32 bits, spread evenly."""
+    """Hash a text to 32 bits, spread evenly."""
     return int.from_bytes(hashlib.sha256(f"held out/{text}".encode()).digest()[:4], "big")
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON holds it."""
+    """Whether JSON can hold a value."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A user's reward function in a process of its own, which may be killed: it can raise, hang, print or crash there."""
+"""Runs a user's reward function in a process of its own, where it can raise, hang, print or crash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dps_pyro.tasks.base import Reward
 __all__ = ["START", "JudgeProcess", "RewardError", "RewardProcess"]
 
 START = 120.0
-"""Seconds for such a process to start: a user's file may import much."""
+"""The seconds that such a process may take to start, for a user's file may import much."""
 
 
 class RewardError(Exception):
@@ -20,7 +20,7 @@ class RewardError(Exception):
 
 
 class JudgeProcess:
-    """What judges elsewhere, in a process that is started when there is something to judge, and again after its end."""
+    """Judges in another process, which starts when there is something to judge, and again after its end."""
 
     _process: Killable | None = None
 
@@ -31,14 +31,14 @@ class JudgeProcess:
             self._process = None
 
     def _started(self) -> Killable:
-        """A process that has said that it is ready."""
+        """Start a process and wait until it is ready."""
         raise NotImplementedError
 
     def _judged(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """The process's answer.
+        """Ask the process and return its answer.
 
         Raises:
-            RewardError: it raised, ran out of time, or died.
+            RewardError: The process raised, ran out of time, or died.
         """
         try:
             if self._process is None:
@@ -61,11 +61,11 @@ class RewardProcess(JudgeProcess):
     The function returns a number in 0..1 (a bool will do), or such a number and a reason of a few words.
 
     Args:
-        function: path/to/file.py:name.
-        seconds: the time that a call may take, > 0. The process is then killed, and another started for the next call.
+        function: The function, as path/to/file.py:name.
+        seconds: The time that a call may take, > 0. After it the process is killed, and the next call starts another.
 
     Raises:
-        ValueError: the file has no such function, or cannot be imported.
+        ValueError: The file has no such function, or it cannot be imported.
     """
 
     def __init__(self, function: str, seconds: float) -> None:
@@ -82,7 +82,7 @@ class RewardProcess(JudgeProcess):
         """Judge one completion; `record` is anything that JSON holds.
 
         Raises:
-            RewardError: it could not be judged; the message says why, and how the function raised.
+            RewardError: The completion could not be judged. The message says why, and what the function raised.
         """
         answer = self._judged({"completion": completion, "record": record}, self.seconds)
         return Reward(float(answer["value"]), str(answer["reason"]))

@@ -1,6 +1,6 @@
 """The process in which a user's reward function runs: `python -m dps_pyro.tasks.own.reward_worker FILE.py:FUNCTION`.
 
-Reads one question a line, answers one line each; spoken to by `dps_pyro.tasks.own.reward_process`.
+It reads one question per line and answers with one line. `dps_pyro.tasks.own.reward_process` speaks to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["answer_questions", "checked", "main"]
 
 
 def main() -> None:
-    """Answer until the other side is gone."""
+    """Answer questions until the other side is gone."""
 
     def ready() -> Callable[[Any], dict[str, Any]]:
         function = load("reward", sys.argv[1])
@@ -31,11 +31,13 @@ def main() -> None:
 
 
 def answer_questions(ready: Callable[[], Callable[[Any], dict[str, Any]]]) -> None:
-    """Say {"ready": true}, then answer a line of JSON to each on standard input until that ends. What raises becomes
-    {"raised": ...}. A question's `seconds` are what the other side waits for; it kills this process then.
+    """Say {"ready": true}, then answer each line of JSON on standard input with one, until the input ends.
+
+    An exception becomes {"raised": ...}. The `seconds` of a question are the time that the other side waits before it
+    kills this process.
 
     Args:
-        ready: makes what answers; it may raise, which ends this process.
+        ready: Makes the function that answers. If it raises, this process ends.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever prints, prints elsewhere
@@ -43,8 +45,8 @@ def answer_questions(ready: Callable[[], Callable[[Any], dict[str, Any]]]) -> No
     def say(answer: dict[str, Any]) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
-    # Where the other side is killed nobody is left to kill this one at work: what waits is seen to by a thread, what
-    # computes (and may never let a thread run) by a clock of processor time.
+    # If the other side is killed, nobody is left to kill this process at work. A thread ends one that waits, and a
+    # clock of processor time ends one that computes, which may never let a thread run.
     end_with_parent()
     try:
         found = ready()
@@ -64,10 +66,10 @@ def answer_questions(ready: Callable[[], Callable[[Any], dict[str, Any]]]) -> No
 
 
 def checked(found: Any) -> dict[str, Any]:
-    """A value in 0..1 and a reason.
+    """Check what a reward function returned, and give it a reason.
 
     Raises:
-        TypeError, ValueError: it is neither a number in 0..1 nor that and a reason.
+        TypeError, ValueError: It is neither a number in 0..1 nor such a number and a reason.
     """
     value, reason = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     number = float(value)

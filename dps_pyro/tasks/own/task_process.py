@@ -1,4 +1,4 @@
-"""A user's task, whose rewards are judged in a process of its own, which may be killed."""
+"""A user's task, whose rewards are judged in a process that can be killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dps_pyro.tasks.own.reward_process import START, JudgeProcess, RewardError
 __all__ = ["BATCH", "TaskProcess"]
 
 BATCH = 10
-"""A call of `rewards` over a batch may take so many times as long as one of `reward`."""
+"""How many times as long as a call of `reward` a call of `rewards` over a batch may take."""
 
 
 class TaskProcess(JudgeProcess):
@@ -24,12 +24,12 @@ class TaskProcess(JudgeProcess):
     its id.
 
     Args:
-        task: the task, made here.
-        name, arguments, optional: what `by_name.make` made it from.
-        seconds: the time that one call of `reward` may take, > 0; one of `rewards` ten times that.
+        task: The task, as it was made here.
+        name, arguments, optional: The arguments from which `by_name.make` made it.
+        seconds: The time that one call of `reward` may take, > 0. A call of `rewards` may take ten times that.
 
     Attributes:
-        name, system, groups, rewards: the task's, as far as it has them.
+        name, system, groups, rewards: Those of the task, as far as it has them.
     """
 
     rewards: Callable[[Sequence[Prompt], Sequence[str]], list[Reward]]
@@ -49,14 +49,14 @@ class TaskProcess(JudgeProcess):
             self.rewards = self._rewards
 
     def prompts(self, split: str) -> PromptSet:
-        """The task's."""
+        """The prompts of a split of the task."""
         return self.task.prompts(split)
 
     def reward(self, prompt: Prompt, completion: str) -> Reward:
-        """What the task says.
+        """Judge one completion by the task.
 
         Raises:
-            RewardError: it raised, ran out of time, died, or said something else than a reward.
+            RewardError: The task raised, ran out of time, died, or returned something else than a reward.
         """
         (found,) = self._ask([prompt], [completion], together=False, seconds=self.seconds)
         return found

@@ -2,7 +2,7 @@
 
 It is started as `python -m dps_pyro.tasks.own.task_worker '["FILE.py:NAME", {...}, {...}]'`.
 
-Spoken to by `dps_pyro.tasks.own.task_process`.
+`dps_pyro.tasks.own.task_process` speaks to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Answer until the other side is gone."""
+    """Answer questions until the other side is gone."""
     answer_questions(_ready)
 
 

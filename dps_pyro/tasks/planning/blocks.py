@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
+from dps_pyro.tasks.planning.reading import OpenError, answer_of
 
 __all__ = ["TABLE", "BlocksWorld", "Move", "State", "move", "plan", "random_state"]
 
@@ -24,11 +25,15 @@ Move = tuple[str, str]
 TABLE = "_"
 _LETTERS = "abcdef"
 _MAX_CHARS = 600
-_WORDS = re.compile(r"(?:move)?(?:the)?(?:block)?([a-f])(?:onto|ontopof|on|to)?(?:block)?(?:the)?(?:([a-f])|_|table)")
+_STEP = re.compile(
+    r"(?:\(?\d{1,3}[.):]\)?|[-*•])?(?:then|the|and|finally|next|first|put|place|stack|move|unstack|block){0,9}([a-f])"
+    r"(?:from(?:the|top|of|block){0,6}(?:[a-f]|table))?(?:->|→|down|on|top|to|of|the|block){0,9}(?:([a-f])|_|table)"
+)
+"""A move in words, without white space: ``movetheblockaontotheblockb``, ``moveafrombtothetable``, ``1.a->c``."""
 
 
 def move(state: State, block: str, onto: str) -> State | None:
-    """The state after a move; None where the rules do not allow it, or where it moves nothing.
+    """Return the state after a move; None where the rules do not allow it, or where it moves nothing.
 
     >>> move(("ab", "c"), "b", "c")
     ('a', 'cb')
@@ -48,17 +53,17 @@ def move(state: State, block: str, onto: str) -> State | None:
 
 @lru_cache(4096)
 def _moves(state: State) -> tuple[tuple[Move, State], ...]:
-    """Every move there is, and where it leads."""
+    """Every legal move, and the state to which it leads."""
     tops = [stack[-1] for stack in state]
     tried = [((top, onto), move(state, top, onto)) for top in tops for onto in (*tops, TABLE)]
     return tuple((step, after) for step, after in tried if after is not None)
 
 
 def plan(start: State, goal: State, rng: random.Random | None = None) -> list[Move]:
-    """A shortest plan (breadth first); of several, one drawn by `rng`, or always the same without.
+    """Find a shortest plan, breadth first. `rng` draws one of several; without it the plan is always the same.
 
     Raises:
-        ValueError: the two states are of different blocks.
+        ValueError: The two states have different blocks.
     """
     if sorted("".join(start)) != sorted("".join(goal)):
         raise ValueError(f"expected the same blocks in both states, got {start} and {goal}")
@@ -82,7 +87,7 @@ def plan(start: State, goal: State, rng: random.Random | None = None) -> list[Mo
 
 
 def random_state(rng: random.Random, blocks: int) -> State:
-    """Blocks in random order, each on the table or on the last stack."""
+    """Draw a state: blocks in random order, each on the table or on the last stack."""
     letters = list(_LETTERS[:blocks])
     rng.shuffle(letters)
     stacks: list[str] = []
@@ -98,23 +103,23 @@ class BlocksWorld:
     """The blocks world task.
 
     Args:
-        blocks: how many blocks a problem may have, each 2 to 6, with equal shares.
-        moves: the least and the most moves of a shortest plan: the difficulty.
-        optimal: only a shortest plan earns the reward; else any plan that reaches the goal within `_MAX_CHARS`
-            characters and four moves a block.
-        train_size: the number of training prompts.
-        test_size: the number of test prompts; none of them is a training prompt.
-        seed: of the problems. The same arguments give the same problems on every platform.
-        style: ``"compact"`` is the language of the embedded policy: ``"ab/c > cb/a :"`` is answered by ``"b c"``;
-            ``"instruct"`` is English, and asks for the plan within ``<answer>``.
+        blocks: The numbers of blocks that problems have, each from 2 to 6, in equal shares.
+        moves: The least and the greatest length of a shortest plan, which is the difficulty.
+        optimal: Whether only a shortest plan earns the reward. Otherwise any plan does that reaches the goal within
+            `_MAX_CHARS` characters and four moves per block.
+        train_size: The number of training prompts.
+        test_size: The number of test prompts. None of them is a training prompt.
+        seed: The seed of the problems. The same arguments give the same problems on every platform.
+        style: The language of the prompts. ``"compact"`` is that of the embedded policy: ``"ab/c > cb/a :"`` is
+            answered by ``"b c"``; ``"instruct"`` is English, and asks for the plan within ``<answer>``.
 
     Raises:
-        ValueError: an argument is out of its range, or there are too few distinct problems of that kind.
+        ValueError: An argument is out of its range, or there are too few distinct problems of that kind.
     """
 
     name = "blocks"
     groups = "moves"
-    """The feature that tells most of a prompt's difficulty."""
+    """The feature that tells most about a prompt's difficulty."""
 
     def __init__(
         self,
@@ -146,15 +151,15 @@ class BlocksWorld:
         """The prompts of ``"train"`` or ``"test"``.
 
         Raises:
-            ValueError: there is no such split.
+            ValueError: There is no such split.
         """
         return split_of(self._splits, split)
 
     def prompt(self, start: State, goal: State) -> Prompt:
-        """The prompt of a problem of your own.
+        """Make the prompt of a problem of your own.
 
         Raises:
-            ValueError: the states are not of the same blocks.
+            ValueError: The states do not have the same blocks.
         """
         start, goal = tuple(sorted(start)), tuple(sorted(goal))
         least = len(plan(start, goal))
@@ -175,7 +180,7 @@ class BlocksWorld:
 
         The plan is the text of the last ``<answer>...</answer>``, or the whole completion. The reasons: ``"correct"``,
         ``"goal not reached"``, ``"illegal move"``, ``"too many moves"``, ``"not shortest"``, and for what is no plan
-        ``"unclosed answer"``, ``"empty"``, ``"too long"`` and ``"not a plan"``.
+        ``"unfinished thinking"``, ``"unclosed answer"``, ``"empty"``, ``"too long"`` and ``"not a plan"``.
         """
         start, goal = prompt.answer
         steps = _read(completion)
@@ -195,7 +200,7 @@ class BlocksWorld:
         return Reward(1.0, "correct")
 
     def draw(self, rng: random.Random) -> Prompt:
-        """A problem of this kind, of either split or of none."""
+        """Draw a problem of this kind. It may belong to either split or to none."""
         for _ in range(10_000):
             blocks = rng.choice(self.blocks)
             prompt = self.prompt(random_state(rng, blocks), random_state(rng, blocks))
@@ -233,21 +238,19 @@ def _told(state: State) -> str:
 
 def _read(completion: str) -> list[Move] | str:
     """The moves of a plan, or why there are none."""
-    text = completion
-    start = completion.rfind("<answer>", 0, max(completion.rfind("</answer>"), 0))
-    if start >= 0:
-        start += len("<answer>")
-        text = completion[start : completion.find("</answer>", start)]
-    elif "<answer>" in completion:
-        return "unclosed answer"
-    text = text.strip().rstrip(";.").lower()
+    try:
+        text = answer_of(completion)
+    except OpenError as error:
+        return error.reason
+    text = text.strip().rstrip(";.,").lower()
     if not text:
         return "empty"
     if len(text) > _MAX_CHARS:
         return "too long"
     steps: list[Move] = []
-    for part in re.split(r"[;,\n]", text):
-        if (match := _WORDS.fullmatch("".join(part.split()).removesuffix("."))) is None:
+    lines = [line.strip().rstrip(";,") for line in text.splitlines() if line.strip()]
+    for part in re.split(r"[;,\n]", "\n".join(lines)):
+        if (match := _STEP.fullmatch("".join(part.split()).strip(".*`"))) is None:
             return "not a plan"
         steps.append((match[1], match[2] or TABLE))
     return steps

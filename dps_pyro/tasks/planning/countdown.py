@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 from dps_pyro.support.records import read_records
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
 from dps_pyro.tasks.planning.expression import ExpressionError, evaluate
+from dps_pyro.tasks.planning.reading import OpenError, answer_of, arithmetic
 
 Style = Literal["compact", "instruct", "tinyzero"]
-"""How a prompt is put."""
+"""The language of a prompt."""
 
 OPERANDS: Mapping[int, float] = {2: 0.20, 3: 0.20, 4: 0.10, 5: 0.15, 6: 0.35}
 """The default share of problems with each count of numbers."""
@@ -118,16 +119,18 @@ class Countdown:
     """The Countdown task.
 
     Args:
-        operands: How many numbers a problem has -> its share of the problems; positive weights, of any sum. The shares
-            are exact in each split, up to rounding. A sequence of counts gives all of them the same share.
+        operands: A mapping of the count of numbers of a problem to its share of the problems. The shares are positive
+            weights of any sum, and they are exact in each split, up to rounding. A sequence of counts gives all of them
+            the same share.
         numbers: The range of the given numbers, both ends included.
         targets: The range of the targets, both ends included.
         train_size: The number of training prompts.
         test_size: The number of test prompts. No test problem is a training problem, in any order of its numbers.
-        seed: Of the problems. The same arguments give the same problems on every platform.
-        style: ``"compact"`` is the language of the embedded policy, ``"3 7 25 = 46 :"``. ``"instruct"`` is English, and
-            asks for reasoning within ``<think>`` and the final expression within ``<answer>``, like TinyZero.
-            ``"tinyzero"`` is TinyZero's own prompt for base models, which wants ``--prompt-format raw``.
+        seed: The seed of the problems. The same arguments give the same problems on every platform.
+        style: The language of the prompts. ``"compact"`` is that of the embedded policy, ``"3 7 25 = 46 :"``.
+            ``"instruct"`` is English, and asks for reasoning within ``<think>`` and the final expression within
+            ``<answer>``, like TinyZero. ``"tinyzero"`` is TinyZero's own prompt for base models, which wants
+            ``--prompt-format raw``.
 
     Raises:
         ValueError: An argument is out of its range, or there are too few distinct problems of that kind.
@@ -135,7 +138,7 @@ class Countdown:
 
     name = "countdown"
     groups = "operands"
-    """The feature that tells most of a prompt's difficulty."""
+    """The feature that tells most about a prompt's difficulty."""
     presets = ("three_to_four", "four", "from_files")
     """Constructors that a configuration may name."""
 
@@ -200,20 +203,20 @@ class Countdown:
         test_size: int = 512,
         style: Style = "instruct",
     ) -> Countdown:
-        """Problems as published: ``{"nums": [44, 19, 35], "target": 98}``.
+        """Make the task from problems as they are published: ``{"nums": [44, 19, 35], "target": 98}``.
 
         Args:
-            train: the records.
-            test: the held-out records; if left out, the `test_size` distinct problems that follow on the first
-                `train_size` of `train`, or the last ones where `train_size` is left out (at most half of them).
-            train_size: at most so many training prompts, the first ones; all if left out.
-            test_size: at most so many test prompts.
-            style: as of the constructor.
+            train: The records.
+            test: The held-out records. If they are left out, they are the `test_size` distinct problems behind the
+                first `train_size` of `train`, or the last ones where `train_size` is left out (at most half of them).
+            train_size: The greatest number of training prompts, the first ones; all, if left out.
+            test_size: The greatest number of test prompts.
+            style: The language of the prompts, as for the constructor.
 
         Repeated problems are kept once, and no test problem is a training problem.
 
         Raises:
-            ValueError: a record has no `nums` or no `target`.
+            ValueError: A record has no `nums` or no `target`.
         """
         made = cls(train_size=0, test_size=0, style=style)
         enough = None if train_size is None or test is not None else train_size + test_size
@@ -240,13 +243,13 @@ class Countdown:
         test_size: int = 512,
         style: Style = "instruct",
     ) -> Countdown:
-        """As `from_records`, from files, folders or data sets (see `read_records`).
+        """Make the task as `from_records` does, from files, folders or data sets (see `read_records`).
 
         If left out, problems are the DPS paper's Countdown-3to4, the first 2,000 and the next 512; with
         ``test="Jiayi-Pan/Countdown-Tasks-4"`` the test problems are its Countdown-4, the first 512.
 
         Raises:
-            ValueError: a source cannot be read, or its records are no problems.
+            ValueError: A source cannot be read, or its records are no problems.
         """
         held_out = None if test is None else read_records(test)
         return cls.from_records(read_records(train), held_out, train_size=train_size, test_size=test_size, style=style)
@@ -272,7 +275,7 @@ class Countdown:
         return split_of(self._splits, split)
 
     def prompt(self, numbers: Sequence[int], target: int) -> Prompt:
-        """The prompt of a problem of your own, solvable or not.
+        """Make the prompt of a problem of your own, solvable or not.
 
         Raises:
             ValueError: There are not 2 to 8 numbers, or one of them or the target is no integer from 1 to 999999.
@@ -295,28 +298,31 @@ class Countdown:
         )
 
     def solution(self, prompt: Prompt) -> str:
-        """An expression that solves a prompt of either split; for tests and supervised warm starts.
+        """Return an expression that solves a prompt of either split; for tests and supervised warm starts.
 
         Raises:
-            KeyError: The prompt is of neither split.
+            KeyError: The prompt belongs to neither split.
         """
         return self._solutions[prompt.id]
 
     def reward(self, prompt: Prompt, completion: str) -> Reward:
-        """1.0 for an expression of each given number exactly once that is worth the target, else 0.0.
+        r"""1.0 for an expression of each given number exactly once that is worth the target, else 0.0.
 
-        The answer is the text within the last ``<answer>...</answer>`` (from the last ``<answer>`` that has a
-        ``</answer>`` after it, to the first of those) or, where there is no ``<answer>``, the whole completion. The
-        reasons: ``"correct"``, ``"wrong value"``, ``"wrong numbers"`` (whatever the value), ``"division by zero"``,
-        ``"unclosed answer"``, and for what could not be parsed ``"empty"``, ``"too long"``, ``"number too long"`` and
-        ``"not an expression"``. Never raises on a string, and takes at most milliseconds.
+        The answer is the text within the last ``<answer>...</answer>`` behind the thinking (``</think>``), or the whole
+        text behind it where nothing is tagged; within either, the content of the last ``\boxed{}``, if there is one.
+        ``×``, ``÷``, ``\times``, ``\frac{}{}`` and brackets of other kinds are read as they are meant, and "= target"
+        on either side is left out; another equation is no expression.
+
+        The reasons are ``"correct"``, ``"wrong value"``, ``"wrong numbers"`` (whatever the value), ``"division by
+        zero"``, ``"unclosed answer"``, ``"unfinished thinking"``, and for text that could not be parsed ``"empty"``,
+        ``"too long"``, ``"number too long"`` and ``"not an expression"``. It never raises on a string, and it takes at
+        most milliseconds.
         """
         numbers, target = prompt.answer
-        answer = _answer(completion)
-        if answer is None:
-            return Reward(0.0, "unclosed answer")
         try:
-            value, literals = evaluate(answer)
+            value, literals = evaluate(arithmetic(answer_of(completion), target))
+        except OpenError as error:
+            return Reward(0.0, error.reason)
         except ExpressionError as error:
             return Reward(0.0, error.reason)
         if sorted(literals) != sorted(numbers):
@@ -346,7 +352,7 @@ class Countdown:
 
 
 def _weights(operands: Any) -> dict[int, float]:
-    """Counts of numbers -> weights, checked; equal weights for a sequence of counts."""
+    """Check the weights of the counts of numbers. A sequence of counts gives equal weights."""
     listed = isinstance(operands, Sequence) and not isinstance(operands, str)
     pairs: list[tuple[Any, Any]] = [(count, 1.0) for count in operands] if listed else []
     if isinstance(operands, Mapping):
@@ -363,7 +369,7 @@ def _weights(operands: Any) -> dict[int, float]:
 
 
 def _range(name: str, ends: Any) -> tuple[int, int]:
-    """A range of problems' numbers, checked."""
+    """Check a range of numbers."""
     pair = isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends)
     if not pair or not 0 < ends[0] <= ends[1] < 1_000_000:
         raise ValueError(f"expected {name} to be a range [low, high] within 1..999999, got {ends!r}")
@@ -379,16 +385,3 @@ def _apportion(weights: Mapping[int, float], size: int) -> dict[int, int]:
     for key in by_remainder[: size - sum(shares.values())]:
         shares[key] += 1
     return shares
-
-
-def _answer(completion: str) -> str | None:
-    """The text of the last pair: the last ``<answer>`` that has a ``</answer>`` after it, up to the first such one.
-
-    Without a pair: None where there is an ``<answer>``, else the whole completion. Three searches, each linear in the
-    completion's length: ``<answer>1</answer>2</answer>`` -> ``1``, ``<answer><answer>1</answer>`` -> ``1``.
-    """
-    start = completion.rfind("<answer>", 0, max(completion.rfind("</answer>"), 0))
-    if start >= 0:
-        start += len("<answer>")
-        return completion[start : completion.find("</answer>", start)]
-    return None if "<answer>" in completion else completion

@@ -41,7 +41,7 @@ _TOO_MANY_DIGITS = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 
 
 class ExpressionError(ValueError):
-    """The text has no value. Its `reason` is one of the five below."""
+    """The text has no value. Its `reason` is one of the five constants below."""
 
     EMPTY = "empty"
     TOO_LONG = "too long"
@@ -62,7 +62,7 @@ class Evaluated(NamedTuple):
 
 
 class _Evaluate(Transformer[Token, Evaluated]):
-    """Reduces each rule to what it is worth while the parser runs."""
+    """Reduces each rule to its value while the parser runs."""
 
     def literal(self, children: list[Token]) -> Evaluated:
         number = int(children[0])
@@ -97,9 +97,9 @@ def _parser() -> Lark:
 
 
 def evaluate(text: str) -> Evaluated:
-    """The value of `text` and the literals in it, e.g. ``"(3 + 7) / 4"`` -> ``(5/2, (3, 7, 4))``.
+    """Compute the value of `text` and find the literals in it, e.g. ``"(3 + 7) / 4"`` -> ``(5/2, (3, 7, 4))``.
 
-    Nothing is executed. Takes at most a few milliseconds on any string, however long.
+    Nothing is executed. It takes at most a few milliseconds on any string, however long.
 
     Raises:
         ExpressionError: The text is empty, longer than `MAX_CHARS`, has a literal longer than `MAX_DIGITS`, is not an

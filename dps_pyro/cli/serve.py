@@ -1,0 +1,82 @@
+"""`dps-pyro serve`: one prompt sampler for several trainers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+__all__ = ["Options", "run"]
+
+
+@dataclass
+class Options:
+    """Serve a prompt sampler over HTTP. Every request brings the key; every change is on disk before it is answered.
+
+    The key is read from the environment variable DPS_PYRO_KEY, of at least 16 characters. The connection is not
+    encrypted: keep it on a private network, or put a proxy with TLS before it.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where state and journal are kept. A service that is started again with the same folder goes on."""
+    prompts: int = 0
+    """The number of prompts; or give their ids."""
+    ids: Path | None = None
+    """A text file with the prompts' ids, one a line."""
+    model: str = "LogitWalk"
+    """A name in dps_pyro.models, or path/to/file.py:Name."""
+    model_args: str = "{}"
+    """Arguments of its constructor, as YAML."""
+    prior: Path | None = None
+    """A posterior that dps-pyro fit wrote, of the same model."""
+    acquisition: str = "soft"
+    """How beliefs become a batch."""
+    trials: int = 8
+    """The group size planned."""
+    seed: int = 0
+    """Of the selections."""
+    host: str = "127.0.0.1"
+    """The address to listen at."""
+    port: int = 8700
+    """The port to listen at; 0 takes a free one."""
+    sync: bool = False
+    """Flush each change to the disk, for machines that may lose power."""
+
+
+def run(arguments: list[str]) -> int:
+    """Load what is there, and serve until stopped."""
+    options = tyro.cli(Options, prog="dps-pyro serve", args=arguments)
+    key = os.environ.get("DPS_PYRO_KEY", "")
+    if not key:
+        raise ValueError("DPS_PYRO_KEY: expected a key of at least 16 characters in the environment, got none")
+    try:
+        import uvicorn
+
+        from dps_pyro.serve.app import make_app
+    except ImportError as error:
+        raise ValueError(f"dps-pyro serve: expected the packages of dps-pyro[serve], got {error}") from error
+    from dps_pyro.cli.inputs import read_predictor
+    from dps_pyro.history.log import RolloutHistory
+    from dps_pyro.inference.posterior import Posterior
+    from dps_pyro.selection.sampler import PromptSampler
+    from dps_pyro.serve.durable import Durable
+
+    names = None if options.ids is None else options.ids.read_text(encoding="utf-8").split("\n")
+    prompts = options.prompts if names is None else [name for name in names if name]
+    posterior = None if options.prior is None else Posterior.load(options.prior)
+    model = read_predictor(options.model, options.model_args, RolloutHistory(0), posterior)
+    sampler = PromptSampler(
+        model,
+        prompts,
+        acquisition=options.acquisition,
+        trials=options.trials,
+        posterior=posterior,
+        seed=options.seed,
+    )
+    durable = Durable(sampler, options.folder, sync=options.sync)
+    app = make_app(durable, key)
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False)
+    return 0

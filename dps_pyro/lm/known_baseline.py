@@ -1,0 +1,81 @@
+"""Advantages over a baseline that is known beforehand, such as what a tracker expects of each rollout.
+
+`PromptSampler.baseline` gives the Bayesian leave-one-out baseline; any other of the same shape will do. There is no
+group in it: a completion's advantage is its reward less its own baseline, so that groups of any size, even one, and
+groups that are all right or all wrong carry signal.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, assert_never
+
+import torch
+from torch import Tensor
+
+from dps_pyro.lm.losses import informative_groups
+
+__all__ = ["Scale", "tracked_advantages"]
+
+Scale = Literal["none", "belief", "group", "batch"]
+"""What the differences are divided by."""
+
+
+def tracked_advantages(
+    rewards: Tensor, expected: Tensor, scale: Scale = "none", *, there: Tensor | None = None, eps: float = 1e-4
+) -> Tensor:
+    """`(r - b) / (scale + eps)` of each completion.
+
+    ======== =============================================================================================
+    none     1: unbiased, as RLOO's and Dr. GRPO's are
+    belief   sqrt(b (1 - b)), the standard deviation of a reward of 0 or 1 whose mean is the baseline:
+             what GRPO's division by the group's standard deviation aims at, known before the reward
+    group    the group's own standard deviation (n - 1 in the denominator) where its rewards differ, as
+             GRPO has it; the belief's where they do not
+    batch    the standard deviation of all differences of the step, from which their mean is subtracted,
+             too (single-stream policy optimization, SPO, arXiv 2509.13232)
+    ======== =============================================================================================
+
+    Args:
+        rewards: float [G, n], finite.
+        expected: [G, n], the baselines, in 0..1 for all scales but "none" and "batch".
+        scale: see above.
+        there: bool [G, n], where groups differ in size: which entries are completions. All of them if left out.
+        eps: added to the scale; unused by "none".
+
+    Returns:
+        float [G, n], of the rewards' kind; exactly 0 where there is no completion.
+
+    Raises:
+        ValueError: shapes disagree, or a number that matters is not finite.
+    """
+    known = torch.ones_like(rewards, dtype=torch.bool) if there is None else there
+    if rewards.ndim != 2 or expected.shape != rewards.shape or known.shape != rewards.shape:
+        shapes = [list(x.shape) for x in (rewards, expected, known)]
+        raise ValueError(f"expected rewards, baselines and there of one shape [groups, n], got {shapes}")
+    baseline = expected.to(rewards.device, rewards.dtype)
+    if not (rewards[known].isfinite().all() and baseline[known].isfinite().all()):
+        raise ValueError("expected finite rewards and baselines of all completions, got NaN or infinity")
+    earned, baseline = rewards.masked_fill(~known, 0.0), baseline.masked_fill(~known, 0.0)
+    difference = earned - baseline
+    match scale:
+        case "none":
+            return difference
+        case "belief":
+            return (difference / (_spread(baseline) + eps)).masked_fill(~known, 0.0)
+        case "group":
+            n = known.sum(1, keepdim=True)
+            mean = earned.sum(1, keepdim=True) / n.clamp_min(1)
+            squares = (earned - mean).masked_fill(~known, 0.0).square().sum(1, keepdim=True)
+            own = (squares / (n - 1).clamp_min(1)).sqrt()
+            differ = informative_groups(rewards, there=known)[:, None]
+            return (difference / (torch.where(differ, own, _spread(baseline)) + eps)).masked_fill(~known, 0.0)
+        case "batch":
+            values = difference[known]
+            if len(values) < 2:
+                return difference
+            return ((difference - values.mean()) / (values.std() + eps)).masked_fill(~known, 0.0)
+    assert_never(scale)
+
+
+def _spread(mean: Tensor) -> Tensor:
+    return (mean * (1 - mean)).clamp_min(0).sqrt()

@@ -1,0 +1,231 @@
+"""What runs cost, and what one way of choosing prompts saves against another, in tokens, GPU-hours and money.
+
+A run's own files say how many rollouts it drew, how long they were, and how many of them the update learned from. The
+bill follows from throughputs and a price that the user gives:
+
+    GPU-seconds = generated tokens / (tokens per second and GPU, drawing) + trained tokens / (the same, training)
+
+or, where no throughputs are given, from the seconds that the run took on the user's GPUs. The saving is against other
+runs of the same task, *to the same held-out accuracy*: by default the accuracy that those had at their end, on average.
+Every number is a mean over runs (seeds), with a 95 per cent confidence interval by Student's t.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dps_pyro.history.log import RolloutHistory
+
+__all__ = [
+    "Bill",
+    "Comparison",
+    "Interval",
+    "Prices",
+    "Spent",
+    "bill",
+    "compare",
+    "interval",
+    "spent",
+    "spent_by",
+    "trained_completions",
+]
+
+
+class Prices(NamedTuple):
+    """What a user pays, and what the machine does for it."""
+
+    gpu_hour: float = 2.0  # money an hour and GPU, in any currency
+    gpus: int = 1  # that a run occupies while it takes its seconds; unused with throughputs
+    drawing: float | None = None  # tokens per second and GPU that the engine generates
+    training: float | None = None  # tokens per second and GPU that the update learns from
+
+
+class Spent(NamedTuple):
+    """What a run spent until some step."""
+
+    steps: float
+    rollouts: float
+    generated: float  # tokens
+    trained: float  # tokens of the completions that the update learned from
+    rollout_seconds: float
+    train_seconds: float
+    other_seconds: float  # selecting, observing, judging, handing over weights
+    accuracy: float  # held out, at that step
+
+    def hours(self, prices: Prices) -> float:
+        """GPU-hours, from throughputs where they are given, from the seconds that it took otherwise."""
+        if prices.drawing is None or prices.training is None:
+            return prices.gpus * (self.rollout_seconds + self.train_seconds + self.other_seconds) / 3600
+        return (self.generated / prices.drawing + self.trained / prices.training) / 3600
+
+
+class Interval(NamedTuple):
+    """A mean over runs."""
+
+    mean: float
+    half: float  # half the width of its 95 % confidence interval; NaN of a single run
+    runs: int
+
+    def __str__(self) -> str:
+        spread = "" if math.isnan(self.half) else f" ± {self.half:,.3g}"
+        return f"{self.mean:,.4g}{spread}"
+
+
+class Bill(NamedTuple):
+    """What some runs spent, each a mean over them."""
+
+    rollouts: Interval
+    generated: Interval
+    trained: Interval
+    hours: Interval
+    money: Interval
+    accuracy: Interval
+
+
+class Comparison(NamedTuple):
+    """Some runs against others, to the same accuracy."""
+
+    target: float  # the held-out accuracy to be reached
+    own: Bill
+    other: Bill
+    reached: tuple[int, int]  # how many of the one and of the other reached it
+    saved: float  # share of the others' money that is saved, below 0 where it costs more; NaN where nobody got there
+    saved_half: float  # half the width of its 95 % confidence interval (delta method)
+
+
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+"""Student's t, two-sided 95 %, at 1, 2, ... degrees of freedom."""
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """The mean and its 95 per cent confidence interval."""
+    known = np.array([value for value in values if math.isfinite(value)], dtype=np.float64)
+    if len(known) == 0:
+        return Interval(math.nan, math.nan, 0)
+    if len(known) == 1:
+        return Interval(float(known[0]), math.nan, 1)
+    factor = _T[len(known) - 2] if len(known) - 1 <= len(_T) else 1.96
+    return Interval(float(known.mean()), factor * float(known.std(ddof=1)) / math.sqrt(len(known)), len(known))
+
+
+def spent(folder: Path, accuracy: float | None = None) -> Spent | None:
+    """What the run in `folder` spent: until its end, or until the evaluation at which it first had this held-out
+    accuracy; None if it never had.
+
+    Between two evaluations the accuracy is taken to rise in a line, so that the step is not that of the evaluation by
+    chance. Trained tokens are those of the groups that the log says were trained on, at their step's mean length.
+
+    Raises:
+        ValueError: there is no run, or it has no steps.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{folder}: expected a run folder with metrics.jsonl, got none")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    train, evals = ([line for line in lines if line.get("kind") == kind] for kind in ("train", "eval"))
+    if not train or not evals:
+        raise ValueError(f"{folder}: expected a run with steps and evaluations, got none")
+    return spent_by(train, evals, trained_completions(folder), accuracy)
+
+
+def spent_by(
+    records: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]],
+    learned: Mapping[int, float],
+    accuracy: float | None = None,
+) -> Spent | None:
+    """What `spent` says, of a run's lines of metrics; `learned` says how many completions each step's update learned
+    from."""
+    train = {int(line["step"]): line for line in records}  # of a step that was done twice, the last
+    evals = sorted({int(line["step"]): line for line in evaluations}.items())
+    until = float(max(train) + 1) if accuracy is None else _first(evals, accuracy)
+    if until is None:
+        return None
+    totals = dict.fromkeys(("rollouts", "generated", "trained", "rollout", "update", "other"), 0.0)
+    before = 0
+    for step, line in sorted(train.items()):
+        share = min(max(until - step, 0.0), 1.0)
+        number = line["rollouts"] - before
+        before = line["rollouts"]
+        seconds = {name.partition("/")[2]: float(value) for name, value in line.items() if name.startswith("seconds/")}
+        totals["rollouts"] += share * number
+        totals["generated"] += share * number * line["length"]
+        totals["trained"] += share * learned.get(step, 0) * line["length"]
+        for part in ("rollout", "update"):
+            totals[part] += share * seconds.pop(part, 0.0)
+        totals["other"] += share * sum(seconds.values())
+    reached = float(evals[-1][1]["accuracy"]) if accuracy is None else accuracy
+    return Spent(
+        until,
+        totals["rollouts"],
+        totals["generated"],
+        totals["trained"],
+        totals["rollout"],
+        totals["update"],
+        totals["other"],
+        reached,
+    )
+
+
+def compare(own: Sequence[Path], other: Sequence[Path], prices: Prices, target: float | None = None) -> Comparison:
+    """Some runs against others, to the same held-out accuracy: `target`, or the mean of the others' last ones.
+
+    Raises:
+        ValueError: a folder is no run.
+    """
+    ends = [spent(folder) for folder in other]
+    goal = interval([end.accuracy for end in ends if end is not None]).mean if target is None else target
+    mine, theirs = ([one for folder in runs if (one := spent(folder, goal)) is not None] for runs in (own, other))
+    bills = _bill(mine, prices), _bill(theirs, prices)
+    (a, da, _), (b, db, _) = bills[0].money, bills[1].money
+    ratio = a / b if b > 0 else math.nan
+    half = ratio * math.hypot(da / a, db / b) if ratio > 0 else math.nan
+    return Comparison(goal, *bills, (len(mine), len(theirs)), 1 - ratio, half)
+
+
+def bill(runs: Sequence[Path], prices: Prices) -> Bill:
+    """What some runs cost until their ends.
+
+    Raises:
+        ValueError: a folder is no run.
+    """
+    return _bill([one for folder in runs if (one := spent(folder)) is not None], prices)
+
+
+def _bill(runs: Sequence[Spent], prices: Prices) -> Bill:
+    hours = [run.hours(prices) for run in runs]
+    columns = ("rollouts", "generated", "trained")
+    rollouts, generated, trained = (interval([getattr(run, name) for run in runs]) for name in columns)
+    money = interval([prices.gpu_hour * hour for hour in hours])
+    return Bill(rollouts, generated, trained, interval(hours), money, interval([run.accuracy for run in runs]))
+
+
+def _first(evals: Sequence[tuple[int, Mapping[str, Any]]], accuracy: float) -> float | None:
+    """The step, between evaluations by a line, at which a run first has an accuracy."""
+    last: tuple[int, float] | None = None
+    for step, line in evals:
+        now = float(line["accuracy"])
+        if now >= accuracy:
+            if last is None or now == last[1]:
+                return float(step)
+            return last[0] + (step - last[0]) * (accuracy - last[1]) / (now - last[1])
+        last = (step, now)
+    return None
+
+
+def trained_completions(folder: Path) -> dict[int, float]:
+    """Completions that the update learned from, by step; none where there is no log."""
+    path = folder / "history.parquet"
+    if not path.is_file():
+        return {}
+    events = RolloutHistory.from_parquet(path).events
+    counts: dict[int, float] = {}
+    for step, size in zip(events.step[events.trained].tolist(), events.trials[events.trained].tolist(), strict=True):
+        counts[step] = counts.get(step, 0.0) + size
+    return counts

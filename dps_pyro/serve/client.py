@@ -1,0 +1,141 @@
+"""A sampler that is elsewhere: what a trainer uses in place of a `PromptSampler`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import torch
+from torch import Tensor
+
+from dps_pyro.selection.batches import PromptBatches
+from dps_pyro.selection.handed_out import Ahead
+from dps_pyro.support import checks
+
+__all__ = ["RemoteSampler"]
+
+
+class RemoteSampler:
+    """The five verbs of a sampler that `dps-pyro serve` runs, for one of several workers.
+
+    Every request names the worker and its own count of rounds, and is asked again until it is answered: the service
+    makes each change once. A trainer that goes on from a checkpoint loads this sampler's state with it, and what it
+    selects and observes again is answered as it was, and changes nothing.
+
+    Args:
+        url: of the service, such as "http://10.0.0.7:8700".
+        key: the service's.
+        worker: this worker's name, letters, digits, ".", "_" and "-".
+        patience: seconds to ask again for, where the service does not answer.
+
+    Raises:
+        ConnectionError: the service does not answer for that long.
+        ValueError: it refuses a request; the message is its own.
+    """
+
+    def __init__(self, url: str, key: str, worker: str, *, patience: float = 300.0) -> None:
+        self.worker, self.patience = worker, patience
+        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60.0)
+        about = self._ask("GET", "/about", None)
+        self.num_prompts = int(about["num_prompts"])
+        self.trials = int(about["trials"])
+        self.ids: list[str] | None = None
+        self.rounds = int(about["rounds"].get(worker, -1)) + 1
+        """The number of the coming request."""
+        self.ahead = Ahead()
+
+    def select(self, batch_size: int) -> Tensor:
+        """See `PromptSampler.select`."""
+        return torch.tensor(self._change("/select", {"batch_size": int(batch_size)})["rows"], dtype=torch.long)
+
+    def observe(
+        self,
+        prompts: Tensor | Sequence[int] | Sequence[str],
+        solved: Tensor | Sequence[float],
+        trials: Tensor | Sequence[int] | int,
+        step: int | None = None,
+        *,
+        trained: Tensor | Sequence[bool] | None = None,
+        progress: float | None = None,
+        useful: Tensor | Sequence[bool] | None = None,
+    ) -> None:
+        """See `PromptSampler.observe`. `step` is the service's, which all workers share: left out, the groups are those
+        of its coming step."""
+        plain: dict[str, Any] = {
+            "prompts": prompts,
+            "solved": solved,
+            "trials": trials,
+            "trained": trained,
+            "useful": useful,
+        }
+        body = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in plain.items()}
+        body = {name: list(value) if isinstance(value, Sequence) else value for name, value in body.items()}
+        body["solved"] = [float(count) for count in body["solved"] or []]
+        self._change("/observe", {**body, "step": step, "progress": progress})
+
+    def add(self, prompts: int | Sequence[str]) -> None:
+        """See `PromptSampler.add`."""
+        self._change("/add", {"prompts": prompts if isinstance(prompts, int) else list(prompts)})
+        self.num_prompts = int(self._ask("GET", "/about", None)["num_prompts"])
+
+    def retire(self, prompts: Sequence[int] | Sequence[str]) -> None:
+        """See `PromptSampler.retire`."""
+        self._change("/retire", {"prompts": list(prompts)})
+
+    def informative(self, trials: int, prompts: Sequence[int] | Sequence[str] | None = None) -> Tensor:
+        """See `PromptSampler.informative`; of some prompts, or of all where they fit into one request."""
+        wanted = list(range(self.num_prompts)) if prompts is None else list(prompts)
+        return torch.tensor(self._ask("POST", "/informative", {"trials": trials, "prompts": wanted})["chances"])
+
+    def metrics(self) -> dict[str, float]:
+        """See `PromptSampler.metrics`."""
+        return dict(self._ask("GET", "/metrics", None))
+
+    def state_dict(self) -> dict[str, Any]:
+        """This worker's place; beliefs and history are the service's to keep."""
+        return {"worker": self.worker, "rounds": self.rounds, "ahead": self.ahead.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved place.
+
+        Raises:
+            ValueError: it is another worker's, or none.
+        """
+        if checks.instance("state", state, Mapping).get("worker") != self.worker:
+            raise ValueError(f"state: expected worker {self.worker!r}, got {state.get('worker')!r}")
+        self.rounds = int(state["rounds"])
+        self.ahead.load_state_dict(state["ahead"])
+
+    def as_torch_sampler(self, batch_size: int, repeats: int = 1, num_batches: int | None = None) -> PromptBatches:
+        """See `PromptSampler.as_torch_sampler`."""
+        return PromptBatches(self, batch_size, repeats, num_batches)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._http.close()
+
+    def _change(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self._ask("POST", path, {"worker": self.worker, "round": self.rounds, **body})
+        self.rounds += 1
+        return answer
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        until, pause = time.monotonic() + self.patience, 0.05
+        while True:
+            try:
+                answer = self._http.request(method, path, json=body)
+                if answer.status_code < 500:
+                    break
+                said = f"status {answer.status_code}"
+            except httpx.TransportError as error:
+                said = f"{type(error).__name__}: {error}"
+            if time.monotonic() + pause > until:
+                raise ConnectionError(f"{self._http.base_url}: expected an answer, got {said}")
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+        found: dict[str, Any] = answer.json()
+        if answer.status_code != 200:
+            raise ValueError(f"the service refused: {found.get('error', answer.status_code)}")
+        return found

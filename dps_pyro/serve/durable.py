@@ -1,0 +1,162 @@
+"""A sampler whose every change is on disk before it is answered, and is made once however often it is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.storage import atomic_path, load_state, save_state
+
+__all__ = ["Durable", "ForgottenError"]
+
+REMEMBERED = 1024
+"""Rounds of each worker whose answers are kept, for requests that come again."""
+WORKERS = 256
+"""The most workers."""
+
+
+class ForgottenError(Exception):
+    """The round was too long ago to know whether it was answered, or is another request than the one answered."""
+
+
+class Durable:
+    """A sampler, a journal of the changes since its state was last saved, and the answers that were given.
+
+    A change is made, written to the journal, and answered, in this order. A process that is killed before the journal
+    has the change has not answered it: whoever asked asks again. One that is killed later makes the change again when
+    it starts, from the journal, and knows the answer: selections depend on nothing but the state and the request.
+
+    Args:
+        sampler: as it was made for the first time; a saved state is loaded into it.
+        folder: for the state and the journal.
+        every: changes between two saved states.
+        sync: whether each change is flushed to the disk before it is answered, so that it outlives the machine's
+            crash, too, and not only the process's.
+
+    Raises:
+        ValueError: the saved state is another sampler's, or damaged.
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, sampler: PromptSampler, folder: Path, *, every: int = 20_000, sync: bool = False) -> None:
+        self.sampler, self.folder, self.every, self.sync = sampler, folder, every, sync
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.number = 0
+        """How many changes there have been."""
+        self._added: list[Any] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "journal.jsonl"
+        if (folder / "state").exists():
+            saved = load_state(folder / "state")
+            for more in saved["added"]:
+                sampler.add(more)
+            sampler.load_state_dict(saved["sampler"])
+            self.number, self.answers, self._added = int(saved["number"]), saved["answers"], list(saved["added"])
+        self._again()
+        self._file = self._path.open("ab")
+        self._since = 0
+
+    def change(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Make a change, or give the answer that it had.
+
+        Raises:
+            ValueError: the sampler refuses it; nothing has changed.
+            ForgottenError: the round was answered too long ago, or to another request.
+        """
+        worker, name = request["worker"], f"{request['round']}:{kind}"
+        known = self.answers.get(worker, {})
+        asked = _digest(request)
+        if name in known:
+            if known[name]["asked"] != asked:
+                raise ForgottenError(
+                    f"round: expected a new one, got {request['round']}, which had another {kind} request"
+                )
+            answer: dict[str, Any] = known[name]["answer"]
+            return {**answer, "again": True}
+        if len(known) >= REMEMBERED and request["round"] < int(next(iter(known)).partition(":")[0]):
+            raise ForgottenError(f"round: expected one of the last {REMEMBERED}, got {request['round']}")
+        if not known and len(self.answers) >= WORKERS:
+            raise ValueError(f"worker: expected one of at most {WORKERS}, got another, {worker!r}")
+        answer = self._make(kind, request)
+        line = json.dumps({"number": self.number + 1, "kind": kind, "request": request}).encode() + b"\n"
+        self._file.write(line)
+        self._file.flush()
+        if self.sync:
+            os.fsync(self._file.fileno())
+        self._done(worker, name, asked, answer)
+        self._since += 1
+        if self._since >= self.every:
+            self.save()
+        return {**answer, "again": False}
+
+    def save(self) -> None:
+        """Save the state, and begin a new journal."""
+        state = {"sampler": self.sampler.state_dict(), "number": self.number, "answers": self.answers}
+        with atomic_path(self.folder / "state") as aside:
+            aside.mkdir()
+            save_state(aside, {**state, "added": self._added})
+        # The old journal's changes have numbers that the state knows: killed before the next line, nothing is lost.
+        self._file.close()
+        self._file = self._path.open("wb")
+        self._since = 0
+
+    def close(self) -> None:
+        """Save, and let go of the journal."""
+        self.save()
+        self._file.close()
+
+    def _make(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The change itself, and its answer."""
+        given = {
+            name: value for name, value in request.items() if name not in ("worker", "round") and value is not None
+        }
+        makers: dict[str, Callable[..., Any]] = {
+            "select": self.sampler.select,
+            "observe": self.sampler.observe,
+            "add": self.sampler.add,
+            "retire": self.sampler.retire,
+        }
+        found = makers[kind](**given)
+        if kind == "add":
+            self._added.append(given["prompts"])
+        answer: dict[str, Any] = {"step": self.sampler.tracker.step}
+        if kind == "select":
+            answer["rows"] = found.tolist()
+        return answer
+
+    def _done(self, worker: str, name: str, asked: str, answer: dict[str, Any]) -> None:
+        self.number += 1
+        known = self.answers.setdefault(worker, {})
+        known[name] = {"asked": asked, "answer": answer}
+        while len(known) > REMEMBERED:
+            del known[next(iter(known))]
+
+    def _again(self) -> None:
+        """Make the journal's changes again that the state does not know. A last line that was cut off was not
+        answered, and is removed."""
+        if not self._path.exists():
+            return
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self._path.open("r+b") as file:
+                file.truncate(whole)
+        for line in content[:whole].splitlines():
+            entry = json.loads(line)
+            if entry["number"] <= self.number:
+                continue
+            if entry["number"] != self.number + 1:
+                raise ValueError(f"{self._path}: expected change {self.number + 1}, got {entry['number']}")
+            request, kind = entry["request"], entry["kind"]
+            answer = self._make(kind, request)
+            self._done(request["worker"], f"{request['round']}:{kind}", _digest(request), answer)
+
+
+def _digest(request: dict[str, Any]) -> str:
+    import hashlib
+
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:24]

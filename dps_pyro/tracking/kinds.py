@@ -1,0 +1,120 @@
+"""Which prompts are alike: what lets one belief stand for all of those that were never rolled out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.sites import own_sites
+from dps_pyro.dynamics.step import Columns, Step
+
+__all__ = ["Kinds", "kinds_of"]
+
+MOST = 4096
+"""More kinds than this cost more than they save: such models stay dense."""
+
+
+class Kinds(NamedTuple):
+    """The kinds of prompts. Prompts of one kind start, move and answer alike, whatever the step."""
+
+    of: Tensor | None  # int32 [N], each prompt's kind, 0..G-1; None where there is one kind
+    example: Tensor  # long [G], one prompt of each kind
+    sizes: Tensor  # long [G], how many prompts each kind has
+    steady: bool  # whether the model's laws are the same at all steps with the same trials and updates
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Long [V], the kinds of the prompts `rows` [V]."""
+        return torch.zeros_like(rows) if self.of is None else self.of[rows].long()
+
+
+def kinds_of(dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Tensor] | None = None) -> Kinds | None:
+    """The kinds of a model's prompts; None where the filter has to keep a belief for every prompt.
+
+    A model says which prompts are alike (`Dynamics.kinds`). Where it does not say, they are all alike if each of its
+    laws gives one answer for two prompts. None is for models with parameters of each prompt's own, for those that ask
+    when a prompt was last rolled out or what its columns are, and for those of very many kinds.
+
+    Raises:
+        ValueError: `values` are not the model's, or prompts that it says are alike are not.
+    """
+    if num_prompts < 2 or any(own_sites(dynamics, 2).values()):
+        return None
+    labels = dynamics.kinds(num_prompts)
+    if labels is None:
+        found = Kinds(None, torch.tensor([0]), torch.tensor([num_prompts]), True)
+        probe = torch.tensor([0, 1])
+    else:
+        sizes = torch.bincount(labels)
+        there = sizes.nonzero().squeeze(-1)
+        place = torch.zeros_like(sizes).index_copy(0, there, torch.arange(len(there)))
+        first = torch.full_like(sizes, num_prompts).scatter_reduce(0, labels, torch.arange(num_prompts), "amin")
+        of = None if len(there) == 1 else place.to(torch.int32)[labels]
+        found = Kinds(of, first[there], sizes[there], True)
+        probe = found.example
+    if len(found.example) > min(MOST, max(1, num_prompts // 2)):
+        return None
+    if labels is not None:
+        _hold(dynamics, found, num_prompts, values)
+    asked: set[str] = set()
+    shapes = _shapes(dynamics, dynamics.parameters(num_prompts, values, probe), asked)
+    alike = all(size == 1 or (labels is not None and size == len(probe)) for size in shapes)
+    if not alike or asked & {"since", "columns"}:
+        return None
+    return found._replace(steady=not asked)
+
+
+def _hold(
+    dynamics: Dynamics[Any], kinds: Kinds, num_prompts: int, values: Mapping[str, Tensor] | None, tried: int = 64
+) -> None:
+    """Try on some prompts what the model says of its kinds: a subclass may have forgotten to say that they differ."""
+    rows = torch.linspace(0, num_prompts - 1, min(tried, num_prompts)).long().unique()
+    pair = [dynamics.parameters(num_prompts, values, chosen) for chosen in (rows, kinds.example[kinds.at(rows)])]
+    step = Step(torch.tensor([8]))
+    for law in (dynamics.initial, lambda theta: dynamics.transition(theta, step)):
+        own, claimed = (law(theta).probs for theta in pair)
+        if own.shape != claimed.shape or not torch.allclose(own, claimed):
+            name = type(dynamics).__name__
+            raise ValueError(
+                f"dynamics: expected prompts with the same number in {name}.kinds to have the same laws, got different "
+                f"ones; override kinds as well (returning None keeps a belief for every prompt)"
+            )
+
+
+def _shapes(dynamics: Dynamics[Any], theta: Any, asked: set[str]) -> list[int]:
+    """For how many prompts each of the laws has an answer of its own; what they ask of the step is added to `asked`."""
+
+    def told(name: str, value: Tensor) -> Callable[[], Tensor]:
+        def field() -> Tensor:
+            asked.add(name)
+            return value
+
+        return field
+
+    one = torch.tensor([1])
+    progress, number, since = told("progress", torch.zeros(1)), told("number", one), told("since", one)
+    step = Step(one, one > 0, progress, number, since, _Asked(asked))
+    initial = dynamics.initial(theta).batch_shape
+    transition = dynamics.transition(theta, step).batch_shape[:-1]
+    emission = dynamics.emission(theta, step).batch_shape[:-1]
+    informative = dynamics.informative(theta, step).shape[:-1]
+    return [shape[-1] if len(shape) else 1 for shape in (initial, transition, emission, informative)]
+
+
+class _Asked(Columns):
+    """Columns of zeros that remember that they were asked for."""
+
+    def __init__(self, asked: set[str]) -> None:
+        super().__init__({})
+        self.asked = asked
+
+    def __contains__(self, name: object) -> bool:
+        self.asked.add("columns")
+        return False
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.asked.add("columns")
+        return torch.zeros(1)

@@ -1,0 +1,108 @@
+"""Late groups: some prompts filtered anew from their own groups, over the waits between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dps_pyro.dynamics.forward import condition, predict
+from dps_pyro.dynamics.step import Field, Step
+from dps_pyro.history.log import RolloutHistory
+from dps_pyro.tracking.predictor import Score
+
+if TYPE_CHECKING:
+    from dps_pyro.tracking.pooled import PooledTracker
+
+__all__ = ["Late", "PromptGroups", "groups_of"]
+
+
+class PromptGroups(NamedTuple):
+    """Some prompts' groups, those of one prompt at one step added up, by prompt and then by step."""
+
+    at: Tensor  # long [M], their prompts' places, ascending
+    step: Tensor  # long [M], ascending for each prompt
+    solved: Tensor  # float64 [M]
+    trials: Tensor  # long [M]
+    trained: Tensor  # bool [M]
+    turn: Tensor  # long [M], how many groups of the same prompt come before
+
+    def visits(self, num_prompts: int) -> Tensor:
+        """Long [V], how many groups with rollouts each of V prompts has."""
+        return torch.bincount(self.at[self.trials > 0], minlength=num_prompts)
+
+
+def groups_of(history: RolloutHistory, rows: Tensor) -> PromptGroups:
+    """The groups of the prompts `rows` [V]; places are those in `rows`."""
+    events = history.rows(rows)
+    span = max(history.num_steps, 1)
+    key, group = torch.unique(events.prompt * span + events.step, return_inverse=True)
+    at = key // span
+    solved = torch.zeros(len(key), dtype=torch.float64).index_add(0, group, events.solved)
+    trials = torch.zeros(len(key), dtype=torch.long).index_add(0, group, events.trials)
+    trained = torch.zeros(len(key), dtype=torch.long).index_add(0, group, events.trained.long()) > 0
+    counts = torch.bincount(at, minlength=len(rows))
+    turn = torch.arange(len(key)) - (counts.cumsum(0) - counts)[at]
+    return PromptGroups(at, key % span, solved, trials, trained, turn)
+
+
+class Filtered(NamedTuple):
+    """What is believed of some prompts before the coming step, and how probable their groups were."""
+
+    belief: Tensor  # [V, K]
+    score: Score  # [V]
+
+
+class Late:
+    """Filters prompts anew from step 0. The cost follows the number of their own groups, and not the clock.
+
+    Args:
+        tracker: whose beliefs.
+        rows: long [V], the prompts.
+        kind: long [V], their kinds.
+    """
+
+    def __init__(self, tracker: PooledTracker, rows: Tensor, kind: Tensor) -> None:
+        self.tracker, self.rows, self.kind = tracker, rows, kind
+
+    def run(self, groups: PromptGroups) -> Filtered:
+        """The prompts' beliefs before the coming step."""
+        tracker, kind = self.tracker, self.kind
+        theta = tracker.theta_of(self.rows)
+        start = tracker.dynamics.initial(theta).probs.to(tracker.dtype)
+        belief = start.expand(len(self.rows), start.shape[-1]).clone()
+        since = torch.zeros(len(self.rows), dtype=torch.long)
+        score = Score.nothing(len(self.rows), tracker.dtype)
+        by_turn = groups.turn.argsort(stable=True)
+        for turn in by_turn.split(torch.bincount(groups.turn).tolist() if len(groups.turn) else []):
+            for now in self._together(turn, groups.step[turn]):
+                at, step, trials = groups.at[now], groups.step[now], groups.trials[now]
+                ready = tracker.moves.over(belief[at], kind[at], since[at], step)
+                what = self._step(step, trials, groups.trained[now])
+                own = tracker.theta_of(self.rows[at])
+                shown = tracker.shown(own, what, groups.solved[now], trials)
+                found = condition(ready, shown)
+                after = torch.where((trials > 0).unsqueeze(-1), found.belief, ready)
+                belief[at] = predict(after, tracker.dynamics.transition(own, what).probs.to(tracker.dtype))
+                since[at] = step + 1
+                score = score.plus(at, found.log_evidence)
+        return Filtered(tracker.moves.over(belief, kind, since, tracker.step), score)
+
+    def _together(self, which: Tensor, step: Tensor) -> list[Tensor]:
+        """Groups that can be conditioned on in one go: those of one step, where laws depend on the step."""
+        if self.tracker.kinds.steady:
+            return [which]
+        order = step.argsort(stable=True)
+        return list(which[order].split(step.unique(return_counts=True)[1].tolist()))
+
+    def _step(self, step: Tensor, trials: Tensor, trained: Tensor) -> Step:
+        tracker = self.tracker
+        if tracker.kinds.steady:
+            return Step(trials, trained)
+        number = int(step[0])
+        columns: dict[str, Field] = {
+            name: tracker.level_at(name, number) for name in ["progress", *tracker.history.step_columns]
+        }
+        progress = columns.pop("progress")
+        return Step(trials, trained, progress, torch.tensor([number]), columns=columns)

@@ -1,0 +1,98 @@
+"""The chances of useful groups, for those prompts that somebody asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dps_pyro.tracking.pooled import PooledTracker
+
+__all__ = ["Outlook"]
+
+PIECE = 1 << 15
+"""Slots that a pass over all of them takes at a time."""
+
+
+class Outlook:
+    """The chances that groups of one size are useful in the coming step.
+
+    Where a model's laws are the same at all steps, a prompt's chance is its stored belief times a vector that depends
+    only on how long it has waited: M^g u, where M is the matrix of moves and u has the chance in each state. One vector
+    is added a step, and no belief has to be moved.
+    """
+
+    def __init__(self, tracker: PooledTracker, trials: int) -> None:
+        self.tracker, self.trials = tracker, trials
+        self._ahead = tracker.by_state(trials).double().unsqueeze(0)  # [waits, G or 1, K], the vectors by waits
+        self.step_on()
+
+    def step_on(self) -> None:
+        """The coming step is another one."""
+        self.pool = (self.tracker.pool * self._ahead[0].to(self.tracker.dtype)).sum(-1)
+        """[G], the chance for prompts of each kind that were never rolled out."""
+
+    def mean(self) -> float:
+        """The mean chance over all prompts."""
+        return float((self.tracker.masses() * self._ahead[0]).sum() / self.tracker.num_prompts)
+
+    def after(self, longest: int) -> Tensor:
+        """[longest + 1 or more, G or 1, K], the vectors by how long a prompt has waited, float64. Of models whose laws
+        are the same at all steps."""
+        while len(self._ahead) <= longest:
+            matrix = self.tracker.moves.between(0, 1, self._ahead)
+            more = [self._ahead[-1]]
+            for _ in range(max(16, len(self._ahead) // 4)):
+                more.append((matrix @ more[-1].unsqueeze(-1)).squeeze(-1))
+            kinds = max(part.shape[0] for part in more)
+            self._ahead = torch.cat(
+                [self._ahead.expand(-1, kinds, -1), *(part.expand(1, kinds, -1) for part in more[1:])]
+            )
+        return self._ahead
+
+    def of(self, slots: Tensor) -> Tensor:
+        """[V], the chances for the prompts in the slots [V]."""
+        tracker = self.tracker
+        if not tracker.kinds.steady:
+            u = self._ahead[0].to(tracker.dtype)
+            return (tracker.believed(slots) * (u if len(u) == 1 else u[self._kind(slots)])).sum(-1)
+        wait = tracker.step - tracker.slots.since[slots].long()
+        ahead = self.after(int(wait.max()) if len(wait) else 0)
+        which = ahead[wait, 0 if ahead.shape[1] == 1 else self._kind(slots)]
+        return (tracker.slots.belief[slots] * which.to(tracker.dtype)).sum(-1)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """[V], the chances for the prompts `rows` [V]."""
+        tracker = self.tracker
+        found, slots = self.pool[tracker.kinds.at(rows)], tracker.slots.of[rows].long()
+        seen = (slots >= 0).nonzero().squeeze(-1)
+        return found.index_copy(0, seen, self.of(slots[seen]))
+
+    def slots(self) -> Tensor:
+        """[n], the chances for the prompts in all slots."""
+        tracker = self.tracker
+        if not tracker.kinds.steady:
+            u = self._ahead[0].to(tracker.dtype)
+            kind = 0 if len(u) == 1 else self._kind(torch.arange(tracker.slots.count))
+            return (tracker.believed() * u[kind]).sum(-1)
+        wait = tracker.step - tracker.settled
+        chance = self.weighed(self.after(wait)[wait])
+        touched = tracker.touched()
+        chance[touched] = self.of(touched)
+        return chance
+
+    def weighed(self, vectors: Tensor) -> Tensor:
+        """[n], the stored belief in each slot times the vector of its kind, [G or 1, K]."""
+        belief, vectors = self.tracker.slots.belief, vectors.to(self.tracker.dtype)
+        if len(vectors) == 1:
+            return belief @ vectors[0]
+        found = torch.empty(len(belief), dtype=belief.dtype)
+        for first in range(0, len(belief), PIECE):
+            part = torch.arange(first, min(first + PIECE, len(belief)))
+            torch.sum(belief[first : first + PIECE] * vectors[self._kind(part)], -1, out=found[first : first + PIECE])
+        return found
+
+    def _kind(self, slots: Tensor) -> Tensor:
+        return self.tracker.kinds.at(self.tracker.slots.row[slots].long())

@@ -1,0 +1,478 @@
+"""The exact filter at a cost that follows what was seen: equals share one belief, and waiting prompts wait.
+
+Prompts of one kind that were never rolled out have the same belief: it is kept once, beside how many they are. A prompt
+that was rolled out has a slot with its belief, and the step before which it was believed. It is brought up to date when
+somebody looks, over all steps that it waited for at once (`Moves`). The beliefs are those of the plain `Tracker`, to
+rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.forward import condition, predict
+from dps_pyro.dynamics.laws import unchecked
+from dps_pyro.dynamics.step import Step
+from dps_pyro.history.log import Features, useful_by_sum
+from dps_pyro.support import checks
+from dps_pyro.tracking.kinds import Kinds, kinds_of
+from dps_pyro.tracking.late import Late, groups_of
+from dps_pyro.tracking.moves import Moves
+from dps_pyro.tracking.outlook import Outlook
+from dps_pyro.tracking.predictor import Predictor, State
+from dps_pyro.tracking.rates import Mixture
+from dps_pyro.tracking.slots import Slots
+from dps_pyro.tracking.tracker import Tracker, is_fitted
+
+__all__ = ["PooledTracker", "pooled_tracker"]
+
+WORK = 1 << 22
+"""Numbers that one piece of a pass over all slots may hold, so that it stays in the processor's cache."""
+
+
+class PooledTracker(Tracker):
+    """The exact filter over N prompts of a few kinds.
+
+    Args:
+        dynamics: the model.
+        num_prompts: N.
+        kinds: the prompts' kinds, as `kinds_of` finds them; found if left out.
+        values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
+        dtype: of the beliefs; torch's default if left out.
+
+    Raises:
+        ValueError: the prompts are not of a few kinds (use `Tracker`), or `values` are not the model's.
+    """
+
+    slots: Slots
+    moves: Moves
+    _pool: Tensor
+    _mass: Tensor  # float64 [G, K], the sums of the beliefs of each kind's visited prompts
+    _strangers: Tensor
+    _touched: list[Tensor]
+    _settled: int
+    _outlook: Outlook | None
+    _waits: tuple[Any, Tensor] | None = None  # the parameters, and the moves at them where they are always the same
+
+    def __init__(
+        self,
+        dynamics: Dynamics[Any],
+        num_prompts: int,
+        *,
+        kinds: Kinds | None = None,
+        values: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        found = kinds_of(dynamics, num_prompts, values) if kinds is None else kinds
+        if found is None:
+            raise ValueError(
+                f"dynamics: expected prompts of a few kinds, got {type(dynamics).__name__} without: use Tracker"
+            )
+        self.kinds = found
+        super().__init__(dynamics, num_prompts, values=values, dtype=dtype)
+        self._begin()
+
+    # ----------------------------------------------------------------------------------------- what is believed
+
+    @property
+    def belief(self) -> Tensor:
+        """[N, K], `p(z_t | y_<t)` for the coming step t, made anew: its cost follows N."""
+        everyone = self._pool[self.kinds.at(torch.arange(self.num_prompts))]
+        return everyone.index_copy(0, self.slots.row.long(), self.believed())
+
+    def believed(self, slots: Tensor | None = None) -> Tensor:
+        """[V, K], `p(z_t | y_<t)` of the prompts in the slots [V], or in all."""
+        if slots is None:
+            return self._up_to_date(torch.empty_like(self.slots.belief))
+        kind = self.kinds.at(self.slots.row[slots].long())
+        return self.moves.over(self.slots.belief[slots], kind, self.slots.since[slots].long(), self.step)
+
+    @property
+    def pool(self) -> Tensor:
+        """[G, K], what is believed of the prompts of each kind that were never rolled out."""
+        return self._pool
+
+    @property
+    def strangers(self) -> Tensor:
+        """Long [G], how many prompts of each kind were never rolled out."""
+        return self._strangers
+
+    def informative(self, trials: int) -> Tensor:
+        """[N], the predictive chance that a group of `trials` rollouts is useful, made anew: its cost follows N."""
+        outlook = self.outlook(trials)
+        everyone = outlook.pool[self.kinds.at(torch.arange(self.num_prompts))]
+        return everyone.index_copy(0, self.slots.row.long(), outlook.slots())
+
+    def outlook(self, trials: int) -> Outlook:
+        """The chances of a useful group of `trials` rollouts, for whoever asks for some of them."""
+        if self._outlook is None or self._outlook.trials != trials:
+            self._outlook = Outlook(self, trials)
+        return self._outlook
+
+    def by_state(self, trials: int) -> Tensor:
+        """[G or 1, K], the chance in each state that a group of `trials` rollouts in the coming step is useful."""
+        chances: Tensor = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
+        return chances
+
+    def rates(self) -> Mixture:
+        """See `Tracker.rates`; its cost follows N."""
+        means = self.rates_by_state()
+        kinds = self.kinds.at(torch.arange(self.num_prompts)) if len(means) > 1 else slice(None)
+        return Mixture.of_states(means[kinds], self.belief)
+
+    def rates_by_state(self) -> Tensor:
+        """[G or 1, K], the mean reward of one rollout in each state.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        return self._means()
+
+    def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
+        """See `Tracker.expected`."""
+        shown = self.shown(self.theta_of(rows), self._step(trials), solved, trials)
+        means = self.rates_by_state()
+        weights = condition(self.believed_of(rows), shown).belief
+        expected: Tensor = (weights * (means if len(means) == 1 else means[self.kinds.at(rows)])).sum(-1).double()
+        return expected
+
+    def believed_of(self, rows: Tensor) -> Tensor:
+        """[V, K], `p(z_t | y_<t)` of the prompts `rows` [V]."""
+        found, slots = self._pool[self.kinds.at(rows)], self.slots.of[rows].long()
+        seen = (slots >= 0).nonzero().squeeze(-1)
+        return found.index_copy(0, seen, self.believed(slots[seen]))
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """[N], the success rate in a state drawn from each prompt's belief; its cost follows N.
+
+        Raises:
+            NotImplementedError: the model's emission has no mean.
+        """
+        rates, belief = self.rates_by_state(), self.belief
+        ceiling = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype)
+        state = (belief.cumsum(-1) < ceiling).sum(-1).clamp_max(belief.shape[-1] - 1)
+        return rates[self.kinds.at(torch.arange(self.num_prompts)) if len(rates) > 1 else 0, state]
+
+    def progress(self, trials: int) -> Tensor:
+        """See `Tracker.progress`; its cost follows N."""
+        theta = self._theta
+        useful, means = self.by_state(trials), self.rates_by_state().unsqueeze(-1)
+        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
+        ahead = [
+            (self.dynamics.transition(theta, step).probs.to(self.dtype) @ means).squeeze(-1) for step in (trained, left)
+        ]
+        worth = (useful * (ahead[0] - ahead[1])).expand(len(self.kinds.example), -1)
+        return (self.belief * worth[self.kinds.at(torch.arange(self.num_prompts))]).sum(-1)
+
+    def masses(self) -> Tensor:
+        """float64 [G, K], the sums of the beliefs of each kind's prompts."""
+        return self._mass + self._pool.double() * self._strangers.unsqueeze(-1)
+
+    def mass(self) -> Tensor:
+        """float64 [K], the mean of the beliefs over all prompts; its cost does not follow N."""
+        total = self.masses().sum(0)
+        return total / total.sum()
+
+    def mean_informative(self, trials: int) -> float:
+        """The mean over all prompts of `informative`; its cost does not follow N."""
+        return self.outlook(trials).mean()
+
+    # ----------------------------------------------------------------------------------------- what is observed
+
+    def observe(
+        self,
+        rows: Tensor,
+        solved: Tensor,
+        trials: Tensor,
+        step: int | None = None,
+        predicted: Tensor | None = None,
+        trained: Tensor | None = None,
+        progress: float | None = None,
+        useful: Tensor | None = None,
+        columns: Mapping[str, float] | None = None,
+    ) -> Tensor:
+        """See `Filter.observe`."""
+        at = self.step if step is None else step
+        trained = trials > 0 if trained is None else trained
+        useful = useful_by_sum(solved, trials, self.tolerance) if useful is None else useful
+        groups: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
+        if at < self.step:
+            if len(rows) == 0:
+                return torch.zeros(0, dtype=self.dtype)
+            return self._late(rows, at, {**groups, "useful": useful})
+        pool, mass, moves = self._pool, self._mass, []
+        for number in range(self.step, at + 1):
+            idle = self._step(torch.tensor([0]), torch.tensor([False]), number=number)
+            if number == at:
+                known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
+                idle = self._step(torch.tensor([0]), torch.tensor([False]), number=number, known=known)
+            moves.append(self._waiting(idle))
+            if number < at:
+                pool, mass = _moved(pool, moves[-1]), _moved(mass, moves[-1].double(), False)
+        seen = ((trials > 0) | trained).nonzero().squeeze(-1)
+        kind, slot = self.kinds.at(rows), self.slots.of[rows].long()
+        old = (slot >= 0).nonzero().squeeze(-1)
+        belief = pool[kind]
+        if len(old):
+            stored = self.slots.belief[slot[old]]
+            until = at if self.moves.steady else self.step
+            now = self.moves.over(stored, kind[old], self.slots.since[slot[old]].long(), until)
+            for move in [] if self.moves.steady else moves[:-1]:
+                now = predict(now, move if len(move) == 1 else move[kind[old]])
+            belief[old] = now
+        everywhere = self._step(trials, trained, number=at, known=known)
+        theta = self.theta_of(rows)
+        conditioned = condition(belief, self.shown(theta, everywhere, solved, trials))
+        after = torch.where((trials > 0).unsqueeze(-1), conditioned.belief, belief)
+        if len(rows):
+            after = predict(after, self.dynamics.transition(theta, everywhere).probs.to(self.dtype))
+        self.history.append(rows, step=at, useful=useful, progress=progress, columns=columns, **groups)
+        # Nothing fails from here on.
+        for move in moves:
+            self.moves.append(move)
+        gone = torch.zeros_like(mass).index_add(0, kind[old], belief[old].double())
+        come = torch.zeros_like(mass).index_add(0, kind, after.double())
+        both = torch.cat([seen, old]).unique()  # prompts without rollouts or updates that had no slot need none
+        come = come if len(both) == len(rows) else torch.zeros_like(mass).index_add(0, kind[both], after[both].double())
+        self._mass = _moved(mass - gone, moves[-1].double(), False) + come
+        self._pool = _moved(pool, moves[-1])
+        self.step, self._known = at + 1, known
+        self._take(rows[both], kind[both], after[both], trials[both] > 0)
+        return conditioned.log_evidence
+
+    def _take(self, rows: Tensor, kind: Tensor, belief: Tensor, visited: Tensor) -> None:
+        """These prompts [V] have these beliefs [V, K] before the coming step, and were visited, or not."""
+        before = self.slots.count
+        slots = self.slots.at(rows)
+        new = slots >= before
+        self._strangers = self._strangers - torch.bincount(kind[new], minlength=len(self._strangers))
+        self.slots.belief[slots] = belief
+        self.slots.since[slots] = self.step
+        self.slots.visits[slots] += visited.to(torch.int32)
+        self._touched.append(slots)
+        self._outlook = self._outlook if self._outlook is not None and self.kinds.steady else None
+        if self._outlook is not None:
+            self._outlook.step_on()
+
+    def _late(self, rows: Tensor, step: int, groups: dict[str, Any]) -> Tensor:
+        """Groups of a step that has passed: their prompts are filtered again, from their own groups alone."""
+        kind = self.kinds.at(rows)
+        late = Late(self, rows, kind)
+        before = late.run(groups_of(self.history, rows))
+        self.history.append(rows, step=step, **groups)
+        again = late.run(groups_of(self.history, rows))
+        slot = self.slots.of[rows].long()
+        old = (slot >= 0).nonzero().squeeze(-1)
+        gone = torch.zeros_like(self._mass).index_add(0, kind[old], self.believed(slot[old]).double())
+        come = torch.zeros_like(self._mass).index_add(0, kind, again.belief.double())
+        self._mass = self._mass - gone + come
+        self._take(rows, kind, again.belief, groups["trials"] > 0)
+        return again.score.less(before.score)
+
+    def touched(self) -> Tensor:
+        """Long, the slots whose prompts were rolled out since all were settled."""
+        if len(self._touched) != 1:
+            joined = torch.cat(self._touched) if self._touched else torch.zeros(0, dtype=torch.long)
+            self._touched = [joined.unique()]
+        return self._touched[0]
+
+    @property
+    def settled(self) -> int:
+        """The step before which all slots that were not touched since have their beliefs."""
+        return self._settled
+
+    def settle(self) -> None:
+        """Bring all slots up to date. Nothing changes but the cost of the next look at many of them."""
+        if self._settled == self.step:
+            return
+        self._up_to_date(self.slots.belief)
+        self.slots.since.fill_(self.step)
+        self._settled, self._touched = self.step, []
+
+    def _up_to_date(self, out: Tensor) -> Tensor:
+        """[n, K], the beliefs of all slots before the coming step, written to `out`."""
+        touched = self.touched()
+        fresh, move = self.believed(touched), self.moves.between(self._settled, self.step, self._pool)
+        each = max(1, WORK // (move.shape[-1] ** (1 if len(move) == 1 else 2)))
+        for first in range(0, self.slots.count, each):
+            part = self.slots.belief[first : first + each]
+            if len(move) == 1:
+                ahead = part @ move[0]
+            else:
+                kind = self.kinds.at(self.slots.row[first : first + each].long())
+                ahead = (part.unsqueeze(-2) @ move[kind]).squeeze(-2)
+            out[first : first + each] = ahead.div_(ahead.sum(-1, keepdim=True))
+        out[touched] = fresh
+        return out
+
+    # ------------------------------------------------------------------------------------- what else a filter does
+
+    def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
+        """See `Filter.add`."""
+        old = self.num_prompts
+        more = prompts if isinstance(prompts, int) else len(prompts)
+        kinds = kinds_of(self.dynamics, old + more, self._values)
+        if kinds is None or len(kinds.example) != len(self.kinds.example):
+            raise ValueError("prompts: expected new ones of the kinds that there are, got others")
+        self.history.add(prompts, features)
+        self.num_prompts, self.kinds = old + more, kinds
+        self._theta, self._last, self._outlook = self._parameters(None), None, None
+        self.slots.more_prompts(more)
+        self._count()
+
+    def refilter(self, values: Mapping[str, Tensor]) -> None:
+        """See `Tracker.refilter`."""
+        before = self._values, self._theta, self.kinds
+        self._values = dict(values)
+        try:
+            kinds = kinds_of(self.dynamics, self.num_prompts, self._values)
+            if kinds is None:
+                raise ValueError("values: expected prompts of a few kinds at these values, too")
+            self.kinds, self._theta = kinds, self._parameters(None)
+        except ValueError:
+            self._values, self._theta, self.kinds = before
+            raise
+        self._again()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a filter of the same model and size needs to go on: as large as what was seen."""
+        own = {**self.slots.state_dict(), "pool": self._pool, "mass": self._mass}
+        own = {name: value.clone() for name, value in own.items()}
+        return {**super().state_dict(), "filter": own, "settled": self._settled, "touched": self.touched().clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Filter.load_state_dict`; a state of a plain `Tracker` will do as well."""
+        saved: Any = checks.instance("state", checks.instance("state", state, Mapping).get("filter"), Mapping)
+        names = (*self.slots.state_dict(), "pool", "mass")
+        dense = set(saved) == {"belief"}
+        if not dense:
+            shapes = {"pool": self._pool.shape, "mass": self._mass.shape}
+            if set(saved) != set(names) or any(saved[name].shape != shape for name, shape in shapes.items()):
+                raise ValueError(
+                    f"state: expected a filter's {', '.join(names)} of {len(self._pool)} kinds, got others"
+                )
+            if len(saved["row"]) and int(saved["row"].max()) >= self.num_prompts:
+                raise ValueError(f"state: expected rows of {self.num_prompts} prompts, got {int(saved['row'].max())}")
+        elif saved["belief"].shape != (self.num_prompts, self._pool.shape[-1]):
+            raise ValueError(
+                f"state: expected beliefs of {self.num_prompts} prompts, got {tuple(saved['belief'].shape)}"
+            )
+        super().load_state_dict({**state, "filter": {}})
+        self.kinds = kinds_of(self.dynamics, self.num_prompts, self._values) or self.kinds
+        if dense:
+            self._again()
+            return
+        self._begin()
+        self._replay_moves(self.step)
+        self.slots.load_state_dict(
+            {name: saved[name].to(self.dtype) if name == "belief" else saved[name] for name in names[:4]}
+        )
+        self._pool, self._mass = saved["pool"].to(self.dtype), saved["mass"].double()
+        self._settled = int(state["settled"])
+        self._touched = [state["touched"].long()]
+        self._count()
+
+    # ------------------------------------------------------------------------------------------------- the parts
+
+    def _parameters(self, rows: Tensor | None) -> Any:
+        return super()._parameters(self.kinds.example if rows is None else rows)
+
+    def _start(self, num_rows: int, theta: Any) -> State:
+        return {}
+
+    def _begin(self) -> None:
+        """As before the first step, but for the history and the clock."""
+        initial = self.dynamics.initial(self._theta).probs.to(self.dtype)
+        self._pool = initial.expand(len(self.kinds.example), initial.shape[-1]).clone()
+        self.slots = Slots(self.num_prompts, initial.shape[-1], self.dtype)
+        self._mass = torch.zeros_like(self._pool, dtype=torch.float64)
+        idle = self._step(torch.tensor([0]), torch.tensor([False]), number=0)
+        self.moves = Moves(self._waiting(idle) if self.kinds.steady else None)
+        self._touched = []
+        self._settled = 0
+        self._outlook = None
+        self._count()
+
+    def _count(self) -> None:
+        visited = torch.bincount(self.kinds.at(self.slots.row.long()), minlength=len(self.kinds.sizes))
+        self._strangers = self.kinds.sizes - visited
+
+    def _waiting(self, step: Step) -> Tensor:
+        """[G or 1, K, K], the moves in a step of prompts that nobody rolled out."""
+        if self.kinds.steady and self._waits is not None and self._waits[0] is self._theta:
+            return self._waits[1]
+        matrix = self.dynamics.transition(self._theta, step).probs.to(self.dtype)
+        matrix = matrix if matrix.ndim == 3 else matrix.unsqueeze(0)
+        self._waits = self._theta, matrix
+        return matrix
+
+    def shown(self, theta: Any, step: Step, solved: Tensor, trials: Tensor) -> Tensor:
+        """[V, K], `log p(y_t | z_t)` of V groups; zeros where there were no rollouts."""
+        if len(trials) == 0:
+            return self._pool[:0]
+        law = unchecked(self.dynamics.emission(theta, step))
+        outcome = solved.to(self.dtype).unsqueeze(-1)
+        return torch.where(trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)
+
+    def theta_of(self, rows: Tensor) -> Any:
+        """The parameters of the prompts `rows` [V]."""
+        return self._theta if self.kinds.of is None or len(rows) == 0 else self._parameters(rows)
+
+    def level_at(self, name: str, number: int) -> Tensor:
+        """[1], what was known of a step's column at step `number`."""
+        return self._levels(name, number + 1)[number : number + 1]
+
+    def _replay_moves(self, until: int) -> None:
+        """The moves up to step `until`, from what the history knows of the steps."""
+        if self.moves.steady:
+            return
+        levels = {name: self._levels(name, until).tolist() for name in ["progress", *self.history.step_columns]}
+        for number in range(until):
+            known = {name: level[number] for name, level in levels.items()}
+            idle = self._step(torch.tensor([0]), torch.tensor([False]), number=number, known=known)
+            self.moves.append(self._waiting(idle))
+
+    def _again(self) -> None:
+        """All prompts filtered anew from the history."""
+        self._begin()
+        self._replay_moves(self.step)
+        everyone = torch.arange(len(self.kinds.example))
+        self._pool = self.moves.over(self._pool, everyone, torch.zeros_like(everyone), self.step)
+        events = self.history.events
+        rows = events.prompt[(events.trials > 0) | events.trained].unique()
+        for part in rows.split(1 << 16):
+            kind = self.kinds.at(part)
+            groups = groups_of(self.history, part)
+            found = Late(self, part, kind).run(groups)
+            self._take(part, kind, found.belief, torch.zeros_like(part, dtype=torch.bool))
+            self.slots.visits[self.slots.at(part)] = groups.visits(len(part)).to(torch.int32)
+            self._mass.index_add_(0, kind, found.belief.double())
+
+
+def _moved(belief: Tensor, matrix: Tensor, normalise: bool = True) -> Tensor:
+    """[G, K] of all kinds, one step on."""
+    ahead = (belief.unsqueeze(-2) @ matrix).squeeze(-2)
+    return ahead / ahead.sum(-1, keepdim=True) if normalise else ahead
+
+
+def pooled_tracker(
+    dynamics: Dynamics[Any] | Predictor,
+    num_prompts: int,
+    *,
+    values: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> PooledTracker | None:
+    """The filter whose cost follows what was seen; None where the model needs a belief for every prompt.
+
+    Raises:
+        ValueError: `values` are not the model's.
+    """
+    if not is_fitted(dynamics):
+        return None
+    kinds = kinds_of(dynamics, num_prompts, values)
+    return None if kinds is None else PooledTracker(dynamics, num_prompts, kinds=kinds, values=values, dtype=dtype)

@@ -1,0 +1,30 @@
+"""Histories of the reference model, and fits by stochastic variational inference in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dps_pyro import SVI, Dynamics, Posterior, Progress, RolloutHistory, Step, fit
+from dps_pyro.models import SolvingProgress
+
+TRUTH = {
+    "gaps": torch.tensor([0.08, 0.37, 0.47, 0.08]),
+    "initial": torch.tensor([0.6, 0.3, 0.1]),
+    "transition": torch.tensor([[0.9, 0.09, 0.01], [0.03, 0.85, 0.12], [0.0, 0.04, 0.96]]),
+}
+
+
+def simulated(num_prompts: int, num_steps: int, missing: float = 0.5) -> RolloutHistory:
+    model = SolvingProgress()
+    trials = torch.where(torch.rand(num_prompts, num_steps) < missing, 0, 8)
+    law = Progress(model, model.parameters(num_prompts, TRUTH), Step(trials))
+    return RolloutHistory.from_dense(law.sample().double(), trials)
+
+
+def svi(model: Dynamics[Any], history: RolloutHistory, **settings: Any) -> Posterior:
+    """`fit(model, history, SVI(...), ...)` without a progress bar."""
+    own = {name: settings.pop(name) for name in ("prior", "widen", "seed") if name in settings}
+    settings.pop("progress", None)
+    return fit(model, history, SVI(**settings), progress=False, **own)

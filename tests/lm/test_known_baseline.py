@@ -1,0 +1,74 @@
+"""Advantages over a baseline that is known beforehand, and groups of different sizes."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dps_pyro.lm.known_baseline import Scale, tracked_advantages
+from dps_pyro.lm.losses import Kind, advantages, informative_groups
+
+NAN = float("nan")
+REWARDS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, NAN, NAN], [1.0, NAN, NAN, NAN]])
+THERE = ~REWARDS.isnan()
+EXPECTED = torch.tensor([[0.5, 0.8, 0.8, 0.5], [0.2, 0.2, NAN, NAN], [0.9, NAN, NAN, NAN]])
+
+
+def test_each_scale_by_hand() -> None:
+    none = tracked_advantages(REWARDS, EXPECTED, there=THERE)
+    torch.testing.assert_close(none[0], torch.tensor([0.5, -0.8, -0.8, 0.5]))
+    assert none[1].tolist() == pytest.approx([-0.2, -0.2, 0, 0])
+    assert none[2].tolist() == pytest.approx([0.1, 0, 0, 0])
+    belief = tracked_advantages(REWARDS, EXPECTED, "belief", there=THERE, eps=0)
+    assert belief[0].tolist() == pytest.approx([1, -2, -2, 1])
+    assert belief[1, 0].item() == pytest.approx(-0.5)
+    assert belief[2, 0].item() == pytest.approx(0.1 / 0.3)
+    group = tracked_advantages(REWARDS, EXPECTED, "group", there=THERE, eps=0)
+    std = torch.tensor([1.0, 0.0, 0.0, 1.0]).std()
+    torch.testing.assert_close(group[0], none[0] / std)
+    torch.testing.assert_close(group[1:], belief[1:])
+    batch = tracked_advantages(REWARDS, EXPECTED, "batch", there=THERE, eps=0)
+    torch.testing.assert_close(batch[THERE], (none[THERE] - none[THERE].mean()) / none[THERE].std())
+    assert batch[~THERE].abs().sum() == 0
+
+
+def test_the_groups_own_mean_is_the_loss_without_scale() -> None:
+    """RLOO is the tracked advantage over the mean of the others."""
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
+    others = (rewards.sum() - rewards) / 3
+    torch.testing.assert_close(tracked_advantages(rewards, others), advantages(rewards, "rloo"))
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 1000))
+@settings(deadline=None, max_examples=40)
+def test_ragged_groups_are_as_they_are_alone(sizes: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    width = max(*sizes, 2)
+    rewards = torch.full((len(sizes), width), NAN, dtype=torch.float64)
+    for row, size in enumerate(sizes):
+        rewards[row, :size] = torch.randint(0, 2, (size,), generator=generator).double()
+    there = ~rewards.isnan()
+    for kind in get_args(Kind):
+        found = advantages(rewards, kind, there=there)
+        assert found[~there].abs().sum() == 0
+        for row, size in enumerate(sizes):
+            alone = advantages(rewards[row : row + 1, :size], kind)[0] if size > 1 else torch.zeros(1)
+            torch.testing.assert_close(found[row, :size], alone.double())
+    useful = informative_groups(rewards, there=there)
+    assert useful.tolist() == [len(set(rewards[row, :size].tolist())) > 1 for row, size in enumerate(sizes)]
+
+
+def test_what_is_wrong_is_refused() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        tracked_advantages(REWARDS, EXPECTED[:2])
+    with pytest.raises(ValueError, match="finite"):
+        tracked_advantages(REWARDS, EXPECTED)
+    with pytest.raises(ValueError, match="there"):
+        advantages(REWARDS, "grpo", there=THERE[:2])
+    with pytest.raises(ValueError, match="finite"):
+        advantages(REWARDS, "grpo", there=torch.ones_like(THERE))
+    assert set(get_args(Scale)) == {"none", "belief", "group", "batch"}
