@@ -20,8 +20,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PLACES = ("README.md", "CONTRIBUTING.md", "docs", "dps_pyro", "models", "trainers")
 UNITS = "prompt|step|group|model|seed|row|rollout|pass|batch|state|completion|problem|line|token"
+COUNTED = (
+    "nats|seconds|milliseconds|minutes|prompts|rollouts|steps|passes|groups|values|tokens|requests|rows|lines|times"
+)
 PATTERNS = {
-    '"a prompt" for "per prompt"': rf"\b(?:\d[\d,.]*|one|[a-z]+s|[BKNT]) (?:an?) (?:{UNITS})\b(?=[,.;:)\]]|$)",
+    '"a prompt" for "per prompt"': rf"\b(?:\d[\d,.]*|one|{COUNTED}|[BKNT]) an? (?:{UNITS})\b",
     'a sentence that begins with "Of"': r'(?:^|[.:;] |""")Of (?!course\b)[a-z]',
     'a sentence that begins with "Where"': r'(?:^|[.:] |""")Where (?!to\b|you\b)[a-z]+ [^?]*?(?:[.;]|$)',
     '"None of" for "None if"': r"; None (?:of|where)\b|, None of\b",
