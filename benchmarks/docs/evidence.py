@@ -86,13 +86,33 @@ def selectors(result: dict[str, Any]) -> str:
 
 
 def sampler(result: dict[str, Any]) -> str:
-    """Milliseconds a sampler step, and as a multiple of copying the beliefs."""
-    rows = ["| model | prompts | one sampler step | copying the beliefs | ratio |", "|---|---|---|---|---|"]
-    rows += [
-        f"| {row['model']} | {row['prompts']:,} | {row['step']:.1f} ms | {row['copy']:.2f} ms | {row['ratio']:.0f} |"
-        for row in result["rows"]
+    """Milliseconds of processor time a sampler step, beside copying the beliefs, and memory."""
+    columns = (
+        "prompts",
+        "model",
+        "acquisition",
+        "after steps",
+        "visited",
+        "median",
+        "mean",
+        "longest",
+        "copy",
+        "memory",
+    )
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in result["rows"]:
+        times = " | ".join(f"{row[part]:.1f} ms" for part in ("median_ms", "mean_ms", "max_ms", "copy_ms"))
+        what = f"{row['prompts']:,} | {row['model']} | {row['acquisition']} | {row['steps']:,} | {row['visited']:,}"
+        rows.append(f"| {what} | {times} | {row['mebibytes']:.0f} MiB |")
+    published = result["published"]
+    note = [
+        f"Processor time on one thread, of the last 100 steps. {result['machine']}; {result['date']}.",
+        "*Copy*: the beliefs of all prompts, read and written once. *Memory*: what the process holds more than before",
+        f"the sampler was made, the model's labels included. Published: {published['seconds']} s a step and",
+        f"{published['gibibytes']} GiB at {published['prompts']:,} prompts ({published['source']}). A Python loop over",
+        f"prompts took {published['loop_us_a_prompt']:.0f} µs a prompt here.",
     ]
-    return "\n".join([*rows, "", f"Medians, one thread. {result['machine']}; {result['date']}."])
+    return "\n".join([*rows, "", " ".join(note)])
 
 
 REPLAY = {

@@ -58,10 +58,10 @@ def test_a_step_over_a_million_prompts_is_within_its_target() -> None:
     prompts = PromptSampler(SolvingProgress(), 1_000_000, seed=0)
     best = float("inf")
     for _ in range(6):
-        start = time.perf_counter()
+        start = time.process_time()
         rows = prompts.select(256)
         prompts.observe(rows, torch.full((256,), 3), 8)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert 1000 * best < sampler.TARGET_MS
 
 
