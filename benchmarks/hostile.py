@@ -13,8 +13,6 @@ as long as others, so that `--algebra` of them are made. Written to results/host
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import operator
 import os
 import random
@@ -25,7 +23,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dps_pyro.storage import atomic_path
+from benchmarks import results
 from dps_pyro.tasks import BlocksWorld, Countdown, Geometry, Math, Prompt, Task, judge
 from dps_pyro.tasks.grading.grader import Grader
 
@@ -359,13 +357,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f" {one['slowest_seconds']} s")
     result = {
         "command": f"python -m benchmarks.hostile --number {arguments.number} --algebra {arguments.algebra}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": results.today(),
         "machine": f"{len(os.sched_getaffinity(0))} cores, shared with other work",
         "limit_seconds": LIMIT,
         "tasks": found,
     }
-    with atomic_path(arguments.out) as aside:
-        aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(arguments.out, result)
 
 
 if __name__ == "__main__":

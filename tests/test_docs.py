@@ -88,6 +88,16 @@ def test_the_cells_of_an_example_are_told_apart() -> None:
     assert ast.parse(code.source).body
 
 
+def test_the_new_paths_of_modules_exist() -> None:
+    table = (DOCS / "migrating.md").read_text(encoding="utf-8").split("## Modules")[1].split("\n## ")[0]
+    paths = re.findall(r"^\| `[\w.]+` \| `dps_pyro\.([\w.]+)`", table, flags=re.MULTILINE)
+    assert len(paths) > 80
+    for path in paths:
+        room = path.split(".")[0]
+        place = ROOT / ("" if room in ("models", "trainers") else "dps_pyro") / path.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), f"dps_pyro.{path}"
+
+
 def _headings(text: str) -> set[str]:
     """The anchors of a page's headings, as the site makes them."""
     lines = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)

@@ -11,7 +11,6 @@ costs, is written to results/grader.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import random
 import time
@@ -20,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dps_pyro.storage import atomic_path
+from benchmarks import results
 from dps_pyro.tasks import read_records
 from dps_pyro.tasks.grading.grader import Grader
 
@@ -90,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         result = json.loads(arguments.out.read_text(encoding="utf-8"))
     result |= {
         "command": "python -m benchmarks.cost.grader path/to/math",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": results.today(),
         "machine": "two cores, shared with other work",
         "math-verify": version("math-verify"),
     }
@@ -99,8 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.only != "time":
         result["sets"] = {name: check(grader, found, arguments.seed) for name, found in golds.items()}
     grader.close()
-    with atomic_path(arguments.out) as aside:
-        aside.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    results.write(arguments.out, result)
     for name, found in result["sets"].items():
         print(f"{name}: {found['accepted_against_itself']:.0f} of {found['answers']} accepted against themselves,")
         print(f"  {len(found['accidental_equals'])} accidental equals, {found['reasons_with_another']}")

@@ -10,7 +10,6 @@ Afterwards the state is saved and loaded, and both samplers select the same. Tim
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import tempfile
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.inference.rows import machine
+from benchmarks import results
 from dps_pyro import PromptSampler
 from dps_pyro.models import SolvingProgress
 from dps_pyro.storage import load_state, save_state
@@ -58,8 +57,8 @@ def main() -> None:
     pair = [sampler.tracker.believed_of(touched) for sampler in (late, straight)]  # type: ignore[union-attr]
     result: dict[str, Any] = {
         "what": "a storm of late groups, and a saved and loaded state; seconds of processor time on one thread",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine(),
+        "date": results.today(),
+        "machine": results.machine(),
         "configuration": {name: value for name, value in vars(options).items() if name != "out"},
         "late_groups": len(touched),
         "storm_seconds": round(storm, 2),
@@ -82,7 +81,7 @@ def main() -> None:
         raise SystemExit("expected the same selections and beliefs, got others")
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        results.write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ two fifths are hopeless, a fifth is solved, and the others are spread evenly.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import resource
 import statistics
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.inference.rows import machine
+from benchmarks import results
 from dps_pyro import Dynamics, PromptSampler
 from dps_pyro.models import LogitWalk, PaperDPS, SolvingProgress
 
@@ -171,14 +170,14 @@ def _resident() -> int:
 def _write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     result = {
         "what": "one sampler step (select and observe of one batch), milliseconds of processor time on one thread",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine(),
+        "date": results.today(),
+        "machine": results.machine(),
         "seed": options.seed,
         "published": {**PUBLISHED, "loop_us_a_prompt": round(published_loop(), 2)},
         "rows": sorted(rows, key=_key),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(options.out, result)
 
 
 if __name__ == "__main__":

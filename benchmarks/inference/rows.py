@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from benchmarks import results
 
-from dps_pyro.storage import atomic_path
-
-__all__ = ["Rows", "machine"]
+__all__ = ["Rows"]
 
 
 class Rows:
@@ -57,16 +52,9 @@ class Rows:
             return
         result = {
             "what": self.what,
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": machine(),
+            "date": results.today(),
+            "machine": results.machine(),
             **self.settings,
             "rows": self.rows,
         }
-        with atomic_path(self.path) as aside:
-            aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def machine() -> str:
-    """What the numbers were made on."""
-    python = f"{platform.machine()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} CPU cores, {python}, torch {torch.__version__}"
+        results.write(self.path, result)

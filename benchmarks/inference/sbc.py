@@ -12,7 +12,6 @@ cut off goes on where it was.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,8 @@ from typing import Any
 import torch
 from pyro.infer.reparam import LocScaleReparam
 
+from benchmarks import results
 from benchmarks.inference.gallery import SMALL
-from benchmarks.inference.rows import machine
 from dps_pyro import Dynamics
 from dps_pyro.evaluation.sbc_ranks import Ranks, design, joined, sbc
 from dps_pyro.history.log import Features
@@ -32,7 +31,6 @@ from dps_pyro.models.dense_reward import DenseReward
 from dps_pyro.models.logit_walk import LogitWalk
 from dps_pyro.models.solving_progress import SolvingProgress
 from dps_pyro.models.trained import Trained
-from dps_pyro.storage import atomic_path
 
 MODELS: dict[str, Callable[[Features], Dynamics[Any]]] = {
     "SolvingProgress": lambda _: SolvingProgress(),
@@ -128,8 +126,8 @@ def calibrate(name: str, options: argparse.Namespace) -> dict[str, Any]:
             _write(kept, parts[-1].plain())
     row = joined(parts).summary()
     row |= {"arguments": SMALL.get(name, {}), "batches": len(parts)}
-    row["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    row["machine"] = machine()
+    row["date"] = results.today()
+    row["machine"] = results.machine()
     return row
 
 
@@ -141,8 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    with atomic_path(path) as aside:
-        aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(path, result)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ python -m benchmarks.docs.evidence                  # draws docs/images/demo.png
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
+
+from benchmarks import results
 
 OUT = Path(__file__).parents[1] / "results" / "demo.json"
 
@@ -25,13 +24,13 @@ def main() -> None:
     options = parser.parse_args()
     result = {
         "what": "one run of `dps-pyro demo`: held-out accuracy and share of useful groups, by training rollouts",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
+        "date": results.today(),
+        "machine": results.machine(),
         "seed": 0,
         "predicted": _curves(options.run / "predicted"),
         "uniform": _curves(options.run / "uniform"),
     }
-    OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(OUT, result)
     print(OUT)
 
 

@@ -9,12 +9,11 @@ where it was.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
+
+from benchmarks import results
 
 BATCH, GROUP, SAMPLES = 32, 8, 4
 
@@ -32,15 +31,15 @@ def main() -> None:
     runs = [_run(seed, options) for seed in options.seeds]
     result = {
         "what": "held-out accuracy of the embedded geometry policy before and after training, and with blank pictures",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
+        "date": results.today(),
+        "machine": results.machine(),
         "configuration": {"steps": options.steps, "learning_rate": defaults_of("geometry").learning_rate,
                           "batch_size": BATCH, "group_size": GROUP, "dynamics": "SolvingProgress",
                           "acquisition": "soft", "loss": "grpo", "test_prompts": 256, "samples": SAMPLES},
         "runs": runs,
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(options.out, result)
     print(table(result))
 
 

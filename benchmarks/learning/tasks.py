@@ -10,13 +10,14 @@ benchmark goes on where it was.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks import results
 
 RESULT = Path(__file__).parents[1] / "results" / "tasks.json"
 KEPT = ("accuracy_before", "accuracy_after", "useful_share", "rollouts", "steps", "seconds")
@@ -82,8 +83,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args(argv)
-    from benchmarks.inference.rows import machine
-    from dps_pyro.storage import atomic_path
 
     found: dict[str, Any] = {"runs": {}}
     if arguments.out.exists():
@@ -96,11 +95,10 @@ def main(argv: list[str] | None = None) -> None:
             done.append(run(task, seed, arguments.steps))
             found |= {
                 "command": "python -m benchmarks.learning.tasks",
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                "machine": f"{machine()}, one thread",
+                "date": results.today(),
+                "machine": f"{results.machine()}, one thread",
             }
-            with atomic_path(arguments.out) as aside:
-                aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            results.write(arguments.out, found)
     print(table(found))
 
 

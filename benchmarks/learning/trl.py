@@ -9,16 +9,15 @@ Both arms share policy, prompts, group size, optimizer, steps and seeds. A group
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.metadata
 import json
-import os
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks import results
 
 ARMS = ("TRL's RepeatSampler", "SolvingProgress, soft")
 PROMPTS, BATCH, GROUP = 256, 16, 8
@@ -37,8 +36,8 @@ def main() -> None:
     columns = ("useful", "useful_late", "reward_late")
     result = {
         "what": "TRL's GRPOTrainer on the embedded Countdown policy, with its own sampler and with predicted prompts",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
+        "date": results.today(),
+        "machine": results.machine(),
         "trl": importlib.metadata.version("trl"),
         "configuration": {"steps": options.steps, "learning_rate": options.learning_rate, "prompts": PROMPTS,
                           "batch_size": BATCH, "group_size": GROUP, "loss": "TRL's default"},
@@ -49,7 +48,7 @@ def main() -> None:
         "curves": {arm: [run["curve"] for run in runs[arm]] for arm in ARMS},
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.write(options.out, result)
     print(f"{'arm':24s}" + "".join(f"{name:>20s}" for name in columns))
     for arm, row in result["arms"].items():
         print(f"{arm:24s}" + "".join(f"{row[name]['mean']:>12.3f} ± {row[name]['sd']:.3f}" for name in columns))

@@ -18,13 +18,10 @@ written as it ends, so that a killed benchmark goes on where it was. It is made 
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import inspect
 import json
 import math
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +32,7 @@ from typing import Any, Literal
 
 import torch
 
+from benchmarks import results
 from benchmarks.prediction.logs import FOLDER, LOGS
 from dps_pyro import SVI, Dynamics, Posterior, PromptSampler, RolloutHistory, fit
 from dps_pyro.evaluation.replays import Replay, replay
@@ -154,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is not None:
         result = {
             "what": "the predicted chance of a useful group, scored on all prompts of full logs",
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
+            "date": results.today(),
+            "machine": results.machine(),
             "configuration": {"batch_size": options.batch_size, "refit_every": options.refit_every,
                               "fit_steps": options.fit_steps, "acquisition": "soft", "seed": options.seed},
             "logs": {name: LOGS[name] for name in options.logs},
@@ -163,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "curves": _curves(found),
         }  # fmt: skip
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(strict_json(_rounded(result), indent=1) + "\n", encoding="utf-8")
+        results.write(options.out, _rounded(result))
 
 
 class Bench:

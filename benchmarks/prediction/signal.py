@@ -24,10 +24,7 @@ all six rollouts of every prompt at every step, which are not counted: what the 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -36,12 +33,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks import results
 from benchmarks.prediction.logs import FOLDER
 from dps_pyro import PromptSampler, RolloutHistory
 from dps_pyro.models import LogitWalk, PaperDPS, SolvingProgress
 from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast, soft
 from dps_pyro.selection.plan import second_half
-from dps_pyro.storage import strict_json
 
 DRAWN, HELD = 6, 2
 
@@ -208,13 +205,13 @@ def write(out: Path, seeds: list[int], found: dict[str, Any]) -> None:
     """Write what is known so far."""
     result = {
         "what": "p (1 - p) (n - 1) / n per rollout, by the way that prompts are chosen, replayed on full logs",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
+        "date": results.today(),
+        "machine": results.machine(),
         "seeds": seeds,
         "logs": found,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(json.loads(strict_json(result)), indent=1) + "\n", encoding="utf-8")
+    results.write(out, result)
 
 
 if __name__ == "__main__":

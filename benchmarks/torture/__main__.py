@@ -15,7 +15,6 @@ Everything runs on one thread, in a temporary folder. `--parts` measures some pa
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.inference.rows import machine
+from benchmarks import results
 from benchmarks.torture.damages import damage_files
 from benchmarks.torture.kills import kill_runs
 from benchmarks.torture.pairs import start_pairs
@@ -46,8 +45,8 @@ def main() -> int:
     options = parser.parse_args()
     result: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     result |= {
-        "machine": machine(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": results.machine(),
+        "date": results.today(),
         "seed": options.seed,
     }
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:

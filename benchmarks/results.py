@@ -1,0 +1,34 @@
+"""Result files: the one writer of machine, date and numbers."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dps_pyro.storage import atomic_path, strict_json
+
+__all__ = ["machine", "today", "write"]
+
+
+def machine() -> str:
+    """The kind of machine and the versions that the numbers were made with."""
+    python = f"{platform.machine()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} CPU cores, {python}, torch {torch.__version__}"
+
+
+def today() -> str:
+    """The date in UTC, as 2026-11-24."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def write(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result as JSON. The file is whole or not there; numbers that are not finite become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as aside:
+        aside.write_text(strict_json(dict(result), indent=1) + "\n", encoding="utf-8")
