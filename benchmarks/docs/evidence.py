@@ -1,4 +1,4 @@
-"""Write the tables and pictures of docs/evidence.md, and the tables of other pages, from the result files.
+"""Write the tables and pictures of the documentation from the result files.
 
     python -m benchmarks.docs.evidence
 
@@ -19,14 +19,14 @@ from benchmarks.docs import pictures
 from benchmarks.learning import geometry, smollm2, tasks
 
 RESULTS = Path(__file__).parents[1] / "results"
-PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
-PAGES = (PAGE, *(PAGE.with_name(f"{name}.md") for name in ("diagnose", "fit-priors", "geometry", "tasks", "training")))
-PICTURE = PAGE.parent / "images" / "selectors.png"
+DOCS = Path(__file__).parents[2] / "docs"
+IMAGES = DOCS / "images"
 
 
 def main() -> None:
     """Rewrite the pages' tables, and draw the pictures."""
-    for page in PAGES:
+    pages = pages_with_tables()
+    for page in pages:
         page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")
     drawn = {
         "selectors": pictures.selectors,
@@ -35,8 +35,13 @@ def main() -> None:
         "smollm2": smollm2.draw,
     }
     for name, draw in drawn.items():
-        draw(_read(name), PICTURE.with_name(f"{name}.png"))
-    print("\n".join(map(str, [*PAGES, *(PICTURE.with_name(f"{name}.png") for name in drawn)])))
+        draw(_read(name), IMAGES / f"{name}.png")
+    print("\n".join(map(str, [*pages, *(IMAGES / f"{name}.png" for name in drawn)])))
+
+
+def pages_with_tables() -> list[Path]:
+    """The pages of the documentation that hold a table, wherever they lie."""
+    return [page for page in sorted(DOCS.rglob("*.md")) if "<!-- table: " in page.read_text(encoding="utf-8")]
 
 
 def render(page: str) -> str:

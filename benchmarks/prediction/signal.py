@@ -12,8 +12,12 @@ first six can be drawn; whether the last two differ estimates 2 p (1 - p) withou
 signal is spread: the effective number, (sum of signals)^2 / sum of squared signals. A selector that buys signal by
 going back to the same prompts has a small spread, and runs have shown that it teaches less.
 
+For groups in two parts, n is the size that a group came to. That the size depends on the first outcomes is not in the
+formula, which is exact for sizes that are set before; take their rows as approximate.
+
 The policy of the log is the same whatever is chosen, so that this compares choices and not what is learned from them.
-The beliefs are those of the model's default prior, with a population for each number of operands. "all seen" is told
+The beliefs are those of `LogitWalk` where no other model is named, from its default prior, with a population for each
+number of operands. "all seen" is told
 all six rollouts of every prompt at every step, which are not counted: what the best prediction from outcomes would buy.
 """
 
@@ -34,11 +38,9 @@ from torch import Tensor
 
 from benchmarks.prediction.logs import FOLDER
 from dps_pyro import PromptSampler, RolloutHistory
-from dps_pyro.models import LogitWalk
+from dps_pyro.models import LogitWalk, PaperDPS, SolvingProgress
 from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast, soft
 from dps_pyro.selection.plan import second_half
-from dps_pyro.selection.signal import Signal
-from dps_pyro.selection.worth import by_signal
 from dps_pyro.storage import strict_json
 
 DRAWN, HELD = 6, 2
@@ -51,6 +53,7 @@ class Arm(NamedTuple):
     size: int = DRAWN  # of whole groups, or the largest size of groups in two parts
     first: int = 0  # rollouts of the first part; 0: groups are drawn whole
     everything: bool = False  # whether the beliefs see every prompt at every step
+    model: str = "LogitWalk"  # of solving progress
 
 
 def drawn_signal(forecast: Forecast, generator: torch.Generator) -> Tensor:
@@ -74,20 +77,18 @@ def variance(sharpness: float) -> Acquisition:
 UNIFORM, THOMPSON, TOP = (ACQUISITIONS[name] for name in ("uniform", "thompson", "top"))
 ARMS: dict[str, Arm] = {
     "uniform, groups of 6": Arm(UNIFORM),
-    "uniform, groups of 4": Arm(UNIFORM, 4),
     "uniform, two parts": Arm(UNIFORM, first=2),
+    "SolvingProgress, soft 4, groups of 6": Arm(soft(4.0), model="SolvingProgress"),
+    "PaperDPS, top, groups of 6": Arm(TOP, model="PaperDPS"),
     "Thompson, groups of 6": Arm(THOMPSON),
     "Thompson, groups of 4": Arm(THOMPSON, 4),
-    "Thompson, groups of 2": Arm(THOMPSON, 2),
     "Thompson, two parts": Arm(THOMPSON, first=2),
-    "top, groups of 6": Arm(TOP),
     "soft 4, groups of 4": Arm(soft(4.0), 4),
-    "Thompson on squared advantages, groups of 4": Arm(by_signal(THOMPSON, Signal()), 4),
+    "soft 2, groups of 4": Arm(soft(2.0), 4),
     "drawn p (1 - p), groups of 4": Arm(drawn_signal, 4),
-    "E[p (1 - p)], groups of 4": Arm(variance(1.0), 4),
     "E[p (1 - p)]^2, groups of 4": Arm(variance(2.0), 4),
-    "E[p (1 - p)]^4, groups of 4": Arm(variance(4.0), 4),
     "E[p (1 - p)]^2, two parts": Arm(variance(2.0), first=2),
+    "E[p (1 - p)]^3, two parts": Arm(variance(3.0), first=2),
     "all seen: Thompson, groups of 6": Arm(THOMPSON, everything=True),
     "all seen: E[p (1 - p)]^2, groups of 6": Arm(variance(2.0), everything=True),
     "all seen: top, groups of 6": Arm(TOP, everything=True),
@@ -116,7 +117,8 @@ def read(name: str, seed: int) -> Log:
 def play(log: Log, arm: Arm, budget: int, seed: int) -> dict[str, float]:
     """One arm on one log with `budget` rollouts a step."""
     steps, prompts = log.right.shape[:2]
-    sampler = PromptSampler(LogitWalk(log.labels), prompts, acquisition=arm.acquisition, trials=arm.size, seed=seed)
+    model = {"LogitWalk": lambda: LogitWalk(log.labels), "SolvingProgress": SolvingProgress, "PaperDPS": PaperDPS}
+    sampler = PromptSampler(model[arm.model](), prompts, acquisition=arm.acquisition, trials=arm.size, seed=seed)
     drawn, spare = log.right[..., :DRAWN].cumsum(-1), (log.right[..., DRAWN] != log.right[..., DRAWN + 1]).double() / 2
     gained, seen, paid, useful, groups = torch.zeros(prompts).double(), torch.zeros(prompts).bool(), 0, 0, 0
     for step in range(steps):
@@ -150,12 +152,16 @@ def play(log: Log, arm: Arm, budget: int, seed: int) -> dict[str, float]:
 def main() -> None:
     """Play every arm, and write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--logs", nargs="+", default=["report-hard", "report-middle", "report-easy"])
-    parser.add_argument("--budgets", type=int, nargs="+", default=[24, 192], help="rollouts a step")
+    parser.add_argument("--logs", nargs="+", default=["report-hard", "report-middle"])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[24], help="rollouts a step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/signal.json"))
+    parser.add_argument("--table", action="store_true", help="play nothing: print the table of the results in --out")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.out.read_text(encoding="utf-8"))))
+        return
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     for name in options.logs:
@@ -175,16 +181,40 @@ def main() -> None:
                     f"  {time.process_time() - began:.0f} s",
                     flush=True,
                 )
-            found.setdefault(name, {})[str(budget)] = rows
+                found.setdefault(name, {})[str(budget)] = rows
+                write(options.out, options.seeds, found)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result file's content as Markdown: a table for each log, with signals also in units of the first arm's."""
+    parts = []
+    for name, budgets in result["logs"].items():
+        for budget, rows in budgets.items():
+            base = next(iter(rows.values()))["signal"]
+            parts.append(f"**{name}, {budget} rollouts a step**\n")
+            parts.append(
+                "| arm | signal per rollout | times the first | useful | visited | spread |\n|---|---|---|---|---|---|"
+            )
+            parts += [
+                f"| {arm} | {row['signal']:.3f} ± {row['signal_sd']:.3f} | {row['signal'] / base:.2f}"
+                f" | {row['useful']:.2f} | {row['visited']:.2f} | {row['spread']:.2f} |"
+                for arm, row in rows.items()
+            ]
+            parts.append("")
+    return "\n".join(parts)
+
+
+def write(out: Path, seeds: list[int], found: dict[str, Any]) -> None:
+    """Write what is known so far."""
     result = {
         "what": "p (1 - p) (n - 1) / n per rollout, by the way that prompts are chosen, replayed on full logs",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}",
-        "seeds": options.seeds,
+        "seeds": seeds,
         "logs": found,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(json.loads(strict_json(result)), indent=1) + "\n", encoding="utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(json.loads(strict_json(result)), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from dps_pyro.models import SolvingProgress
 
 
 def test_the_pages_of_evidence_show_their_result_files() -> None:
-    for path, tables in zip(evidence.PAGES, (4, 3, 1, 1, 1, 2), strict=True):
-        page = path.read_text(encoding="utf-8")
-        assert page.count("<!-- table: ") == tables
+    pages = [path.read_text(encoding="utf-8") for path in evidence.pages_with_tables()]
+    assert sum(page.count("<!-- table: ") for page in pages) >= 12
+    for page in pages:
         assert evidence.render(page) == page, "python -m benchmarks.docs.evidence writes it again"
-    assert evidence.PICTURE.is_file()
+    assert all((evidence.IMAGES / f"{name}.png").is_file() for name in ("selectors", "demo", "replay", "smollm2"))
 
 
 def test_the_reported_comparison_has_five_seeds_and_no_tuning_on_them() -> None:

@@ -144,35 +144,39 @@ def test_averages_are_over_the_rollouts_that_all_arms_spent() -> None:
 # ----------------------------------------------------------------------------------------------------- the command
 
 
-def test_it_runs_every_arm_and_goes_on_where_it_was_stopped(
+def test_it_runs_what_is_missing_and_nothing_twice(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, out = written(tmp_path / "plan.yaml", seeds=[3]), tmp_path / "out"
+    one = {"more": TINY["arms"]["more"]}
+    plan, out = written(tmp_path / "plan.yaml", seeds=[3], arms=one, against=["more"]), tmp_path / "out"
     assert main(["bench", str(plan), "--out", str(out), "--table"]) == 2
     assert "expected runs that have ended" in capfd.readouterr().err
 
     assert main(["bench", str(plan), "--out", str(out)]) == 0
     shown = capfd.readouterr().out
-    assert "2 of 2: few/prompts, more, seed 3" in shown
-    assert "| uniform | 1 |" in shown
+    assert "1 of 1: few/prompts, more, seed 3" in shown
+    assert "| more | 1 |" in shown
     whole = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    kept = whole["curves"]["few/prompts"]
-    assert kept["uniform"]["3"]["rollouts"] == [0, 4, 8]
-    assert 8 <= kept["more"]["3"]["rollouts"][-1] <= 16
-    generated = kept["more"]["3"]["generated"]
-    assert generated[0] == 0 < generated[1] < generated[2]
-    assert whole["savings"]["few/prompts"]["uniform"]["uniform"]["share"] == 1
+    found = whole["curves"]["few/prompts"]["more"]["3"]
+    assert found["steps"] == [0, 1, 2]
+    assert 8 <= found["rollouts"][-1] <= 16
+    assert found["generated"][0] == 0 < found["generated"][1] < found["generated"][2]
+    assert whole["savings"]["few/prompts"]["more"]["more"]["share"] == 1
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert not any((out / "curves/runs").iterdir())
 
-    # Nothing is run again: a command that could not even be started is not missed.
-    monkeypatch.setattr("sys.executable", str(tmp_path / "no-python"))
-    assert main(["bench", str(plan), "--out", str(out)]) == 0
-    assert "2 runs, of which 2 have ended" in capfd.readouterr().out
+    # Another arm is missing now, and cannot be run; the one that has ended is not run again.
+    monkeypatch.setattr("sys.executable", script(tmp_path, "echo no such luck >&2; exit 3"))
+    more = written(tmp_path / "more.yaml", seeds=[3], arms={**one, "uniform": {}}, against=["more"])
+    with pytest.raises(RuntimeError, match=r"few/prompts, uniform, seed 3: the run failed:\nno such luck"):
+        main(["bench", str(more), "--out", str(out)])
+    assert main(["bench", str(more), "--out", str(out), "--table"]) == 0
+    assert "2 runs, of which 1 have ended" in capfd.readouterr().out
     assert json.loads((out / "results.json").read_text(encoding="utf-8"))["curves"] == whole["curves"]
 
 
-def test_a_run_that_fails_is_named_with_its_error(tmp_path: Path) -> None:
-    plan = written(tmp_path / "plan.yaml", seeds=[3], arms={"a": {"model": str(tmp_path / "none")}}, against=["a"])
-    with pytest.raises(RuntimeError, match=r"few/prompts, a, seed 3: the run failed:\n(.|\n)*none"):
-        main(["bench", str(plan), "--out", str(tmp_path / "out")])
+def script(folder: Path, line: str) -> str:
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)

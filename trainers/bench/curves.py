@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,10 +107,10 @@ def _run(job: Job, kept: Path, keep_runs: bool) -> Curve:
     folder = kept / "runs" / job.slug
     folder.parent.mkdir(parents=True, exist_ok=True)
     settings = folder.parent / f"{job.slug}.yaml"
-    config = TrainConfig(**job.settings, seed=job.seed)
-    settings.write_text(save_config(replace(config, out=folder)), encoding="utf-8")
+    config = TrainConfig.flat(**job.settings, seed=job.seed, out=folder)
+    settings.write_text(save_config(config), encoding="utf-8")
     command = [sys.executable, "-m", "dps_pyro.cli", "train", "--config", str(settings), "--resume"]
-    threads = str(config.threads or 1)
+    threads = str(config.machine.threads or 1)
     done = subprocess.run(  # noqa: S603 - this interpreter and files of ours, no shell
         command,
         stdout=subprocess.DEVNULL,

@@ -88,7 +88,7 @@ def read_plan(path: Path) -> Plan:
             for arm, own in arms.items():
                 settings = {**_OWN, **shared, **there, **own}
                 try:
-                    TrainConfig(**settings, seed=seed)
+                    TrainConfig.flat(**settings, seed=seed)
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"{path}: {testbed}, {arm}: {error}") from error
                 jobs.append(Job(testbed, arm, seed, settings))
