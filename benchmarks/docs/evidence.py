@@ -109,8 +109,8 @@ def sampler(result: dict[str, Any]) -> str:
         f"Processor time on one thread, of the last 100 steps. {result['machine']}; {result['date']}.",
         "*Copy*: the beliefs of all prompts, read and written once. *Memory*: what the process holds more than before",
         f"the sampler was made, the model's labels included. Published: {published['seconds']} s a step and",
-        f"{published['gibibytes']} GiB at {published['prompts']:,} prompts ({published['source']}). A Python loop over",
-        f"prompts took {published['loop_us_a_prompt']:.0f} µs a prompt here.",
+        f"{published['gibibytes']} GiB at {published['prompts']:,} prompts ({published['source']}). A Python loop",
+        f"over prompts took {published['loop_us_a_prompt']:.0f} µs a prompt here.",
     ]
     return "\n".join([*rows, "", " ".join(note)])
 
