@@ -133,7 +133,7 @@ $(RUNTIME): pyproject.toml $(CONSTRAINTS)
 	  echo "$(CURDIR)" > .venv/.made-in; \
 	fi
 	@echo "Installing dps_pyro with PyTorch, Pyro and transformers: half a minute, and the time of the downloads."
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable '.[all]'
 	@touch $@
 
 $(DEV): $(RUNTIME)

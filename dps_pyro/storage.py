@@ -1,14 +1,20 @@
-"""Files that are whole or not there: write aside, fsync, rename. No pickle anywhere."""
+"""Files that are whole or not there: write aside, flush to disk, rename. Nothing is pickled.
+
+An error of the file system always names the file that it is about, because the user has to do something about it: a
+full disk is reported by the system without one.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import hashlib
 import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +22,48 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["atomic_path", "load_state", "save_state", "strict_json"]
+__all__ = [
+    "atomic_path",
+    "checksum",
+    "checksums",
+    "load_state",
+    "naming",
+    "not_as_written",
+    "save_state",
+    "strict_json",
+]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the file system inside the block name `path`, where they name no file of their own.
+
+    The libraries that write tensors and tables raise exceptions of their own for a full disk; those become an
+    `OSError` too.
+
+    Raises:
+        OSError: a file cannot be read or written; its message names one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, _reason(error.errno), str(path)) from error
+    except Exception as error:
+        number = next((one for one in _FULL if os.strerror(one) in str(error) or f"os error {one}" in str(error)), None)
+        if number is None:
+            raise
+        raise OSError(number, _reason(number), str(path)) from error
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def _reason(number: int) -> str:
+    """What the system says, and the way out where the disk is full."""
+    way = "; free some space, then resume" if number in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{os.strerror(number)}{way}"
 
 
 @contextmanager
@@ -31,15 +78,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     _remove(aside)
     try:
-        yield aside
-        _flush(aside)
-        if path.is_dir() and aside.is_dir():  # a folder cannot be renamed over a folder that is not empty
-            _swap(aside, path)
-        else:
-            aside.replace(path)
-        _sync(path.parent)
+        with naming(path):
+            yield aside
+            _flush(aside)
+            if path.is_dir() and aside.is_dir():  # a folder cannot be renamed over a folder that is not empty
+                _swap(aside, path)
+            else:
+                aside.replace(path)
+            _sync(path.parent)
     finally:
         _remove(aside)
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file's content, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """The checksum of each of these files, by its name relative to `folder`, in the order of the names."""
+    return {str(file.relative_to(folder)): checksum(file) for file in sorted(files)}
+
+
+def not_as_written(folder: Path, sums: Mapping[str, str]) -> str | None:
+    """The first file of `sums` in `folder` that is missing, cannot be read or has another checksum; None if all are as
+    they were written. A name that leads out of the folder counts as missing."""
+    for name, expected in sums.items():
+        path = folder / name
+        try:
+            whole = ".." not in path.parts and not Path(name).is_absolute() and checksum(path) == expected
+        except OSError:
+            whole = False
+        if not whole:
+            return name
+    return None
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ class Covariate(Dynamics[Parameters]):
             other prompts' features holds for these where those are the reference, as in
             `Covariate(new_features, reference=fitted.design)` or `Covariate(new_features, reference=log.features)`.
             A string that the reference does not have is taken to be average, as a missing number is.
-        levels: K, at least 3. Seven predict much better than three, and more hardly better (docs/evidence.md).
+        levels: K, at least 3. Seven predict much better than three; more hardly help (docs/evidence/prediction.md).
         rate_gaps: [K + 1], Dirichlet concentrations of the gaps 0 → rate_1 → ... → rate_K → 1. The default is that of
             `Ladder`, which puts the rates between 0.02 and 0.98.
         initial: [K], Dirichlet concentrations of the average prompt's initial distribution. The default expects a

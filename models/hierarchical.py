@@ -76,7 +76,7 @@ class Hierarchical(Dynamics[Parameters]):
         labels: the groups that there are, in the order of the site "z_group"; those among `groups`, sorted, if left
             out. A posterior has them in `about["columns"]`, for a model of other prompts, some of which may have other
             labels: those stand at the population's centre.
-        levels: K, at least 3. Seven predict much better than three, and more hardly better (docs/evidence.md).
+        levels: K, at least 3. Seven predict much better than three; more hardly help (docs/evidence/prediction.md).
         nodes: Q, how many eases a prompt may have, at least 2; one more is tried for the price of a state for each
             level. None: each prompt has an ease of its own, the site "z_prompt".
         rate_gaps: [K + 1], Dirichlet concentrations of the gaps 0 → rate_1 → ... → rate_K → 1. The default is that of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from helpers.fits import svi
 
 from dps_pyro import Dynamics, PromptSampler
 from dps_pyro.models import SolvingProgress
+from scripts import run_examples
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+WRITTEN = DOCS / "examples"  # by scripts/run_examples.py, from examples/
+PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if WRITTEN not in page.parents)]
 
 
 # torchdata 0.11 calls what torch 2.13 no longer wants called.
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
@@ -52,9 +56,46 @@ def test_the_readmes_own_model_tracks_and_fits() -> None:
 
 
 def test_relative_links_lead_somewhere() -> None:
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+    for page in [*PAGES, *WRITTEN.glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_links_between_pages_lead_to_their_headings() -> None:
+    for page in PAGES:
+        for target, heading in re.findall(
+            r"\]\((?!https?://)([^)#]*\.md)?#([^)]+)\)", page.read_text(encoding="utf-8")
+        ):
+            text = (page.parent / target if target else page).read_text(encoding="utf-8")
+            assert heading in _headings(text), f"{page.relative_to(ROOT)} links to {target}#{heading}"
+
+
+@pytest.mark.parametrize("name", run_examples.EXAMPLES)
+def test_every_example_runs_and_its_page_shows_it(name: str, tmp_path: Path) -> None:
+    written = run_examples.run(name, tmp_path)
+    page = (WRITTEN / f"{name}.md").read_text(encoding="utf-8")
+    again = f"python -m scripts.run_examples {name} writes the page again"
+    assert _without_outputs(page) == _without_outputs(written), again
+    pictures = re.findall(r"\]\(images/([^)]+)\)", page)
+    assert sorted(pictures) == sorted(path.name for path in tmp_path.iterdir())
+    assert all((WRITTEN / "images" / picture).is_file() for picture in pictures)
+
+
+def test_the_cells_of_an_example_are_told_apart() -> None:
+    source = "# ruff: noqa\n# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\n# a comment\nx = 1\nx + 1\n"
+    text, code = run_examples.cells(source)
+    assert text == (True, "# Title\n\nText.") and code == (False, "# a comment\nx = 1\nx + 1")
+    assert ast.parse(code.source).body
+
+
+def _headings(text: str) -> set[str]:
+    """The anchors of a page's headings, as the site makes them."""
+    lines = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", line).strip().lower()) for line in lines}
+
+
+def _without_outputs(page: str) -> str:
+    return re.sub(r'```text title="Output"\n.*?\n```', "", page, flags=re.DOTALL)
 
 
 def _leave_a_history(path: Path) -> None:

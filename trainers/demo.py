@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dps_pyro.storage import atomic_path, strict_json
+from dps_pyro.support.console import plain_console
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.grpo import train
+from dps_pyro.trainers.run.seals import seal_run
 
 __all__ = ["DemoOptions", "compare", "run_demo"]
 
@@ -38,7 +38,7 @@ def run_demo(options: DemoOptions) -> int:
 
     The comparison is written into the predicted run's `summary.json`, as `demo`.
     """
-    console = Console()
+    console = plain_console()
     out = options.out or _free(Path("runs/demo"))
     # The model that predicts best, not the one that teaches best: the useful groups are to show within minutes.
     shared = TrainConfig.flat(seed=options.seed, dynamics="LogitWalk", eval_every=30, checkpoint_every=30, threads=1)
@@ -59,6 +59,7 @@ def run_demo(options: DemoOptions) -> int:
     text = strict_json({**main, "demo": found}, indent=1) + "\n"
     with atomic_path(out / "predicted" / "summary.json") as aside:
         aside.write_text(text, encoding="utf-8")
+    seal_run(out / "predicted")
 
     times = found["useful_times_uniform"]
     console.print(

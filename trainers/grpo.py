@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from dps_pyro.history.log import Features, RolloutHistory
 from dps_pyro.models.selectors.oracle import OracleFilter
 from dps_pyro.rollouts import Sleeps, closing
 from dps_pyro.rollouts.seeds import seed_for
 from dps_pyro.selection.plan import second_half
+from dps_pyro.support.console import plain_console
 from dps_pyro.trainers.config.config_file import check_resumed, load_config, save_config
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_engine, make_sampler, make_task
@@ -30,9 +30,10 @@ from dps_pyro.trainers.run.completions import log_completions
 from dps_pyro.trainers.run.folder import RunFolder
 from dps_pyro.trainers.run.full_log import Chosen, FullLog
 from dps_pyro.trainers.run.live import LiveView
+from dps_pyro.trainers.run.lock import claimed
 from dps_pyro.trainers.run.summary import complete, finish
 from dps_pyro.trainers.step.ahead import Ahead, Turn
-from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, reason_shares
+from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, Reasons
 from dps_pyro.trainers.step.groups import draw, evaluate, go_on, pictured, rewarded, roll_out, shown, told
 from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
@@ -41,30 +42,39 @@ from dps_pyro.trainers.step.prompts import fitting, prompt_limit
 __all__ = ["train"]
 
 
-def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read from top to bottom
+def train(config: TrainConfig) -> dict[str, Any]:
     """Train, or resume training.
 
     Returns:
         The run's summary, as in its folder's `summary.json`.
 
     Raises:
-        ValueError: a setting is wrong, the folder holds another run, or the last checkpoint is damaged.
-        FloatingPointError: something is no longer finite; the last checkpoint is good.
+        ValueError: a setting is wrong, the folder holds another run, another process is training in it, or the last
+            checkpoint is damaged.
+        OSError: a file cannot be read or written, for instance because the disk is full; the message names it.
+        FloatingPointError: a loss, a gradient or a weight is no longer finite; the last checkpoint is good.
     """
     if config.machine.threads is not None:
         torch.set_num_threads(config.machine.threads)
     config = config.resolved()
-    console = Console()
-    folder = RunFolder(config.task.out, resume=config.task.resume)
+    with claimed(config.task.out, resume=config.task.resume) as path:
+        return _train(config, RunFolder(path, resume=config.task.resume))
+
+
+def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C901 - one loop, from top to bottom
+    console = plain_console()
+    say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     if config.task.resume and not folder.blank:
         check_resumed(load_config(folder.path / "config.yaml"), config)
-        if (summary := folder.finished(config.task.steps)) is not None:
-            console.print(f"{folder.path}: all {summary['steps']} steps are done; more: --steps", soft_wrap=True)
-            return complete(folder, config, summary, console.print)
+        if (summary := folder.finished(config.task.steps, say)) is not None:
+            say(f"{folder.path}: all {summary['steps']} steps are done; more: --steps")
+            return complete(folder, config, summary, say)
     checkpoint = folder.load_checkpoint() if config.task.resume else None
+    for name in [] if checkpoint is None else folder.damaged_completions(checkpoint):
+        say(f"{folder.path / name} is not what was written; nothing but people reads it, and the run goes on.")
     if config.task.resume and checkpoint is None:
         found = "no run yet, the settings given start it" if folder.blank else "no checkpoint yet, the run starts"
-        console.print(f"{folder.path}: there is {found} at the first step", soft_wrap=True)
+        say(f"{folder.path}: there is {found} at the first step")
 
     # The parts: a policy, an engine that samples from it, a task, and a sampler that tracks the task's prompts.
     with folder.starting(save_config(config)), ExitStack() as opened:
@@ -77,7 +87,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         ahead = Ahead()
         task = make_task(config, tokenizer)
         limit = prompt_limit(config, policy, engine)
-        prompts, tests = (fitting(task, split, tokenizer, config, limit, console.print) for split in ("train", "test"))
+        prompts, tests = (fitting(task, split, tokenizer, config, limit, say) for split in ("train", "test"))
         read: Features = {}
         number = config.selection.read_prompts
         if number and checkpoint is None:
@@ -91,13 +101,19 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
         if checkpoint is not None:
             ledger.load_state_dict(checkpoint.state["ledger"])
             sampler.load_state_dict(checkpoint.state["sampler"])
-            again = partial(pictured, tokenizer, task, prompts, config)
-            ahead.load_state_dict(checkpoint.state.get("ahead", {}), policy.device, again)
+            if sampler.matched is not None:
+                say(f"The prompts are not those that the run was saved with: {sampler.matched}.")
+            else:  # rollouts that were drawn ahead are of the prompts as they were
+                again = partial(pictured, tokenizer, task, prompts, config)
+                ahead.load_state_dict(checkpoint.state.get("ahead", {}), policy.device, again)
             checkpoint.restore_optimizer(optimizer)
             checkpoint.restore_rng()
             if full_log is not None:
                 full_log.resume(ledger.step)
-        folder.begin(save_config(config), ledger.step, sampler.history, wandb=config.evaluation.wandb)
+        before = [] if checkpoint is None else checkpoint.metrics
+        reasons = Reasons(before)
+        project = config.evaluation.wandb
+        folder.begin(save_config(config), ledger.step, sampler.history, metrics=before, wandb=project)
         opened = opened.pop_all()  # until here an error closes the engine, from here the end of the loop does
 
     with folder, opened, ahead, LiveView(steps=config.task.steps, done=ledger.step, folder=folder.path) as view:
@@ -197,7 +213,7 @@ def train(config: TrainConfig) -> dict[str, Any]:  # noqa: C901 - one loop, read
                 "length": float(groups.rollouts.completion_mask.sum(1).double().mean()),
                 "truncated": groups.rollouts.finish.count("length") / len(groups.rollouts.finish),
                 "skipped": groups.skipped,
-                **reason_shares(groups.reasons),
+                **reasons.shares(groups.reasons),
                 "learning_rate": now,
                 **learned,
                 "selection_share": clock.share("select", "observe"),

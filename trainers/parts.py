@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import ProcessorMixin
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import Features
@@ -43,6 +42,8 @@ def make_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: Reader)
         ValueError: vLLM is wanted and not installed.
         EngineError: it cannot run this policy with these settings, or the server cannot.
     """
+    from transformers import ProcessorMixin
+
     if config.engine.engine == "transformers":
         from dps_pyro.rollouts.transformers import TransformersEngine
 

@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 
 from dps_pyro.history.counts import count_groups
+from dps_pyro.history.rollouts import prompt_id
+from dps_pyro.selection.matching import distinct, realigned
 from dps_pyro.selection.sampler import PromptSampler
 from dps_pyro.storage import atomic_path, load_state, save_state
 from dps_pyro.support import checks
@@ -72,7 +74,8 @@ class PredictiveSampling:
             None), that returns [R]. With a single reward function that one, if left out.
         solved_at: a completion with at least this reward solved its prompt. None: rewards within 0..1 are partial
             solutions, for models of partial reward such as `DenseReward`.
-        prompt_id: the column of `train_dataset` with the sampler's ids; the rows' order, if left out.
+        prompt_id: the column of `train_dataset` with the sampler's ids. If left out, the sampler's rows are those of
+            the dataset, and a resumed run finds each prompt by its content, wherever it stands by then.
         **kwargs: the trainer's own arguments.
 
     One generation is one step of the sampler. What is logged under `sampler/` is its `metrics()`.
@@ -160,7 +163,12 @@ class PredictiveSampling:
             step: int = self.state.global_step  # type: ignore[attr-defined]
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{step}" / FOLDER  # type: ignore[attr-defined]
             rows = torch.tensor(self._rows, dtype=torch.long)
-            state = {"sampler": self.prompt_sampler.state_dict(), "micro_step": self._step, "rows": rows}
+            state = {
+                "sampler": self.prompt_sampler.state_dict(),
+                "micro_step": self._step,
+                "rows": rows,
+                "names": self._names(),
+            }
             with atomic_path(folder) as aside:
                 aside.mkdir()
                 save_state(aside, state)
@@ -175,8 +183,7 @@ class PredictiveSampling:
         if self.accelerator.is_main_process:
             if folder.is_dir():
                 state = load_state(folder)
-                self.prompt_sampler.load_state_dict(state["sampler"])
-                found = {"micro_step": state["micro_step"], "rows": state["rows"].tolist()}
+                found = {"micro_step": state["micro_step"], "rows": self._load_sampler(state)}
             else:
                 logger.warning("%s has no %s folder: the sampler starts as it is, not resumed", checkpoint, FOLDER)
         found = self._from_main(found)
@@ -186,6 +193,35 @@ class PredictiveSampling:
             self._rows = found["rows"]
             self._resumed_within = self._step % self._reuse() != 0
             self._buffered_inputs = None
+
+    def _names(self) -> list[str]:
+        """What each of the sampler's rows is, of the content of its row in the dataset."""
+        if self.prompt_sampler.ids is not None:
+            return self.prompt_sampler.ids
+        names = [prompt_id(prompt) for prompt in self.train_dataset["prompt"]]
+        if len(set(names)) < len(names):  # the same question with another answer
+            names = [prompt_id(dict(row)) for row in self.train_dataset]
+        return distinct(names)
+
+    def _load_sampler(self, state: Mapping[str, Any]) -> list[int]:
+        """Load the sampler's state, prompts matched by what they are; returns the rows that are being trained on, none
+        where one of them is no longer there.
+
+        Raises:
+            ValueError: it is of other prompts.
+        """
+        sampler, rows = self.prompt_sampler, state["rows"]
+        if sampler.ids is not None:
+            before = sampler.matched
+            sampler.load_state_dict(state["sampler"])
+            matched = None if sampler.matched is before else sampler.matched
+        else:
+            found, matched = realigned(state["sampler"], state["names"], self._names())
+            sampler.load_state_dict(found)
+            if not matched.same:
+                logger.warning("train_dataset: %s", matched)
+        moved = rows if matched is None else matched.rows(rows)
+        return [] if moved is None else list(moved.tolist())
 
     # ------------------------------------------------------------------------------------------- the five verbs
 

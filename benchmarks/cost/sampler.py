@@ -37,6 +37,8 @@ MODELS: dict[str, Callable[[int], Dynamics[Any]]] = {
     "PaperDPS": lambda _: PaperDPS(),
 }
 PUBLISHED = {"prompts": 10_000_000, "seconds": 2.4, "gibibytes": 0.9, "source": "arXiv 2603.10887"}
+TARGET_MS = 10.0
+"""What a step of SolvingProgress may take at a million prompts."""
 LAST = 100
 """Steps before a mark that its numbers are of."""
 

@@ -30,6 +30,8 @@ GALLERY: dict[str, Any] = {
     "PromptTypes": models.PromptTypes,
     "Covariate": lambda: models.Covariate({"length": [1.0, 2.0, 3.0, 4.0]}),
     "Trained": models.Trained,
+    "Forgetting": models.Forgetting,
+    "RunStart": models.RunStart,
     "DenseReward": models.DenseReward,
     "PaperDPS": models.PaperDPS,
 }
@@ -47,7 +49,7 @@ def main() -> None:
         history = RolloutHistory(4)
         for step in range(2):
             history.append([0, 1, 2, 3], step=step, solved=[0, 4, 8, 2], trials=[8, 8, 8, 8])
-        graph = pyro.render_model(make().model, model_args=(history,), render_distributions=True)
+        graph = pyro.render_model(make().enumerated_model, model_args=(history,), render_distributions=True)
         picture = graph.pipe(format="svg").decode("utf-8")
         (IMAGES / "models" / f"{name}.svg").write_text(picture, encoding="utf-8")
 

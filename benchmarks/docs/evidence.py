@@ -1,4 +1,4 @@
-"""Write the tables and pictures of docs/evidence.md, and the tables of other pages, from the result files.
+"""Write the tables and pictures of the documentation from the result files.
 
     python -m benchmarks.docs.evidence
 
@@ -19,14 +19,14 @@ from benchmarks.docs import pictures
 from benchmarks.learning import geometry, smollm2, tasks
 
 RESULTS = Path(__file__).parents[1] / "results"
-PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
-PAGES = (PAGE, *(PAGE.with_name(f"{name}.md") for name in ("diagnose", "fit-priors", "geometry", "tasks", "training")))
-PICTURE = PAGE.parent / "images" / "selectors.png"
+DOCS = Path(__file__).parents[2] / "docs"
+IMAGES = DOCS / "images"
 
 
 def main() -> None:
     """Rewrite the pages' tables, and draw the pictures."""
-    for page in PAGES:
+    pages = pages_with_tables()
+    for page in pages:
         page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")
     drawn = {
         "selectors": pictures.selectors,
@@ -35,8 +35,13 @@ def main() -> None:
         "smollm2": smollm2.draw,
     }
     for name, draw in drawn.items():
-        draw(_read(name), PICTURE.with_name(f"{name}.png"))
-    print("\n".join(map(str, [*PAGES, *(PICTURE.with_name(f"{name}.png") for name in drawn)])))
+        draw(_read(name), IMAGES / f"{name}.png")
+    print("\n".join(map(str, [*pages, *(IMAGES / f"{name}.png" for name in drawn)])))
+
+
+def pages_with_tables() -> list[Path]:
+    """The pages of the documentation that hold a table, wherever they lie."""
+    return [page for page in sorted(DOCS.rglob("*.md")) if "<!-- table: " in page.read_text(encoding="utf-8")]
 
 
 def render(page: str) -> str:
@@ -81,13 +86,33 @@ def selectors(result: dict[str, Any]) -> str:
 
 
 def sampler(result: dict[str, Any]) -> str:
-    """Milliseconds a sampler step, and as a multiple of copying the beliefs."""
-    rows = ["| model | prompts | one sampler step | copying the beliefs | ratio |", "|---|---|---|---|---|"]
-    rows += [
-        f"| {row['model']} | {row['prompts']:,} | {row['step']:.1f} ms | {row['copy']:.2f} ms | {row['ratio']:.0f} |"
-        for row in result["rows"]
+    """Milliseconds of processor time a sampler step, beside copying the beliefs, and memory."""
+    columns = (
+        "prompts",
+        "model",
+        "acquisition",
+        "after steps",
+        "visited",
+        "median",
+        "mean",
+        "longest",
+        "copy",
+        "memory",
+    )
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in result["rows"]:
+        times = " | ".join(f"{row[part]:.1f} ms" for part in ("median_ms", "mean_ms", "max_ms", "copy_ms"))
+        what = f"{row['prompts']:,} | {row['model']} | {row['acquisition']} | {row['steps']:,} | {row['visited']:,}"
+        rows.append(f"| {what} | {times} | {row['mebibytes']:.0f} MiB |")
+    published = result["published"]
+    note = [
+        f"Processor time on one thread, of the last 100 steps. {result['machine']}; {result['date']}.",
+        "*Copy*: the beliefs of all prompts, read and written once. *Memory*: what the process holds more than before",
+        f"the sampler was made, the model's labels included. Published: {published['seconds']} s a step and",
+        f"{published['gibibytes']} GiB at {published['prompts']:,} prompts ({published['source']}). A Python loop over",
+        f"prompts took {published['loop_us_a_prompt']:.0f} µs a prompt here.",
     ]
-    return "\n".join([*rows, "", f"Medians, one thread. {result['machine']}; {result['date']}."])
+    return "\n".join([*rows, "", " ".join(note)])
 
 
 REPLAY = {

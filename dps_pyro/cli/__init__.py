@@ -6,8 +6,11 @@ Errors that a user can mend are one line; everything else keeps its traceback.
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
+
+from dps_pyro.support.interrupts import Terminated, terminable
 
 __all__ = ["main"]
 
@@ -31,15 +34,35 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 fine, 1 numbers or the engine broke down, or the demo failed, 2 what
-    the user can mend, 130 Ctrl-C."""
+    """Run a command.
+
+    Returns:
+        The exit status: 0 where all went well; 1 where numbers or the engine broke down, or the demo failed; 2 for what
+        the user can mend; 130 after Ctrl-C, and 143 after the SIGTERM with which schedulers end a job, which ends a
+        command in the same way.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in COMMANDS:
         return _usage(given)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
+    with terminable():
+        return _run(given)
+
+
+def _run(given: Sequence[str]) -> int:
     try:
         # Imported when it is called: `dps-pyro --help` waits for no torch.
         command = importlib.import_module(f"dps_pyro.cli.{given[0]}")
-        return int(command.run(given[1:]))
+        return int(command.run(list(given[1:])))
+    except ModuleNotFoundError as error:
+        from dps_pyro.support.extras import EXTRA_OF, install
+
+        if error.name not in EXTRA_OF:
+            raise
+        return _say(given[0], install(error.name), error, 2)
+    except Terminated as stop:
+        return _say(given[0], "stopped by SIGTERM", stop, 143)
     except KeyboardInterrupt as stop:
         return _say(given[0], "stopped", stop, 130)
     except FloatingPointError as error:

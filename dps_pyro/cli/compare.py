@@ -46,12 +46,12 @@ def run(arguments: list[str]) -> int:
     """Fit, rank, show, draw."""
     options = tyro.cli(Options, prog="dps-pyro compare", args=arguments)
 
-    from rich.console import Console
     from rich.table import Table
 
     from dps_pyro.cli.inputs import read_history
     from dps_pyro.evaluation.comparison import compare
     from dps_pyro.inference.methods import method_named
+    from dps_pyro.support.console import plain_console
 
     history = read_history(options.history)
     settings = {"guide": options.guide, "steps": options.steps, "draws": options.draws}
@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
     method = None if options.method is None else method_named(options.method, **settings)
     models = {name: _read(name, history) for name in options.models}
     ranked = compare(models, history, score=options.score, method=method, seed=options.seed)
-    console = Console()
+    console = plain_console()
     table = Table(title=f"{options.score}: log predictive density of {len(ranked[0].elpd.rows)} prompts, in nats")
     for heading in ("model", "elpd", "behind the best", "± se", "a group", "bad k", "fit, s"):
         table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")

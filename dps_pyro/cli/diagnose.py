@@ -33,18 +33,19 @@ def run(arguments: list[str]) -> int:
     """Diagnose, show, write; 0 whatever is found."""
     options = tyro.cli(Options, prog="dps-pyro diagnose", args=arguments)
 
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from dps_pyro.cli.inputs import read_history, read_model
     from dps_pyro.evaluation.diagnosis import diagnose
     from dps_pyro.inference.posterior import Posterior
+    from dps_pyro.support.console import plain_console
 
     history = read_history(options.history)
     posterior = Posterior.load(options.posterior)
     model = read_model(options.model, options.model_args, history, posterior)
     found = diagnose(model, history, posterior, seed=options.seed)
-    console = Console()
+    console = plain_console()
 
     scores = Table("score", "total", "standard error", "a group", title=f"{options.model} on {len(history)} groups")
     groups = int(found.prequential.groups.sum())
@@ -67,8 +68,8 @@ def run(arguments: list[str]) -> int:
     console.print(checks)
 
     for finding in found.findings():
-        mark = {True: "[green]good[/green]", False: "[red]bad [/red]", None: "[yellow]?   [/yellow]"}[finding.good]
-        console.print(f"{mark}  {finding.what}", highlight=False)
+        mark, colour = {True: ("good", "green"), False: ("bad ", "red"), None: ("?   ", "yellow")}[finding.good]
+        console.print(Text.assemble((mark, colour), f"  {finding.what}"))
         if finding.then:
             console.print(f"      → {finding.then}", highlight=False)
 

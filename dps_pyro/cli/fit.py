@@ -81,7 +81,6 @@ def run(arguments: list[str]) -> int:
     """Fit, save, and show what was learned."""
     options = tyro.cli(Options, prog="dps-pyro fit", args=arguments)
 
-    from rich.console import Console
     from rich.table import Table
 
     from dps_pyro.cli.inputs import read_model
@@ -89,6 +88,7 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.inference.fitting import fit, suits_laplace
     from dps_pyro.inference.methods import method_named
     from dps_pyro.inference.posterior import Posterior
+    from dps_pyro.support.console import plain_console
     from dps_pyro.testing import check_quickly
 
     history = read_log(
@@ -122,7 +122,7 @@ def run(arguments: list[str]) -> int:
     for name, draws in posterior.draws.items():
         shown = draws if draws[0].numel() <= 25 else draws.reshape(len(draws), -1)[:, :3]
         table.add_row(name, _text(shown.mean(0)), _text(shown.std(0)) if len(draws) > 1 else "")
-    console = Console()
+    console = plain_console()
     console.print(table)
     ended = {"svi": "the ELBO is flat", "laplace": "the search is at the top", "nuts": "the draws agree"}
     if not posterior.converged:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.posterior import Posterior
+from dps_pyro.support.yaml_files import load_yaml
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.tracking.tracker import is_fitted
 
@@ -44,10 +43,7 @@ def read_predictor(
     """
     from dps_pyro.models.by_name import make
 
-    try:
-        given = yaml.safe_load(arguments)
-    except yaml.YAMLError as error:
-        raise ValueError(f"model-args: expected YAML, got {arguments!r}: {' '.join(str(error).split())}") from error
+    given = load_yaml(arguments, "model-args")
     if not isinstance(given, dict):
         raise ValueError(f"model-args: expected settings, as {{name: value}}, got {arguments!r}")
     return make(name, given, history.features, posterior=posterior)

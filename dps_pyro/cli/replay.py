@@ -64,12 +64,11 @@ def run(arguments: list[str]) -> int:
     """Replay, show, write."""
     options = tyro.cli(Options, prog="dps-pyro replay", args=arguments)
 
-    from rich.console import Console
-
     from dps_pyro.cli.inputs import read_history
     from dps_pyro.inference.posterior import Posterior
     from dps_pyro.report.replay import draw, spreads
     from dps_pyro.storage import atomic_path, strict_json
+    from dps_pyro.support.console import plain_console
 
     logs = {_name(path, options.log): read_history(path) for path in options.log}
     priors = {path: _population(Posterior.load(path)) for path in options.prior}
@@ -98,8 +97,8 @@ def run(arguments: list[str]) -> int:
     with atomic_path(options.out / "replay.json") as aside:
         aside.write_text(strict_json(result, indent=1) + "\n", encoding="utf-8")
     draw(replays, options.out / "replay.png", f"{', '.join(logs)}: {title}")
-    console = Console()
-    console = console if console.is_terminal else Console(width=120)  # in a file nothing is to be cut off
+    console = plain_console()
+    console = console if console.is_terminal else plain_console(width=120)  # in a file nothing is to be cut off
     console.print(_table(rows, title, len(logs), options.selection == "own"))
     console.print(f"{options.out}: replay.json, replay.png", soft_wrap=True)
     return 0
@@ -113,12 +112,9 @@ def _name(path: Path, among: Sequence[Path]) -> str:
 
 def _arguments(text: str, models: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The arguments of each model's constructor, by its name."""
-    import yaml
+    from dps_pyro.support.yaml_files import load_yaml
 
-    try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"model-args: expected YAML, got {text!r}: {' '.join(str(error).split())}") from error
+    given = load_yaml(text, "model-args")
     if not isinstance(given, dict) or not all(isinstance(settings, dict) for settings in given.values()):
         raise ValueError(f"model-args: expected settings by model, as {{Model: {{name: value}}}}, got {text!r}")
     strange = [name for name in given if name not in models]

@@ -26,6 +26,9 @@ def run(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="dps-pyro report", args=arguments)
 
     from dps_pyro.report import write_report
+    from dps_pyro.trainers.run.seals import SEAL, seal_run
 
     print(write_report(options.run, options.compare))
+    if (options.run / SEAL).is_file():  # the run is finished, and its checksums are of the report that was there
+        seal_run(options.run)
     return 0

@@ -54,11 +54,11 @@ def run(arguments: list[str]) -> int:
     import json
 
     import torch
-    from rich.console import Console
     from rich.table import Table
 
     from dps_pyro.cli.inputs import read_model
     from dps_pyro.evaluation.sbc_ranks import design, sbc
+    from dps_pyro.support.console import plain_console
 
     if (options.draws + 1) % max(options.bins, 1):
         raise ValueError(f"draws: expected one less than a multiple of {options.bins} bins, got {options.draws}")
@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
     table = Table("scalar", "p", "effective draws", title=f"{options.model}: {options.simulations} simulations")
     for name, row in summary["scalars"].items():
         table.add_row(name, f"{row['p']:.3f}", f"{row['effective_draws'][0]:.0f} of {options.draws}")
-    console = Console()
+    console = plain_console()
     console.print(table)
     divergences = f"; {summary['divergences']} divergences" if "divergences" in summary else ""
     verdict = "uniform" if summary["uniform"] else "NOT uniform"

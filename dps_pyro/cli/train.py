@@ -13,11 +13,13 @@ def run(arguments: list[str]) -> int:
     """Train, or resume training."""
     from dps_pyro.trainers.config.config_file import load_config
     from dps_pyro.trainers.config.settings import TrainConfig
+    from dps_pyro.trainers.run.seals import check_text
 
     file, rest = _take(arguments, "--config")
     out, _ = _take(rest, "--out")
     if file is None and "--resume" in rest and out is not None and (Path(out) / "config.yaml").is_file():
         file = str(Path(out) / "config.yaml")  # a resumed run keeps its configuration
+        check_text(Path(file))
     if file is not None and not Path(file).is_file():
         raise ValueError(f"config: expected a YAML file, got {file}")
     start = TrainConfig() if file is None else load_config(Path(file))

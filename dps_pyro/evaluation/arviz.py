@@ -36,6 +36,7 @@ from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.storage import atomic_path
+from dps_pyro.support.extras import needed
 
 __all__ = ["to_arviz", "to_netcdf"]
 
@@ -138,6 +139,7 @@ def to_netcdf(groups: Any, path: str | Path) -> Path:
 
 def _assembled(datasets: dict[str, Any]) -> Any:
     """The one place where ArviZ's versions differ."""
+    needed("arviz")
     import arviz
 
     if int(arviz.__version__.partition(".")[0]) < 1:

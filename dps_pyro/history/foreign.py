@@ -59,7 +59,8 @@ def read_log(
         raise ValueError(f"{path}: expected files that end in {', '.join(_READERS)}, got a folder of none")
     if len(files) == 1 and files[0].suffix not in (".jsonl", ".json", ".csv"):
         columns = _parquet_columns(files[0])
-        if format == "history" or (format == "auto" and {"prompt", "step", "solved", "trials"} <= set(columns)):
+        # Counted groups without their sizes are read as a history too, which says what is missing.
+        if format == "history" or (format == "auto" and {"prompt", "step", "solved"} <= set(columns)):
             return RolloutHistory.from_parquet(files[0])
     if format == "history":
         raise ValueError(f"{path}: expected one Parquet file of a history, got {len(files)} of {files[0].suffix}")
@@ -70,6 +71,7 @@ def read_log(
     if not by_step:
         raise ValueError(f"{path}: expected rollouts, got none")
     first = next(iter(by_step.values()))[0]
+    _check_single(first, path, format == "auto" and reward is None)
     prompt = id_column or _one_of(PROMPT, first, path, "a prompt")
     if prompt not in first:
         raise ValueError(f"id-column: expected one of {', '.join(first)}, got {prompt!r}")
@@ -80,6 +82,15 @@ def read_log(
         raise ValueError(f"reward: expected one of {', '.join(first)}, got {verdict!r}")
     rollouts = _rollouts(by_step, prompt, verdict, hashed=id_column is None)
     return history_of(rollouts, solved_at=solved_at, every=every, ids=ids)
+
+
+def _check_single(record: Record, path: Path, guessed: bool) -> None:
+    """Groups that were counted are not single rollouts, whose reward would be the count."""
+    if guessed and "solved" in record and not {"completion", "output"} & record.keys():
+        raise ValueError(
+            f"{path}: expected single rollouts, got groups that were counted (solved): save them as Parquet with the "
+            "columns prompt, step, solved, trials, or name the column with the reward of a single rollout"
+        )
 
 
 def _rollouts(by_step: dict[int, list[Record]], prompt: str, reward: str, *, hashed: bool) -> Iterator[Rollout]:

@@ -7,6 +7,7 @@ re-filtered from. It is sparse: one row an observed group, whatever the number o
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dps_pyro.history.columns import Columns, Events
+from dps_pyro.history.table import MOST_PROMPTS, MOST_STEPS
 from dps_pyro.support import checks
 
 __all__ = ["Events", "Features", "Outcomes", "RolloutHistory", "observed", "useful_by_sum"]
@@ -53,8 +55,8 @@ class RolloutHistory:
 
     def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0, features: Features | None = None) -> None:
         self.ids: list[str] | None = checks.ids("prompts", prompts)
-        self.num_prompts: int = checks.count("prompts", prompts, 0) if self.ids is None else len(self.ids)
-        self.num_steps: int = checks.count("num_steps", num_steps, 0)
+        self.num_prompts: int = _size("prompts", prompts, MOST_PROMPTS) if self.ids is None else len(self.ids)
+        self.num_steps: int = _size("num_steps", num_steps, MOST_STEPS)
         self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
         self._row: dict[str, int] = {}
         self._columns = Columns()
@@ -125,7 +127,7 @@ class RolloutHistory:
             raise ValueError(f"expected columns of one length, got {lengths}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
-        step = checks.count("step", step, 0)
+        step = _size("step", step, MOST_STEPS - 1)
         marks = step_columns(columns or {}, self.features)
         level = math.nan if progress is None else float(progress)
         known = torch.full_like(count, level)
@@ -226,9 +228,14 @@ class RolloutHistory:
         return self._columns.count
 
     def dense(self) -> Outcomes:
-        """The log as [N, T] rectangles (kept until the next append)."""
+        """The log as [N, T] rectangles (kept until the next append).
+
+        Raises:
+            ValueError: this machine has not the memory that they would take.
+        """
         if self._outcomes is None:
             events = self.events
+            _check_memory(self.num_prompts, self.num_steps)
             shape = (self.num_prompts, self.num_steps)
             where = (events.prompt, events.step)
             trials = torch.zeros(shape, dtype=torch.long).index_put(where, events.trials, accumulate=True)
@@ -330,7 +337,9 @@ class RolloutHistory:
         """Read a log. Only prompt, step, solved and trials are needed; without our metadata the sizes are inferred.
 
         Raises:
-            ValueError: a needed column is missing, or a value is out of range.
+            ValueError: the file is damaged, a needed column is missing, or a value is out of range; the message names
+                the file.
+            OSError: the file cannot be read.
         """
         from dps_pyro.history.parquet import read
 
@@ -417,6 +426,23 @@ def useful_by_sum(solved: Tensor, trials: Tensor, tolerance: float = 0.0) -> Ten
     be equal all the same.
     """
     return (solved > tolerance) & (solved < trials - tolerance) & (trials > 1)
+
+
+def _size(name: str, value: Any, most: int) -> int:
+    """A whole number from 0 to `most`, above which it is an id or a time stamp."""
+    if (number := checks.count(name, value, 0)) > most:
+        raise ValueError(f"{name}: expected at most {most:,}, got {number:,}: is it an id, or a time stamp?")
+    return number
+
+
+def _check_memory(num_prompts: int, num_steps: int) -> None:
+    """Rectangles hold 17 bytes for each prompt at each step."""
+    needed, there = 17 * num_prompts * num_steps, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"history: {num_prompts:,} prompts at {num_steps:,} steps would take {needed / 2**30:,.0f} GiB, and this "
+            f"machine has {there / 2**30:,.0f}: is a step, or a prompt's row, a time stamp or an id?"
+        )
 
 
 def _column(name: str, values: Any, dtype: torch.dtype) -> Tensor:

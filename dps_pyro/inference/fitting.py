@@ -49,8 +49,8 @@ def fit(
         dynamics: the model.
         history: the log; at least one group, with outcomes.
         method: how, with the method's own settings: `Laplace(...)`, `SVI(...)` or `NUTS(...)`. Left out: `Laplace()`,
-            whose intervals hold the truth most often (docs/diagnose.md), for up to 256 parameters that all prompts
-            share and up to 4,096 prompts; `SVI()` for the others.
+            whose intervals hold the truth most often (docs/evidence/calibration.md), for up to 256 parameters that all
+            prompts share and up to 4,096 prompts; `SVI()` for the others.
         prior: a posterior of the same model from earlier runs, which takes the place of the model's own prior
             (`dynamics.primed(prior, widen)`). Left out: the model's own.
         widen: the factor by which that posterior's standard deviations are multiplied.

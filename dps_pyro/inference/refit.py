@@ -171,7 +171,7 @@ class Worker:
     """A child process that fits, one job at a time; it ends with this process."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "dps_pyro.inference.refit_worker"]
+        command = [sys.executable, "-m", "dps_pyro.inference.refit_worker", str(os.getpid())]
         # One thread: the machine is busy with rollouts.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(  # noqa: S603 - our own module

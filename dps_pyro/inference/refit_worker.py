@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import signal
 import sys
 import traceback
 
 import torch
 
 from dps_pyro.inference.refit import _fit, read, write
+from dps_pyro.support.child import end_with_parent
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Answer jobs until the other side is gone."""
+    """Answer jobs until the other side is gone, which may be in the midst of a fit."""
+    end_with_parent(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints, prints elsewhere
     while True:

@@ -94,8 +94,10 @@ def model_inputs(
     """Positions and images for a forward pass over whole sequences, as far as the model's forward takes them.
 
     Args:
-        ids, mask: long and bool [B, T]; positions count unmasked tokens, so that padding on either side is free.
-        vision: of each of the B rows.
+        ids: long [B, T], the tokens.
+        mask: bool [B, T], which of them are tokens and not padding. Positions count unmasked tokens, so that padding on
+            either side changes nothing.
+        vision: what the images of each of the B rows became; None where there are no images.
 
     Returns:
         `position_ids` (long [B, T], or [3, B, T] where the model places image tokens on a grid), and what the images

@@ -65,8 +65,10 @@ def completion_logprobs(
 
     Args:
         model: a Hugging Face style causal LM: `model(input_ids, attention_mask, ...).logits` is [B, T, V].
-        prompt_ids, prompt_mask: long and bool [B, P], left-padded; at least one unmasked token a row.
-        completion_ids, completion_mask: long and bool [B, C], right-padded.
+        prompt_ids: long [B, P], the tokens of the prompts, left-padded.
+        prompt_mask: bool [B, P], which of them are tokens and not padding; at least one per row.
+        completion_ids: long [B, C], the tokens of the completions, right-padded.
+        completion_mask: bool [B, C], which of them are tokens and not padding.
         temperature: > 0, as in `token_logprobs`.
         vision: what the images of each of the B prompts became (`Rollouts.vision`); None where there are none.
         share_prompts: compute what rows with the same prompt share once (`shared_prompts`); for models that can, and

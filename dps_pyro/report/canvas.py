@@ -13,6 +13,8 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from dps_pyro.support.extras import needed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -78,6 +80,7 @@ _STYLE: Any = {  # Any: the type stubs know the keys only as literals
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib in this report's style; figures are to be both drawn and saved inside the block."""
+    needed("matplotlib")
     import matplotlib as mpl
 
     with mpl.rc_context():

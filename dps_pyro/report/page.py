@@ -10,6 +10,7 @@ from dps_pyro.report.bills import CostRow, cost_rows
 from dps_pyro.report.canvas import DARK, clean
 from dps_pyro.report.figures import Picture, measured_uniform
 from dps_pyro.report.run import Run, number
+from dps_pyro.support.extras import needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ def render(
     run: Run, others: Sequence[tuple[str, Run]], pictures: Sequence[Picture], drawings: Mapping[str, str]
 ) -> str:
     """The page as HTML. `drawings` maps a picture's slug to its `<svg>`; everything else is escaped by the template."""
+    needed("jinja2")
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -13,6 +13,7 @@ import torch
 from dps_pyro.evaluation.replays import Replay
 from dps_pyro.evaluation.scores import calibration
 from dps_pyro.storage import atomic_path
+from dps_pyro.support.extras import needed
 
 __all__ = ["COLUMNS", "Column", "Spread", "best", "draw", "spreads"]
 
@@ -85,6 +86,7 @@ def draw(replays: Mapping[str, Sequence[Replay]], path: Path, title: str = "") -
         path: the file.
         title: above the figure.
     """
+    needed("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

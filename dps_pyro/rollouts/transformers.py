@@ -19,6 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from dps_pyro.lm.inputs import Query, barred_tokens, forward_parameters, model_inputs
+from dps_pyro.rollouts.base import Rollouts, Sampling, group_sizes, queries
+from dps_pyro.rollouts.tokens import context_length, encode_queries, eos_ids, pad_id
+from dps_pyro.support.extras import needed
+
+needed("transformers")
+
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,10 +35,6 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-
-from dps_pyro.lm.inputs import Query, barred_tokens, forward_parameters, model_inputs
-from dps_pyro.rollouts.base import Rollouts, Sampling, group_sizes, queries
-from dps_pyro.rollouts.tokens import context_length, encode_queries, eos_ids, pad_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

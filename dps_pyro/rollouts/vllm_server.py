@@ -9,13 +9,10 @@ keep it to a private network.
 from __future__ import annotations
 
 import os
-import queue
-import shutil
-import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,7 +21,7 @@ from dps_pyro.lm.inputs import Query
 from dps_pyro.rollouts.base import EngineError, Rollouts, Sampling, group_sizes, queries
 from dps_pyro.rollouts.guard import Guard
 from dps_pyro.rollouts.json_http import RefusedError, Server
-from dps_pyro.rollouts.scratch import memory, remove_stale, scratch_folder
+from dps_pyro.rollouts.scratch import memory, remove, remove_stale, scratch_folder
 from dps_pyro.rollouts.seeds import request_seeds
 from dps_pyro.rollouts.tokens import Completion, encode, eos_ids, pack, pad_id
 from dps_pyro.rollouts.vllm_worker import shape_of
@@ -42,7 +39,7 @@ START = (
 """The command that starts such a server."""
 
 _FLOOR = -9999.0  # what vLLM's server writes for a log-probability that is lower, minus infinity included
-_AT_ONCE = 256  # requests in flight; the server has its own limit, and a queue
+_ABOVE = 1e-3  # nats by which rounding may put a log-probability above 0
 
 
 class VllmServerEngine:
@@ -80,6 +77,7 @@ class VllmServerEngine:
         self.tokenizer = tokenizer
         self._eos = eos_ids(model, tokenizer)
         self._pad = pad_id(tokenizer, self._eos)
+        self._vocabulary = int(model.config.get_text_config().vocab_size)
         self._device = model.device
         self._weights_folder = weights_folder
         self._guard = Guard()
@@ -125,7 +123,7 @@ class VllmServerEngine:
         ]
         with self._guard.watch("generating"):
             try:
-                answers = self._answers(bodies)
+                answers = self._server.post_all("/v1/completions", bodies)
             except RefusedError as error:
                 if "not JSON compliant" not in str(error):
                     raise
@@ -134,7 +132,8 @@ class VllmServerEngine:
                     "cache until it is started again"
                 ) from error
             self._check_version()
-            rows = [row for answer, size in zip(answers, sizes, strict=True) for row in _completions(answer, size)]
+            limits = [_Limits(size, sampling.max_new_tokens, self._vocabulary) for size in sizes]
+            rows = [row for answer, limit in zip(answers, limits, strict=True) for row in _completions(answer, limit)]
             owners = [tokens for tokens, size in zip(ids, sizes, strict=True) for _ in range(size)]
             return pack(owners, rows, self.tokenizer, self._pad, self._device)
 
@@ -164,7 +163,7 @@ class VllmServerEngine:
                         f"{error} (its log says more; does it see {folder.parent}, and do the weights fit?)"
                     ) from error
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove(folder)
             for cache in ("prefix", "mm", "encoder"):
                 self._reset(cache)
             self._version = version
@@ -180,7 +179,7 @@ class VllmServerEngine:
             cards = self._server.get("/v1/models")["data"]
             card = next(card for card in cards if not card.get("parent"))  # adapters have one
             name, limit = str(card["id"]), int(card["max_model_len"])
-        except (RefusedError, KeyError, TypeError, ValueError, StopIteration) as error:
+        except (RefusedError, AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
             raise EngineError(f"engine: expected a vLLM server at {self._server.address}, got: {error}") from error
         if wanted is not None and wanted > limit:
             raise EngineError(
@@ -199,11 +198,13 @@ class VllmServerEngine:
                 f"Start it with: {START}"
             ) from error
         own = shape_of(config)
-        other = {
-            name: f"{serving['shape'].get(name)} (here {value})"
-            for name, value in own.items()
-            if serving["shape"].get(name) != value
-        }
+        shape, dtype = serving.get("shape"), getattr(torch, str(serving.get("dtype")), None)
+        if not isinstance(shape, dict) or not isinstance(dtype, torch.dtype) or "logprobs" not in serving:
+            raise EngineError(
+                f"engine: expected the shape, dtype and logprobs that the server at {self._server.address} serves, got "
+                f"{str(serving)[:200]}: start it with this version's worker extension: {START}"
+            )
+        other = {name: f"{shape.get(name)} (here {value})" for name, value in own.items() if shape.get(name) != value}
         if other:
             listed = ", ".join(f"{name} {value}" for name, value in other.items())
             raise EngineError(
@@ -215,11 +216,10 @@ class VllmServerEngine:
                 f"engine: expected log-probabilities of what was drawn from, got a server at {self._server.address} "
                 f"that gives {serving['logprobs']}; start it with --logprobs-mode processed_logprobs"
             )
-        dtype: torch.dtype = getattr(torch, serving["dtype"])
         return dtype
 
     def _check_version(self) -> None:
-        taken = self._call("weights_taken")["version"]
+        taken = self._call("weights_taken").get("version")
         if taken != self._version:
             raise EngineError(
                 f"the server at {self._server.address} no longer has this run's weights: it was started again, or "
@@ -230,7 +230,9 @@ class VllmServerEngine:
         """Call a method of the worker extension; the first worker's answer, all of them having given the same."""
         body = {"method": method, "kwargs": arguments, "timeout": self._server.timeout}
         answer = self._server.post("/collective_rpc", body)
-        results = (answer or {}).get("results") or [None]
+        results = answer.get("results") if isinstance(answer, dict) else None
+        if not isinstance(results, list) or not results:
+            raise EngineError(f"expected the results of {method} from the server's workers, got {str(answer)[:200]}")
         if any(result != results[0] for result in results):
             raise EngineError(f"expected the server's workers to agree on {method}, got {results}")
         return results[0] if isinstance(results[0], dict) else {}
@@ -244,38 +246,6 @@ class VllmServerEngine:
             raise
         if isinstance(answer, dict) and answer.get("success") is False:
             raise EngineError(f"the server's {cache} cache could not be reset: it is still at somebody's requests")
-
-    def _answers(self, bodies: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """The server's answers, in order; it has them all at once, to batch them as it likes."""
-        jobs, done = queue.SimpleQueue[int](), queue.SimpleQueue[tuple[int, Any]]()
-        for job in range(len(bodies)):
-            jobs.put(job)
-        stop = threading.Event()
-
-        def work() -> None:
-            while not stop.is_set():
-                try:
-                    job = jobs.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    done.put((job, self._server.post("/v1/completions", bodies[job])))
-                except Exception as error:  # noqa: BLE001 - raised where the answers are collected
-                    done.put((job, error))
-
-        # Daemons: an interrupted run does not wait for the rest. The server drops what nobody listens to.
-        for _ in range(min(len(bodies), _AT_ONCE)):
-            threading.Thread(target=work, name="vllm", daemon=True).start()
-        answers: list[Any] = [None] * len(bodies)
-        try:
-            for _ in bodies:
-                job, answer = done.get()
-                if isinstance(answer, Exception):
-                    raise answer
-                answers[job] = answer
-        finally:
-            stop.set()
-        return answers
 
     def _body(self, tokens: Sequence[int], n: int, sampling: Sampling, seed: int) -> dict[str, Any]:
         return {
@@ -301,26 +271,51 @@ class VllmServerEngine:
         }
 
 
-def _completions(answer: Any, n: int) -> list[Completion]:
-    """The n completions of one prompt.
+class _Limits(NamedTuple):
+    """What the completions of one prompt have to keep to."""
+
+    completions: int  # how many there are
+    tokens: int  # the most tokens of one
+    vocabulary: int  # token ids are below this
+
+
+def _completions(answer: Any, limits: _Limits) -> list[Completion]:
+    """The completions of one prompt.
 
     Raises:
-        EngineError: they are not n, not whole, or came without tokens or log-probabilities.
+        EngineError: they are not as many as were asked for, not whole, or came without tokens or log-probabilities; or
+            a token or a log-probability is not one.
     """
-    choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-    rows = []
-    for choice in choices:
-        tokens, reason = choice.get("token_ids"), choice.get("finish_reason")
-        logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
-        if not tokens or not logprobs or len(tokens) != len(logprobs):
-            raise EngineError(
-                "expected the tokens of each completion and their log-probabilities, got an answer without: vLLM gives "
-                "them from 0.11 on"
-            )
-        if reason not in ("stop", "length"):
-            raise EngineError(f"expected completions that end by end-of-sequence or their length, got {reason!r}")
-        numbers = [float("nan") if value is None or value <= _FLOOR else float(value) for value in logprobs]
-        rows.append(Completion(list(tokens), numbers, reason))
-    if len(rows) != n:
-        raise EngineError(f"expected {n} completions of a prompt, got {len(rows)}")
-    return rows
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise EngineError(f"expected completions under choices, got {str(answer)[:200]}")
+    by_index = {choice.get("index"): choice for choice in choices if type(choice.get("index")) is int}
+    if len(choices) != limits.completions or by_index.keys() != set(range(limits.completions)):
+        raise EngineError(
+            f"expected {limits.completions} completions of a prompt, numbered from 0 on, got {len(choices)} numbered "
+            f"{str(sorted(by_index))[:80]}"
+        )
+    return [_completion(by_index[index], limits) for index in range(limits.completions)]
+
+
+def _completion(choice: dict[str, Any], limits: _Limits) -> Completion:
+    tokens, reason = choice.get("token_ids"), choice.get("finish_reason")
+    told = choice.get("logprobs")
+    logprobs = told.get("token_logprobs") if isinstance(told, dict) else None
+    if not (isinstance(tokens, list) and isinstance(logprobs, list) and tokens and len(tokens) == len(logprobs)):
+        raise EngineError(
+            "expected the tokens of each completion and their log-probabilities, got an answer without: vLLM gives "
+            "them from 0.11 on"
+        )
+    if len(tokens) > limits.tokens:
+        raise EngineError(f"expected completions of at most {limits.tokens} tokens, got one of {len(tokens)}")
+    for token in tokens:
+        if type(token) is not int or not 0 <= token < limits.vocabulary:
+            raise EngineError(f"expected token ids in 0..{limits.vocabulary - 1}, got {str(token)[:40]}")
+    for value in logprobs:
+        if value is not None and (type(value) not in (int, float) or value > _ABOVE):
+            raise EngineError(f"expected log-probabilities of at most 0, got {str(value)[:40]}")
+    if reason not in ("stop", "length"):
+        raise EngineError(f"expected completions that end by end-of-sequence or their length, got {reason!r:.80}")
+    numbers = [float("nan") if value is None or value <= _FLOOR else float(value) for value in logprobs]
+    return Completion(tokens, numbers, reason)

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dps_pyro.support.locks import Lock, one_at_a_time
+
 __all__ = ["KEPT", "Ahead"]
 
 KEPT = 128
@@ -17,10 +19,12 @@ class Ahead:
     """The latest batches that loaders have had selected, by number, counted from 0: part of the sampler's state,
     because a loader that fetches ahead has had batches selected that no one has seen when a checkpoint is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: Lock | None = None) -> None:
+        self.lock = Lock() if lock is None else lock  # the sampler's own, as both select
         self.count = 0
         self._rows: dict[int, Tensor] = {}
 
+    @one_at_a_time
     def batch(self, number: int, select: Callable[[], Tensor]) -> Tensor:
         """The rows of batch `number`, long [batch_size]: as they were selected before, or as `select` chooses them now.
 

@@ -9,6 +9,7 @@ The three lines of a training script::
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,13 @@ from dps_pyro.selection.arguments import acquisition_of, booleans, same_columns
 from dps_pyro.selection.baseline import leave_one_out
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.handed_out import Ahead
+from dps_pyro.selection.matching import Matched, for_ids
 from dps_pyro.selection.plan import Plan, fill, useful_of
 from dps_pyro.selection.pooled import PooledChoice
 from dps_pyro.selection.signal import Signal, best_sizes
 from dps_pyro.selection.waits import rule_of
 from dps_pyro.support import checks
+from dps_pyro.support.locks import Lock, one_at_a_time
 from dps_pyro.tracking.pooled import PooledTracker, pooled_tracker
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.tracking.tracker import Tracker, is_fitted, track
@@ -40,6 +43,8 @@ __all__ = ["PromptSampler"]
 
 MANY = 20_000
 """Prompts from which on equals share a belief, where that is possible."""
+logger = logging.getLogger(__name__)
+
 LONGEST_GAP = 100_000
 """Steps that may pass between two observations; more than that is a mistaken number."""
 
@@ -66,7 +71,8 @@ class PromptSampler:
             what was seen and not the number of prompts (`PooledTracker`). Left out: from 20,000 prompts on, where model
             and acquisition allow it. Selections then have the same distribution, but are others under the same seed.
 
-    One `observe` is one training step: the prompts that were not rolled out move on, too.
+    One `observe` is one training step: the prompts that were not rolled out move on, too. Threads may share a sampler:
+    each verb waits until the others are done.
 
     Raises:
         ValueError: an argument is of another kind or out of range, or the posterior is another model's.
@@ -87,6 +93,7 @@ class PromptSampler:
         dtype: torch.dtype | None = None,
         pooled: bool | None = None,
     ) -> None:
+        self.lock = Lock()
         self.ids = checks.ids("num_prompts", num_prompts)
         self.num_prompts = checks.count("num_prompts", num_prompts if self.ids is None else len(self.ids), 1)
         self.trials = checks.count("trials", trials, 1)
@@ -121,10 +128,13 @@ class PromptSampler:
         self._predicted: dict[int, float] = {}
         self._totals = dict.fromkeys(("rollouts", "groups", "useful", "log_evidence", "impossible"), 0.0)
         self._last: dict[str, float] = {}
-        self.ahead = Ahead()  # what loaders have had selected
+        self.matched: Matched | None = None
+        """How the prompts of the state that was loaded last belong to these, where they were not the same."""
+        self.ahead = Ahead(self.lock)  # what loaders have had selected
 
     # ------------------------------------------------------------------------------------------------- the verbs
 
+    @one_at_a_time
     def select(self, batch_size: int) -> Tensor:
         """Choose the coming step's prompts: long [batch_size], distinct rows (`sampler.ids[row]` names them).
 
@@ -190,6 +200,7 @@ class PromptSampler:
         self._last["informative/selected"] = float(chance.mean())
         self._last["informative/pool"] = mean
 
+    @one_at_a_time
     def observe(
         self,
         prompts: Tensor | Sequence[int] | Sequence[str],
@@ -280,6 +291,7 @@ class PromptSampler:
         self._last["useful"] = float(mixed.sum()) / max(groups, 1)
         self._last["log_evidence"] = likelihood / max(possible, 1)
 
+    @one_at_a_time
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
         """Track more prompts, in rows after the others: as unvisited ones that have been there from the first step.
 
@@ -325,11 +337,13 @@ class PromptSampler:
             raise ValueError("prompts: expected some to be left, got all of them")
         self._retired = gone if bool(gone.any()) else None
 
+    @one_at_a_time
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance, in [0, 1], that a group of `trials` rollouts in the coming step is useful: its
         rewards differ by more than `tolerance`; of rewards of 0 and 1, it is neither all wrong nor all right."""
         return self.tracker.informative(checks.count("trials", trials, 1))
 
+    @one_at_a_time
     def metrics(self) -> dict[str, float]:
         """Numbers to log after `observe`: belief mass a state, predicted and realised useful shares, coverage,
         rollouts, and the mean log evidence a group (the prequential score) of the last step and so far. Groups that the
@@ -349,6 +363,7 @@ class PromptSampler:
             **self._last,
         }
 
+    @one_at_a_time
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly as this sampler would, as nested tensors and plain values (no pickle
         needed: `dps_pyro.storage.save_state`)."""
@@ -366,11 +381,16 @@ class PromptSampler:
             "refit": {} if self._refitter is None else self._refitter.state_dict(),
         }
 
+    @one_at_a_time
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state, into a sampler of the same model and prompts (`add` those that were added).
+        """Continue from a saved state of a sampler of the same model.
+
+        Where both have ids, prompts are matched by them: they may stand in another order, new ones start unvisited, and
+        those that are no longer there are left out; `matched` says so afterwards. Without ids the prompts have to be
+        the same, in the same order.
 
         Raises:
-            ValueError: the state is another sampler's, or none.
+            ValueError: the state is another sampler's, or no state.
         """
         names = self.state_dict().keys() - {"retired", "choice"}  # not in states of earlier versions
         missing = names - checks.instance("state", state, Mapping).keys()
@@ -378,6 +398,10 @@ class PromptSampler:
             raise ValueError(f"state: expected a sampler's, got one without {', '.join(sorted(missing))}")
         if self._totals.keys() != checks.instance("state", state["totals"], Mapping).keys():
             raise ValueError(f"state: expected totals of {', '.join(self._totals)}, got {', '.join(state['totals'])}")
+        known = self.ids is not None and state["ids"] is not None and not self.pooled
+        if known and state["ids"] != self.ids:
+            state, self.matched = for_ids(state, self.ids or [])
+            logger.warning("%s", self.matched)
         visits = checks.instance("state", state["visits"], Tensor)
         own = int(checks.instance("state", state["tracker"], Mapping).get("num_prompts", len(visits)))
         number = len(visits) or own  # the visits are the tracker's where it counts those that were
@@ -438,6 +462,7 @@ class PromptSampler:
         return PromptBatches(self, batch_size, repeats, num_batches, num_replicas=num_replicas, rank=rank)
 
     @property
+    @one_at_a_time
     def belief(self) -> Tensor:
         """[N, K], `p(z_t | y_<t)` for the coming step, a copy; states ordered from unsolved to solved."""
         return self.tracker.belief.clone()
@@ -453,6 +478,7 @@ class PromptSampler:
         return self.tracker.history
 
     @property
+    @one_at_a_time
     def visits(self) -> Tensor:
         """Long [N], how often each prompt has been rolled out, a copy."""
         if isinstance(self.tracker, PooledTracker):

@@ -91,7 +91,8 @@ def soft(seen: Seen, waits: Tensor, *, sharpness: float) -> Tensor:
 
 def entropy(seen: Seen, waits: Tensor) -> Tensor:
     """The entropy of the belief, ties broken at random."""
-    return torch.special.entr(seen.belief()).sum(-1).double() + TIE * torch.exp(-waits)
+    scores: Tensor = torch.special.entr(seen.belief()).sum(-1).double() + TIE * torch.exp(-waits)
+    return scores
 
 
 def uniform(seen: Seen, waits: Tensor) -> Tensor:  # noqa: ARG001 - a rule has both

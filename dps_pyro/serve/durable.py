@@ -47,6 +47,7 @@ class Durable:
         self.answers: dict[str, dict[str, Any]] = {}
         self.number = 0
         """How many changes there have been."""
+        self._added: list[Any] = []
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "journal.jsonl"
         if (folder / "state").exists():
@@ -55,8 +56,6 @@ class Durable:
                 sampler.add(more)
             sampler.load_state_dict(saved["sampler"])
             self.number, self.answers, self._added = int(saved["number"]), saved["answers"], list(saved["added"])
-        else:
-            self._added: list[Any] = []
         self._again()
         self._file = self._path.open("ab")
         self._since = 0

@@ -9,15 +9,32 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from typing import IO, Any
 
-__all__ = ["DiedError", "Killable"]
+__all__ = ["DiedError", "Killable", "end_with_parent"]
 
 
 class DiedError(Exception):
     """The process ended by itself; the message says how."""
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Start a thread that ends this process when the one that started it is gone, however that ended.
+
+    Args:
+        parent: the process id of the one that started it, where it may be gone already; if left out, it is there now.
+    """
+    expected = os.getppid() if parent is None else parent
+
+    def follow() -> None:
+        while os.getppid() == expected:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 class Killable:

@@ -234,6 +234,10 @@ class Filter(ABC):
         self.step, self._known, self._last = step, known, None
         self.snapshots.clear()
         self._state = {name: value.to(self._state[name].dtype) for name, value in saved.items()}
+        new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.matching`)
+        if new is not None and len(new):
+            again = self._replay(new, self._parameters(new), until=self.step).state
+            self._state = {name: value.index_copy(0, new, again[name]) for name, value in self._state.items()}
 
     def coming(self, trials: int) -> Step:
         """The coming step as a model's methods take it, if every prompt were rolled out `trials` times."""

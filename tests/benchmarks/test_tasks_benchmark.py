@@ -15,7 +15,7 @@ RESULT = json.loads(tasks.RESULT.read_text(encoding="utf-8"))
 
 
 def test_the_page_shows_the_result_file() -> None:
-    page = evidence.PAGE.with_name("tasks.md").read_text(encoding="utf-8")
+    page = (evidence.DOCS / "trainer" / "tasks.md").read_text(encoding="utf-8")
     assert tasks.table(RESULT) in page and evidence.render(page) == page, "python -m benchmarks.docs.evidence writes it"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,67 @@ def test_parquet_that_is_no_log_is_refused(column: str, values: Any, message: st
     pq.write_table(pa.table({name: value for name, value in given.items() if value is not None}), path)
     with pytest.raises(ValueError, match=message):
         RolloutHistory.from_parquet(path)
+
+
+HOSTILE = {
+    "a prompt that is an id": (
+        {"prompt": [0, 2**31]},
+        {},
+        "expected numbers below 100,000,000 in prompt, got 2,147,483",
+    ),
+    "a step that is a time": ({"step": [0, 10**9]}, {}, "expected numbers below 10,000,000 in step, got 1,000,000,000"),
+    "groups without end": ({"trials": [8, 2**40]}, {}, "in trials, got 1,099,511,627,776"),
+    "times": ({"step": pa.array([0, 1], pa.timestamp("s"))}, {}, r"got step of timestamp"),
+    "lists": ({"solved": [[0], [1]]}, {}, "got solved of list<"),
+    "no sizes": ({"trials": None}, {}, "trials not among .*the sizes of the groups"),
+    "half of JSON": ({}, b"{", "metadata: expected JSON"),
+    "a list": ({}, [1], "metadata: expected {name: value}, got list"),
+    "deep": ({}, b"[" * 100_000, "metadata: expected JSON"),
+    "terabytes": ({}, {"num_prompts": 2**40}, "num_prompts: expected a whole number in 0..100000000"),
+    "steps": ({}, {"num_steps": 10**12}, "num_steps: expected a whole number in 0..10000000"),
+    "words": ({}, {"num_steps": "7"}, "num_steps: expected a whole number"),
+    "fewer": ({}, {"num_prompts": 0}, "expected the 1 prompts of the rows at least, got num_prompts 0"),
+    "other ids": ({}, {"ids": ["a", "b"], "num_prompts": 3}, "got num_prompts 3 and 2 ids"),
+    "ids that are none": ({}, {"ids": 7}, "ids: expected a list of ids, got 7"),
+    "numbers as ids": ({}, {"ids": [1, 2]}, r"ids: expected a number or a list of ids \(strings\), got 1"),
+    "features": ({}, {"num_prompts": 2, "features": {"level": [1.0]}}, "features: expected 2 values of 'level'"),
+}
+
+
+@pytest.mark.parametrize(("columns", "about", "message"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_would_take_all_memory_or_means_nothing_is_refused_by_name(
+    columns: dict[str, Any], about: Any, message: str, tmp_path: Path
+) -> None:
+    given = {"prompt": [0, 0], "step": [0, 1], "solved": [0, 0], "trials": [8, 8], **columns}
+    table = pa.table({name: value for name, value in given.items() if value is not None})
+    metadata = about if isinstance(about, bytes) else json.dumps(about).encode()
+    path = tmp_path / "log.parquet"
+    pq.write_table(table.replace_schema_metadata({"dps_pyro": metadata}) if about else table, path)
+    with pytest.raises(ValueError, match=message) as caught:
+        RolloutHistory.from_parquet(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "other", "empty"])
+def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
+    history = RolloutHistory(500)
+    for step in range(20):
+        history.append(torch.randperm(500)[:200], step=step, solved=torch.randint(9, [200]), trials=8)
+    path = history.to_parquet(tmp_path / "history.parquet")
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 3] ^= 1
+    path.write_bytes({"cut": content[:-100], "flip": content, "other": b"solved,trials", "empty": b""}[damage])
+    with pytest.raises(ValueError, match=f"{path}: expected a whole Parquet file"):
+        RolloutHistory.from_parquet(path)
+
+
+def test_rectangles_that_no_machine_holds_are_refused() -> None:
+    history = RolloutHistory(50_000_000, num_steps=5_000_000)
+    with pytest.raises(ValueError, match="50,000,000 prompts at 5,000,000 steps would take 3,958,121 GiB"):
+        history.dense()
+    with pytest.raises(ValueError, match="step: expected at most 9,999,999, got 1,700,000,000: is it an id, or a time"):
+        history.append([0], step=1_700_000_000, solved=[1], trials=4)
 
 
 def test_a_state_goes_back_in_whole() -> None:

@@ -61,7 +61,7 @@ def test_a_row_of_the_benchmark() -> None:
 def test_every_fitted_model_of_the_gallery_recovers_what_made_its_histories() -> None:
     """The committed recoveries: fifty histories a model, points better than the prior's mean, intervals that hold the
     truth in seven of ten cases at least, and a guide with correlations no worse than one without (the numbers are in
-    docs/diagnose.md)."""
+    docs/evidence/calibration.md)."""
     result = json.loads((evidence.RESULTS / "recovery.json").read_text(encoding="utf-8"))
     assert result["configuration"]["histories"] >= 50
     rows = {(row["model"], row["guide"]): row for row in result["rows"]}

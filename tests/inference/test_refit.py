@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.fits import simulated, svi
+from helpers.processes import gone
 from helpers.tiny import MINE
 
 from dps_pyro import Progress, PromptSampler, Refit, RolloutHistory, Step, Tracker
@@ -196,3 +200,30 @@ def test_a_runs_own_sites_are_not_handed_on() -> None:
     torch.testing.assert_close(sites_of(RunStart().primed(learned), 3)["run"]["fn"].base_dist.scale, torch.ones(1))
     sampler = PromptSampler(RunStart(), 5, posterior=learned)
     torch.testing.assert_close(sampler.belief[0], learned.point["initial"])
+
+
+PARENT = """
+import sys, time
+import torch
+from dps_pyro.history.log import RolloutHistory
+from dps_pyro.inference.refit import Refit, Refitter
+from dps_pyro.models import SolvingProgress
+
+history = RolloutHistory(50)
+for step in range(50):
+    history.append(list(range(50)), step=step, solved=[1.0] * 50, trials=4)
+refitter = Refitter(SolvingProgress(), Refit(first=1_000_000, background=True))
+refitter.begin(history)
+print(refitter._worker._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_run_leaves_no_worker_at_its_fit() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        time.sleep(4)  # it is at its million steps
+        assert not gone(worker, 0.1)
+        process.kill()
+    assert gone(worker, 10)

@@ -163,13 +163,29 @@ def test_a_checkpoint_of_plain_trl_can_be_gone_on_from(tmp_path: Path, caplog: p
     assert "has no dps_pyro folder" in caplog.text
 
 
+def test_a_resumed_run_knows_its_prompts_by_their_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The data was shuffled, four prompts are gone, and nobody gave ids."""
+    first = predictive(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    first.train()
+    known = first.prompt_sampler
+    texts = dataset()["prompt"]
+    fewer = dataset().shuffle(seed=3).select(range(20))
+    resumed = predictive(
+        tmp_path, prompts=PromptSampler(SolvingProgress(), 20, trials=4), train_dataset=fewer, max_steps=2
+    )
+    resumed._load_optimizer_and_scheduler(str(tmp_path / "checkpoint-2"))
+    rows = [texts.index(text) for text in fewer["prompt"]]
+    torch.testing.assert_close(resumed.prompt_sampler.belief, known.belief[rows])
+    assert torch.equal(resumed.prompt_sampler.visits, known.visits[rows])
+    assert "20 prompts are known by their content or id; 4 are no longer there, and are retired" in caplog.text
+
+
 def test_another_datasets_checkpoint_is_refused(tmp_path: Path) -> None:
     predictive(tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
-    fewer = predictive(
-        tmp_path, prompts=PromptSampler(SolvingProgress(), 20, trials=4), train_dataset=dataset().select(range(20))
-    )
-    with pytest.raises(ValueError, match="state: expected 20 prompts, got 24"):
-        fewer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    other = dataset().map(lambda row: {"prompt": row["prompt"] + " again"})
+    others = predictive(tmp_path, prompts=PromptSampler(SolvingProgress(), 24, trials=4), train_dataset=other)
+    with pytest.raises(ValueError, match="state: expected some of the same prompts, got 24 of which none is there"):
+        others.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
 KILLED = """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dps_pyro.rollouts import scratch
-from dps_pyro.rollouts.scratch import remove_stale, scratch_folder
+from dps_pyro.rollouts.scratch import remove, remove_stale, scratch_folder
 
 HOLD = """
 import pathlib, sys
@@ -48,7 +48,7 @@ def test_a_folder_is_its_owners_alone(here: Path) -> None:
     one, two = scratch_folder("vllm"), scratch_folder("vllm")
     assert one != two
     assert one.parent == here
-    assert f"-{os.getpid()}-" in one.name
+    assert one.name.startswith("dps-pyro-vllm-")
     assert one.stat().st_mode & 0o077 == 0
 
 
@@ -63,28 +63,56 @@ def test_what_a_killed_process_left_is_removed(other: tuple[subprocess.Popen[str
     process, left = other
     mine = scratch_folder("weights")
     process.send_signal(signal.SIGKILL)
-    for _ in range(2):  # a zombie first, whose entry in /proc is still there; then gone
-        left.mkdir(exist_ok=True)
-        while (state := Path(f"/proc/{process.pid}/stat")).exists() and b") Z" not in state.read_bytes():
-            pass
-        assert remove_stale() == [left]
-        assert not left.exists()
-        process.wait()
+    # It is a zombie until somebody asks for its exit status, and holds nothing any more.
+    while b") Z" not in Path(f"/proc/{process.pid}/stat").read_bytes():
+        pass
+    assert remove_stale() == [left]
+    assert not left.exists()
     assert mine.exists()
 
 
-def test_a_process_with_the_same_id_is_another_one() -> None:
-    """Ids are used again; the time that the process started at is not."""
-    mine = scratch_folder("vllm")
-    head, machine, pid, start, tail = mine.name.rsplit("-", 4)
-    earlier = mine.with_name("-".join([head, machine, pid, str(int(start) - 1), tail]))
-    mine.rename(earlier)
-    assert remove_stale() == [earlier]
+def test_a_folder_that_is_removed_leaves_nothing_open() -> None:
+    """Each new set of weights gets one."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        folder = scratch_folder("weights")
+        (folder / "model.safetensors").touch()
+        remove(folder)
+        assert not folder.exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-@pytest.mark.parametrize("name", ["dps-pyro-vllm-00000000-999999999-1-x", "dps-pyro-vllm-abcdefgh", "dps-pyro-notes"])
+def test_a_forked_child_does_not_keep_a_folder(here: Path) -> None:
+    reader, writer = os.pipe()
+    maker = os.fork()
+    if maker == 0:
+        scratch_folder("vllm")
+        if os.fork() == 0:  # its child, which outlives it
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+        os._exit(0)
+    os.waitpid(maker, 0)
+    assert len(remove_stale()) == 1
+    os.close(writer)
+
+
+@pytest.mark.parametrize("name", ["dps-pyro-vllm-abcdefgh", "dps-pyro-notes"])
 def test_what_may_be_anybodys_stays(here: Path, name: str) -> None:
-    """Of another machine, where that id may well be alive; of an earlier version; of somebody else."""
+    """A folder that is about to get its lock, and somebody else's with files in it; an old one that is empty goes."""
     (here / name).mkdir()
     assert remove_stale() == []
-    assert (here / name).exists()
+    os.utime(here / name, (0, 0))
+    (here / name / "file").touch()
+    os.utime(here / name, (0, 0))
+    assert remove_stale() == []
+    (here / name / "file").unlink()
+    os.utime(here / name, (0, 0))
+    assert remove_stale() == [here / name]
+
+
+def test_a_link_to_somewhere_else_stays(here: Path) -> None:
+    (here / "kept").mkdir()
+    (here / "kept" / ".lock").touch()
+    (here / "dps-pyro-vllm-x").symlink_to(here / "kept")
+    assert remove_stale() == []

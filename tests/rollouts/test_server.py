@@ -17,7 +17,7 @@ from helpers.tiny import tiny
 
 from dps_pyro.rollouts import EngineError, Sampling
 from dps_pyro.rollouts.json_http import RefusedError, Server
-from dps_pyro.rollouts.vllm_server import VllmServerEngine
+from dps_pyro.rollouts.vllm_server import VllmServerEngine, _completions, _Limits
 from dps_pyro.rollouts.vllm_worker import shape_of
 from dps_pyro.trainers.parts import make_engine
 
@@ -70,6 +70,35 @@ def serve() -> Iterator[Callable[..., tuple[str, list[Any]]]]:
         server.server_close()
 
 
+@pytest.fixture
+def trickle() -> Iterator[Callable[[bytes], str]]:
+    """Start a server that sends these bytes and then a byte every 20 ms; its address."""
+    running: list[socket.socket] = []
+
+    def start(head: bytes) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        running.append(listener)
+
+        def talk() -> None:
+            try:
+                with listener.accept()[0] as peer:
+                    peer.recv(65536)
+                    peer.sendall(head)
+                    end = time.monotonic() + 5
+                    while b"Content-Length: 0" not in head and time.monotonic() < end:
+                        peer.sendall(b"1")
+                        time.sleep(0.02)
+            except OSError:  # the other side has had enough
+                pass
+
+        threading.Thread(target=talk, daemon=True).start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for listener in running:
+        listener.close()
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -105,7 +134,7 @@ def test_a_server_that_is_not_up_yet_is_waited_for(serve: Any) -> None:
 def test_a_server_that_stays_away_is_an_error() -> None:
     address = f"http://127.0.0.1:{free_port()}"
     start = time.monotonic()
-    with pytest.raises(EngineError, match=rf"{address}/x cannot be reached: .*refused"):
+    with pytest.raises(EngineError, match=rf"{address}/x cannot be reached: Connection refused"):
         Server(address, timeout=10, patience=1).get("/x")
     assert time.monotonic() - start < 5
 
@@ -122,6 +151,77 @@ def test_a_slow_answer_is_an_error_and_not_asked_for_again(serve: Any) -> None:
         Server(address, timeout=0.3).get("/x")
     gate.set()
     assert len(seen) == 1
+
+
+def test_an_answer_that_trickles_in_has_the_deadline_of_a_whole_one(trickle: Any) -> None:
+    """Each byte comes in time, and the whole never would: in the headers, and in the body."""
+    for head in (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"):
+        start = time.monotonic()
+        with pytest.raises(EngineError, match=r"did not answer within 0.5 seconds"):
+            Server(trickle(head), timeout=0.5, patience=0).get("/x")
+        assert time.monotonic() - start < 3
+
+
+def test_an_answer_without_end_is_an_error(trickle: Any) -> None:
+    address = trickle(b"HTTP/1.1 200 OK\r\n\r\n" + b"1" * 5000)
+    with pytest.raises(EngineError, match=r"expected an answer of at most 1,000 bytes, got more"):
+        Server(address, timeout=5, patience=0, most=1000).get("/x")
+
+
+def test_a_compressed_answer_is_refused(trickle: Any) -> None:
+    """A few kilobytes may be gigabytes."""
+    address = trickle(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + b"1" * 50)
+    with pytest.raises(EngineError, match="expected an answer as it is, got one in 'gzip'"):
+        Server(address, timeout=5, patience=0).get("/x")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed_and_the_key_stays_here(serve: Any, trickle: Any, status: int) -> None:
+    other, seen = serve(lambda _: (200, b"1"))
+    address = trickle(f"HTTP/1.1 {status} Moved\r\nLocation: {other}/x\r\nContent-Length: 0\r\n\r\n".encode())
+    with pytest.raises(RefusedError, match=rf"answered {status}: it moved to {other}/x; give the address"):
+        Server(address, timeout=5, patience=0, key="secret").post("/x", {})
+    assert seen == []
+
+
+def test_many_are_asked_at_once_and_answered_in_order(serve: Any) -> None:
+    def answer(asked: Asked) -> tuple[int, bytes]:
+        time.sleep(0.02 * (asked.body % 5))
+        return 200, json.dumps(asked.body**2).encode()
+
+    server = Server(serve(answer)[0], timeout=10)
+    start = time.monotonic()
+    assert server.post_all("/x", list(range(60))) == [number**2 for number in range(60)]
+    assert time.monotonic() - start < 60 * 0.04 + 1
+    assert server.post_all("/x", []) == []
+
+
+def test_the_first_failure_ends_the_others(serve: Any) -> None:
+    gate = threading.Event()
+
+    def answer(asked: Asked) -> tuple[int, bytes]:
+        if asked.body == 3:
+            return 400, b"no"
+        gate.wait(5)
+        return 200, b"1"
+
+    start = time.monotonic()
+    with pytest.raises(RefusedError, match="answered 400: no"):
+        Server(serve(answer)[0], timeout=10).post_all("/x", list(range(6)))
+    assert time.monotonic() - start < 4
+    gate.set()
+
+
+def test_it_can_be_asked_from_within_an_event_loop(serve: Any) -> None:
+    """A notebook runs one."""
+    import asyncio
+
+    address, _ = serve(lambda _: (200, b"[1]"))
+
+    async def cell() -> Any:
+        return Server(address, timeout=10).get("/x")
+
+    assert asyncio.run(cell()) == [1]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +298,63 @@ def test_a_server_that_cannot_serve_rollouts_is_refused(serve: Any, answer: Answ
     address, _ = serve(answer)
     with pytest.raises(EngineError, match=said):
         VllmServerEngine(address, make_model(), make_tokenizer(), patience=0)
+
+
+@pytest.mark.parametrize(
+    ("serving", "said"),
+    [
+        ({}, "expected the shape, dtype and logprobs"),
+        ({"shape": [1], "dtype": "float32", "logprobs": "processed_logprobs"}, "expected the shape, dtype"),
+        ({"shape": {}, "dtype": "load", "logprobs": "processed_logprobs"}, "expected the shape, dtype"),
+        ({"shape": {}, "dtype": "float32"}, "expected the shape, dtype and logprobs"),
+        ("x", "expected the shape, dtype and logprobs"),
+    ],
+)
+def test_what_a_server_says_that_it_serves_is_checked(serve: Any, serving: Any, said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        VllmServerEngine(serve(vllm_like(serving=serving))[0], make_model(), make_tokenizer(), patience=0)
+
+
+def choice(**other: Any) -> dict[str, Any]:
+    logprobs = {"token_logprobs": [-0.5, 0.0]}
+    return {"index": 0, "token_ids": [3, 4], "finish_reason": "stop", "logprobs": logprobs, **other}
+
+
+def test_the_completions_of_a_good_answer() -> None:
+    two = {"choices": [choice(index=1, token_ids=[5, 6]), choice()]}
+    rows = _completions(two, _Limits(2, 2, 16))
+    assert [(list(row.tokens), list(row.logprobs), row.finish) for row in rows] == [
+        ([3, 4], [-0.5, 0.0], "stop"), ([5, 6], [-0.5, 0.0], "stop"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "expected completions under choices"),
+        ([1], "expected completions under choices"),
+        ({"choices": [1]}, "expected completions under choices"),
+        ({"choices": []}, "expected 1 completions of a prompt, numbered from 0 on, got 0"),
+        ({"choices": [choice(index=1)]}, "numbered from 0 on, got 1"),
+        ({"choices": [choice(index="0")]}, "numbered from 0 on, got 1"),
+        ({"choices": [choice(), choice()]}, "numbered from 0 on, got 2"),
+        ({"choices": [choice(token_ids=[3])]}, "expected the tokens of each completion"),
+        ({"choices": [choice(token_ids="ab")]}, "expected the tokens of each completion"),
+        ({"choices": [choice(token_ids=[3, 16])]}, r"expected token ids in 0..15, got 16"),
+        ({"choices": [choice(token_ids=[3, -1])]}, r"expected token ids in 0..15, got -1"),
+        ({"choices": [choice(token_ids=[3, True])]}, "got True"),
+        ({"choices": [choice(token_ids=[3, 2.0])]}, "got 2.0"),
+        ({"choices": [choice(token_ids=[3] * 9, logprobs={"token_logprobs": [0.0] * 9})]}, "at most 4 tokens"),
+        ({"choices": [choice(logprobs={"token_logprobs": [0.0, 0.5]})]}, "at most 0, got 0.5"),
+        ({"choices": [choice(logprobs={"token_logprobs": [0.0, float("inf")]})]}, "at most 0, got inf"),
+        ({"choices": [choice(logprobs={"token_logprobs": [0.0, "x"]})]}, "at most 0, got x"),
+        ({"choices": [choice(logprobs=[1])]}, "expected the tokens of each completion"),
+        ({"choices": [choice(finish_reason="abort")]}, "got 'abort'"),
+    ],
+)
+def test_completions_that_are_none_are_refused(answer: Any, said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        _completions(answer, _Limits(1, 4, 16))
 
 
 def test_the_setting_is_an_address_or_a_name(serve: Any, tmp_path: Path) -> None:

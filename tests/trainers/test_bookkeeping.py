@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dps_pyro.rollouts.seeds import seed_for
-from dps_pyro.trainers.step.bookkeeping import Clock, DrySpell, Ledger, Means, reason_shares
+from dps_pyro.trainers.step.bookkeeping import Clock, DrySpell, Ledger, Means, Reasons
 
 
 def test_every_purpose_has_its_seed() -> None:
@@ -94,9 +94,40 @@ def test_a_loaded_ledger_goes_on_like_the_saved_one(steps: list[tuple[list[int],
 
 
 def test_reasons_are_counted() -> None:
-    shares = reason_shares(["wrong value", "correct", "wrong value", "not an expression"])
+    shares = Reasons().shares(["wrong value", "correct", "wrong value", "not an expression"])
     assert shares == {"reason/correct": 0.25, "reason/not_an_expression": 0.25, "reason/wrong_value": 0.5}
     assert list(shares) == sorted(shares)
+
+
+def test_reasons_of_their_own_each_are_few_metrics() -> None:
+    """And the same few in a run that is continued."""
+    straight, lines = Reasons(), []
+    words = ["".join(chr(97 + int(digit)) for digit in str(number)) for number in range(1000)]
+    for start in range(0, 600, 60):
+        lines.append(straight.shares([f"got {word}" for word in words[start : start + 60]]))
+        assert sum(lines[-1].values()) == pytest.approx(1)
+    assert len({name for line in lines for name in line}) == Reasons.MOST + 1
+    assert lines[3] == {"reason/other": pytest.approx(1)}
+    resumed = Reasons(lines[:5])
+    assert resumed.shares([f"got {word}" for word in words[0:90]]) == straight.shares(
+        [f"got {word}" for word in words[0:90]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "name"),
+    [
+        ("got 17, not 23.5", "reason/got_N_not_N"),
+        ("half a pair \ud800", "reason/half_a_pair"),
+        ("[bold]x[/bold]", "reason/bold_x_/bold"),
+        ("x" * 1000, "reason/" + "x" * 60),
+        ("", "reason/none"),
+        ("\n\t", "reason/none"),
+        ("größer", "reason/größer"),
+    ],
+)
+def test_the_name_of_a_reason_s_metric(reason: str, name: str) -> None:
+    assert Reasons().shares([reason]) == {name: 1.0}
 
 
 def test_a_dry_spell_is_told_once_with_what_to_look_at() -> None:

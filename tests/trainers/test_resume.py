@@ -35,7 +35,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("event", "path", "count", "checkpoints"),
     [
         ("open", "metrics.jsonl", 5, []),  # before the first checkpoint: a step is done and not yet logged
-        ("open", "tmp/checksums.json", 3, [2]),  # half a checkpoint is written
+        ("open", "step-000004.", 2, [2]),  # half a checkpoint is written
         ("os.rename", "step-000006.", 1, [2, 4]),  # a checkpoint is written and has not got its name
         ("shutil.rmtree", "step-000002", 1, [4, 6]),  # an old one is being removed
         ("os.rename", ".history.parquet", 3, [2, 4]),  # the history is written, and the checkpoint is not
@@ -71,7 +71,7 @@ def test_killed_at_work_and_resumed(part: str, count: int, tmp_path: Path, strai
 def test_killed_while_it_starts(tmp_path: Path, straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     killed(settings(run), "os.rename", ".config.yaml")  # nothing has been written
-    assert [entry.name[0] for entry in run.iterdir()] == ["."]
+    assert {entry.name[0] for entry in run.iterdir()} == {"."}
     killed(settings(run).replaced(resume=True), "open", "metrics.jsonl")  # the policy is loaded, nothing is logged
     assert load_config(run / "config.yaml") == settings(run).resolved()
     assert main(["train", "--resume", "--out", str(run)]) == 0

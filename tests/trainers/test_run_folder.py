@@ -15,7 +15,9 @@ from dps_pyro.history.log import RolloutHistory
 from dps_pyro.storage import strict_json
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.policy.load import load_policy
-from dps_pyro.trainers.run.folder import RunFolder
+from dps_pyro.trainers.run.folder import RunFolder, forget_completions
+from dps_pyro.trainers.run.lock import claimed
+from dps_pyro.trainers.run.seals import check_text, seal_run, sealed_text
 
 
 def checkpointed(path: Path, *steps: int, keep: int = 9) -> RunFolder:
@@ -149,15 +151,18 @@ def test_begin_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
         file.write('{"kind": "train", "st')  # killed while writing
     assert len(folder.metrics()) == 9
     (folder.path / "summary.json").write_text('{"steps": 4}')
+    seal_run(folder.path)
 
+    said: list[str] = []
     again = RunFolder(folder.path, resume=True)
-    assert again.finished(4) == {"steps": 4}
-    assert again.finished(5) is None
-    again.begin("seed: 0\n", 2)
+    assert again.finished(4, said.append) == {"steps": 4}
+    assert again.finished(5, said.append) is None
+    again.begin("seed: 0\n", 2, metrics=again.metrics()[:5])
     with again:
         kept = [(line["kind"], line["step"]) for line in again.metrics()]
     assert kept == [("eval", 0), ("train", 0), ("eval", 1), ("train", 1), ("eval", 2)]
-    assert again.finished(1) is None  # a summary of steps that are being done again is none
+    assert again.finished(1, said.append) is None  # a summary of steps that are being done again is none
+    assert said == []
 
     anew = RunFolder(folder.path, resume=True)
     anew.begin("seed: 0\n", 0)
@@ -177,7 +182,7 @@ def test_tensorboard_shows_every_step_once_after_resuming(tmp_path: Path) -> Non
             )
             folder.log({"kind": "eval", "step": step + 1, "accuracy": 0.25})
     again = RunFolder(folder.path, resume=True)
-    again.begin("", 2)
+    again.begin("", 2, metrics=again.metrics()[:4])
     with again:
         again.log({"kind": "train", "step": 2, "reward": 0.75})
     board = EventAccumulator(str(folder.path / "tensorboard"))
@@ -198,17 +203,30 @@ def test_a_line_that_is_no_json_is_shown(tmp_path: Path) -> None:
 
 def test_the_configuration_comes_first_and_goes_with_an_error(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "one"
-    with pytest.raises(FileExistsError), RunFolder(path).starting("seed: 0\n"):
+    with pytest.raises(FileExistsError), claimed(path), RunFolder(path).starting("seed: 0\n"):
         (path / "config.yaml").touch(exist_ok=False)  # it is there already
     assert list(tmp_path.iterdir()) == []
 
-    with pytest.raises(KeyboardInterrupt) as caught, RunFolder(path).starting("seed: 0\n"):
+    with pytest.raises(KeyboardInterrupt) as caught, claimed(path), RunFolder(path).starting("seed: 0\n"):
         raise KeyboardInterrupt
     assert caught.value.__notes__ == [f"There is no checkpoint yet; go on with: dps-pyro train --resume --out {path}"]
     again = RunFolder(path, resume=True)
     with pytest.raises(ValueError, match="a wrong setting"), again.starting("seed: 1\n"):
         raise ValueError("a wrong setting")
-    assert (path / "config.yaml").read_text() == "seed: 0\n"  # of the run that is there
+    assert (path / "config.yaml").read_text() == sealed_text("seed: 0\n")  # of the run that is there
+    check_text(path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "damage", [flip, cut, lambda file: file.write_bytes(b""), lambda file: file.write_text("a: 1")]
+)
+def test_a_configuration_that_is_not_the_run_s_is_named(tmp_path: Path, damage: Any) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(sealed_text("seed: 0\nsteps: 7\n"))
+    check_text(file)
+    damage(file)
+    with pytest.raises(ValueError, match=f"{file} is not what the run wrote"):
+        check_text(file)
 
 
 def test_begin_forgets_what_the_run_came_to_before_and_later_groups(tmp_path: Path) -> None:
@@ -250,11 +268,13 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_runs_are_numbered_and_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert RunFolder(None).path == Path("runs/001")
-    assert not (tmp_path / "runs").exists()  # a run that fails before it begins leaves nothing
-    (tmp_path / "runs/demo").mkdir(parents=True)
+    with claimed(None) as first, claimed(None) as second:
+        assert (first, second) == (Path("runs/001"), Path("runs/002"))
+    assert list((tmp_path / "runs").iterdir()) == []  # a run that fails before it begins leaves nothing
+    (tmp_path / "runs/demo").mkdir()
     (tmp_path / "runs/041").mkdir()
-    assert RunFolder(None).path == Path("runs/042")
+    with claimed(None) as path:
+        assert path == Path("runs/042")
     (tmp_path / "runs/041/config.yaml").touch()
     with pytest.raises(ValueError, match=r"out: expected a new folder, but runs/041 holds a run; --resume goes on"):
         RunFolder(Path("runs/041"))
@@ -266,8 +286,94 @@ def test_runs_are_numbered_and_never_overwritten(tmp_path: Path, monkeypatch: py
     assert RunFolder(Path("runs/7"), resume=True).blank
     assert RunFolder(Path("runs/8"), resume=True).blank
     assert not RunFolder(Path("runs/041"), resume=True).blank
-    with pytest.raises(ValueError, match="resume: expected --out"):
-        RunFolder(None, resume=True)
+    with pytest.raises(ValueError, match="resume: expected --out"), claimed(None, resume=True):
+        pass
+
+
+def test_a_checkpoint_of_another_run_or_step_is_refused(tmp_path: Path, pair: Path) -> None:
+    other = checkpointed(tmp_path / "other", 1).path
+    run = shutil.copytree(pair, tmp_path / "run") / "checkpoints"
+    shutil.copytree(other / "checkpoints/step-000001", run / "step-000003")
+    with pytest.raises(
+        ValueError, match=r"step-000003 is damaged: .* expected a checkpoint of this run, .* got one of"
+    ):
+        RunFolder(run.parent, resume=True).load_checkpoint()
+    shutil.rmtree(run / "step-000003")
+    (run / "step-000001").rename(run / "step-000009")
+    with pytest.raises(ValueError, match="expected a checkpoint of step 9, as its name says, got step 1"):
+        RunFolder(run.parent, resume=True).load_checkpoint()
+    moved = shutil.copytree(pair, tmp_path / "elsewhere")  # a whole run may be copied and continued
+    assert RunFolder(moved, resume=True).load_checkpoint() is not None
+
+
+@pytest.mark.parametrize("text", ["", "0123", "not an id of a run\n"])
+def test_an_id_of_a_run_that_is_damaged_is_named(tmp_path: Path, pair: Path, text: str) -> None:
+    run = shutil.copytree(pair, tmp_path / "run")
+    own = (run / "run_id").read_text()
+    (run / "run_id").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"run_id: expected the 16 digits .* that stands in .*checksums.json, as `run`"
+    ):
+        RunFolder(run, resume=True).load_checkpoint()
+    assert own.strip() == json.loads((run / "checkpoints/step-000002/checksums.json").read_text())["run"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"files": {}}', '{"run": "x", "step": 2, "files": {}}'])
+def test_checksums_of_nothing_are_refused(tmp_path: Path, pair: Path, text: str) -> None:
+    run = shutil.copytree(pair, tmp_path / "run")
+    own = (run / "run_id").read_text().strip()
+    (run / "checkpoints/step-000002/checksums.json").write_text(text.replace('"x"', f'"{own}"'))
+    with pytest.raises(ValueError, match=r"step-000002 is damaged: .*checksums.json"):
+        RunFolder(run, resume=True).load_checkpoint()
+
+
+def test_a_file_that_nobody_vouches_for_is_refused(tmp_path: Path, pair: Path) -> None:
+    run = shutil.copytree(pair, tmp_path / "run")
+    (run / "checkpoints/step-000002/policy/adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"policy/adapter_config.json is not among the files of checksums.json"):
+        RunFolder(run, resume=True).load_checkpoint()
+
+
+def test_metrics_come_from_the_checkpoint_whatever_happened_to_the_file(pair: Path, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(pair, tmp_path / "run"), resume=True)
+    (folder.path / "metrics.jsonl").write_text("")
+    checkpoint = folder.load_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.metrics == [{"kind": "eval", "step": 0, "accuracy": 0.5}]
+    folder.begin("", 2, metrics=checkpoint.metrics)
+    with folder:
+        assert folder.metrics() == checkpoint.metrics
+
+
+def test_a_damaged_best_policy_is_named(tmp_path: Path) -> None:
+    policy, tokenizer = load_policy(TrainConfig(device="cpu"))
+    folder = RunFolder(tmp_path / "run")
+    folder.keep_best({"step": 0, "accuracy": 0.25}, policy, tokenizer)
+    evaluation = folder.path / "best/evaluation.json"
+    evaluation.write_text(evaluation.read_text().replace("0.25", "0.75"))
+    with pytest.raises(ValueError, match=rf"{evaluation} is not what was written. Remove {folder.path / 'best'} and"):
+        folder.begin("", 2)
+
+
+def test_strange_files_among_the_completions_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "completions"
+    folder.mkdir()
+    for name in ("notes.txt", "step-x.parquet", "step-000003.parquet", ".step-000003.parquet.7.tmp", ".DS_Store"):
+        (folder / name).touch()
+    forget_completions(tmp_path, 2)
+    assert {file.name for file in folder.iterdir()} == {"notes.txt", "step-x.parquet", ".DS_Store"}
+
+
+def test_a_full_disk_is_said_with_the_file_and_the_way_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin("", 0)
+    (folder.path / "metrics.jsonl").unlink()
+    (folder.path / "metrics.jsonl").symlink_to("/dev/full")
+    with (
+        folder,
+        pytest.raises(OSError, match=r"No space left on device; free some space, then resume: .*metrics.jsonl"),
+    ):
+        folder.log({"kind": "eval", "step": 0})
 
 
 def test_json_is_strict() -> None:

@@ -66,7 +66,7 @@ def test_a_run_leaves_everything_in_its_folder(run: Path) -> None:
     names = {entry.name for entry in run.iterdir()}
     assert names == {
         "config.yaml", "metrics.jsonl", "history.parquet", "checkpoints", "tensorboard", "posterior", "summary.json",
-        "report.html", "figures", "best", "policy", "completions",
+        "report.html", "figures", "best", "policy", "completions", "run_id", "checksums.json", ".lock",
     }  # fmt: skip
     assert "<svg" in (run / "report.html").read_text(encoding="utf-8")
     assert not [file for file in run.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".pth", ".tmp")]

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from dps_pyro.support.yaml_files import dump_yaml, load_yaml
 from dps_pyro.trainers.config.sections import SECTION_OF, SECTIONS
 from dps_pyro.trainers.config.settings import TrainConfig, sectioned
 
@@ -28,8 +29,8 @@ def load_config(path: Path) -> TrainConfig:
         ValueError: the file is no mapping, names a setting that does not exist, or holds a wrong value.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        loaded = load_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: expected settings, one a line as `name: value`, got {type(loaded).__name__}")
@@ -52,7 +53,7 @@ def save_config(config: TrainConfig) -> str:
         for key, section in SECTIONS.items()
     }
     try:
-        return yaml.safe_dump(plain, sort_keys=False)
+        return dump_yaml(plain)
     except yaml.YAMLError as error:
         raise ValueError(f"task_args, dynamics_args: expected numbers, strings, lists and mappings: {error}") from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import tyro
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from dps_pyro.lm.known_baseline import Scale
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 
+Arguments = Annotated[dict[str, Any], tyro.conf.Fixed]
+"""Settings of something else, which only the YAML file can give."""
+
 ORACLE = "oracle_rollouts: expected some with dynamics Oracle, without async_rollouts, and none with any other"
 
 
@@ -48,7 +52,7 @@ class TaskSection(Section):
     task: str = "countdown"
     """The task: "countdown", "math", "blocks", "geometry", "reasoning-gym:NAME", or a class or function of your own,
     path/to/file.py:Mine."""
-    task_args: dict[str, Any] = Field(default_factory=dict)
+    task_args: Arguments = Field(default_factory=dict)
     """Arguments of the task's constructor. Set them in the YAML file, for instance {train_size: 4096}."""
     prompt_format: Literal["auto", "chat", "raw"] = "auto"
     """How prompts are written: "chat" uses the tokenizer's chat template, "raw" leaves them unchanged, and "auto" uses
@@ -165,7 +169,7 @@ class EngineSection(Section):
     """Number of GPUs over which vLLM spreads one copy of the policy."""
     engine_sleep: StrictBool = True
     """Let vLLM release its GPU memory while the policy is updated."""
-    vllm_args: dict[str, Any] = Field(default_factory=dict)
+    vllm_args: Arguments = Field(default_factory=dict)
     """Further arguments of vllm.LLM. Set them in the YAML file, for instance {max_num_seqs: 64}."""
     engine_timeout: Positive = 600.0
     """Longest time in seconds that a vLLM server may take for the completions of one prompt, or to load new weights."""
@@ -187,7 +191,7 @@ class SelectionSection(Section):
 
     dynamics: str = "SolvingProgress"
     """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name."""
-    dynamics_args: dict[str, Any] = Field(default_factory=dict)
+    dynamics_args: Arguments = Field(default_factory=dict)
     """Arguments of the model's constructor. Set them in the YAML file. Models with groups or features accept the names
     of the task's features, for instance {groups: operands}."""
     groups: str = "auto"

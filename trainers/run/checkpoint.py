@@ -1,10 +1,14 @@
-"""One checkpoint: policy, optimizer, generators and everything else a resumed run needs, with checksums; no pickle."""
+"""One checkpoint: policy, optimizer, random generators and everything else that a resumed run needs, with checksums.
+
+A checkpoint also holds the run's metrics up to its step, so that a resumed run continues them without a gap whatever
+happened to `metrics.jsonl` meanwhile. Nothing is pickled.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,23 +16,35 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from dps_pyro.storage import load_state, save_state
+from dps_pyro.storage import checksums, load_state, naming, not_as_written, save_state, strict_json
 from dps_pyro.trainers.policy.load import quiet
 from dps_pyro.trainers.policy.lora import save_trained
 from dps_pyro.trainers.policy.processors import Reader
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "Label", "read_checkpoint", "write_checkpoint"]
+
+CHECKSUMS = "checksums.json"
+"""The file that says whose checkpoint this is, of which step, and the checksum of every other file in it."""
+
+
+class Label(NamedTuple):
+    """Which checkpoint this is."""
+
+    run: str  # the id of the run
+    step: int  # the training steps done
 
 
 class Checkpoint(NamedTuple):
     """A loaded checkpoint. The policy is in its `policy/` folder, as transformers saved it; with LoRA
-    that holds the adapters, as peft saved them."""
+    that folder holds the adapters, as peft saved them."""
 
     path: Path
     state: dict[str, Any]
+    metrics: list[dict[str, Any]]  # the lines of the run's metrics up to the checkpoint's step
+    beside: dict[str, str]  # the checksums of the completions that the run had logged by then
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Go on with the saved moments, and with the learning rate and decay that `optimizer` has now."""
+        """Load the saved moments. The learning rate and the weight decay stay those that `optimizer` has now."""
         saved = self.state["optimizer"]
         groups = zip(optimizer.param_groups, saved["groups"], strict=True)
         settings = [{**group, "params": was["params"]} for group, was in groups]
@@ -48,29 +64,51 @@ class Checkpoint(NamedTuple):
 
 def write_checkpoint(
     folder: Path,
-    state: dict[str, Any],
+    label: Label,
+    state: Mapping[str, Any],
+    beside: tuple[str, Mapping[str, str]],
     policy: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     tokenizer: Reader,
 ) -> None:
-    """Fill a new folder; make it whole with `atomic_path`."""
+    """Write a checkpoint into a new folder; `atomic_path` makes it appear as a whole.
+
+    Args:
+        folder: a path where nothing is yet.
+        label: the run and the step.
+        state: what the loop needs to continue, as `save_state` takes it.
+        beside: the content of the run's `metrics.jsonl`, and the checksums of its logged completions.
+        policy: the model that is trained.
+        optimizer: its optimizer.
+        tokenizer: its tokenizer or processor.
+    """
     folder.mkdir()
+    metrics, completions = beside
+    (folder / "metrics.jsonl").write_text(metrics, encoding="utf-8")
+    (folder / "completions.json").write_text(strict_json(dict(completions)) + "\n", encoding="utf-8")
     with quiet():
         save_state(folder, {**state, "optimizer": _optimizer_state(optimizer), "rng": _rng_state()})
         save_trained(policy, tokenizer, folder / "policy")
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    sums = {str(file.relative_to(folder)): _checksum(file) for file in files}
-    (folder / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    sums = checksums(folder, (file for file in folder.rglob("*") if file.is_file()))
+    about = {**label._asdict(), "files": sums}
+    (folder / CHECKSUMS).write_text(strict_json(about, indent=1) + "\n", encoding="utf-8")
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and verify one.
+def read_checkpoint(folder: Path, label: Label) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        label: the run that it has to belong to, and the step that its name says.
 
     Raises:
-        OSError, ValueError: it is damaged; the message names the file.
+        OSError, ValueError: the checkpoint is damaged, or is another one; the message names the file.
     """
-    _verify(folder)
-    return Checkpoint(folder, load_state(folder))
+    _verify(folder, label)
+    with naming(folder):
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        beside = json.loads((folder / "completions.json").read_text(encoding="utf-8"))
+        return Checkpoint(folder, load_state(folder), [json.loads(line) for line in lines], beside)
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -88,17 +126,30 @@ def _rng_state() -> dict[str, Any]:
     }
 
 
-def _verify(path: Path) -> None:
-    """Compare a checkpoint's files with their checksums; raises OSError or ValueError, which name the file."""
+def _verify(folder: Path, label: Label) -> None:
+    """Compare a checkpoint with its label and its checksums.
+
+    Raises:
+        OSError, ValueError: something differs; the message names the file.
+    """
     try:
-        sums = dict(json.loads((path / "checksums.json").read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"checksums.json: {error}") from error
-    for name, expected in sums.items():
-        if _checksum(path / name) != expected:
-            raise ValueError(f"{name} is not what was written")
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        about = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        run, step, sums = str(about["run"]), int(about["step"]), dict(about["files"])
+    except (ValueError, TypeError, KeyError) as error:
+        expected = "the run, the step and the checksum of every file"
+        raise ValueError(f"{CHECKSUMS}: expected {expected}, got {type(error).__name__}: {error}") from error
+    if run != label.run:
+        raise ValueError(
+            f"{CHECKSUMS}: expected a checkpoint of this run, {label.run} by the file run_id, got one of the run {run}"
+        )
+    if step != label.step:
+        raise ValueError(f"{CHECKSUMS}: expected a checkpoint of step {label.step}, as its name says, got step {step}")
+    seen = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    there = {str(file.relative_to(folder)) for file in seen} - {CHECKSUMS}
+    if unlisted := sorted(there - sums.keys()):
+        raise ValueError(f"{unlisted[0]} is not among the files of {CHECKSUMS}")
+    needed = {"metrics.jsonl", "completions.json", "state.json", "state.safetensors"} - sums.keys()
+    if needed or not any(name.startswith("policy/") for name in sums):
+        raise ValueError(f"{CHECKSUMS}: expected the checksum of {', '.join(sorted(needed)) or 'a policy'}, got none")
+    if (wrong := not_as_written(folder, sums)) is not None:
+        raise ValueError(f"{wrong} is not what was written")

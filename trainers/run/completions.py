@@ -1,4 +1,4 @@
-"""Completions for reading: `pandas.read_parquet("runs/mine/completions")` is one table of all that were logged."""
+"""Logged completions, for people to read: `pandas.read_parquet("runs/mine/completions")` is one table of them all."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def log_completions(folder: Path, step: int, prompts: Sequence[Prompt], groups: 
     columns = {
         "step": pa.array([step] * len(owners), pa.int64()),
         "prompt_id": [prompt.id for prompt in owners],
-        "prompt": [prompt.text for prompt in owners],
-        "completion": groups.rollouts.texts,
+        "prompt": list(map(_writable, (prompt.text for prompt in owners))),
+        "completion": list(map(_writable, groups.rollouts.texts)),
         "reward": groups.rewards[there].tolist(),
         "reason": groups.reasons,
         "advantage": values[there].tolist(),
@@ -61,6 +61,11 @@ def log_completions(folder: Path, step: int, prompts: Sequence[Prompt], groups: 
     with atomic_path(path) as aside:
         parquet.write_table(table, aside)
     return path
+
+
+def _writable(text: str) -> str:
+    """The text without halves of surrogate pairs, which no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def thumbnail(image: Image) -> bytes:

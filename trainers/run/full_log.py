@@ -1,4 +1,4 @@
-"""Every prompt's group at every step of a run: what predictors are compared on, as nobody saw it at the time."""
+"""The full log of a run: the group of every prompt at every step, on which predictors are compared afterwards."""
 
 from __future__ import annotations
 
@@ -62,7 +62,21 @@ class FullLog:
         self.history.to_parquet(self.path)
 
     def resume(self, step: int) -> None:
-        """Go on from the log of the first `step` steps."""
+        """Continue from the log of the first `step` steps.
+
+        Raises:
+            ValueError: the log is damaged, is of other prompts, or lacks groups of those steps.
+            OSError: it cannot be read.
+        """
         log = RolloutHistory.from_parquet(self.path)
-        self.history = log.where(log.events.step < step)
+        kept = log.where(log.events.step < step)
+        same = (log.ids, log.num_prompts, log.features) == (
+            self.history.ids, self.history.num_prompts, self.history.features
+        )  # fmt: skip
+        if not same or log.num_steps < step or len(kept.events.prompt.unique()) not in (0, log.num_prompts):
+            raise ValueError(
+                f"{self.path}: expected every group of the first {step} steps of this run, got another log; without it "
+                "the run cannot be resumed with --full-log"
+            )
+        self.history = kept
         self.history.num_steps = step

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dps_pyro.report.run import number
+from dps_pyro.support.console import plain_console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,7 @@ class LiveView:
         self._resumed = done > 0
         self.folder = folder
         self.every = every
-        self.console = console or Console()
+        self.console = console or plain_console()
         self._clock = clock
         self._last: Mapping[str, Any] = {}
         self._accuracies: list[tuple[float, float]] = []  # (accuracy, standard error)
@@ -136,7 +137,7 @@ class LiveView:
 
     def _print(self, line: str) -> None:
         # soft_wrap: a log file has no width, and one step should stay one line
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(Text(line), soft_wrap=True)
 
     # ------------------------------------------------------------------------------------------------ what is shown
 

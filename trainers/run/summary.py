@@ -1,4 +1,4 @@
-"""The end of a run: what it reached, and what its rollouts taught about the prompts."""
+"""The end of a run: a summary of what it reached, and a fit of what its rollouts say about the prompts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from dps_pyro.tracking.tracker import is_fitted
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_model, make_task
 from dps_pyro.trainers.run.folder import RunFolder
+from dps_pyro.trainers.run.seals import seal_run
 
 __all__ = ["complete", "finish"]
 
@@ -41,11 +42,15 @@ def finish(
         config: its configuration; without `report` there is only the summary.
         dynamics: the model of solving progress.
         history: every group of the run.
-        say: is told what takes its time.
+        say: is told what is under way when that takes a while.
+
+    Returns:
+        The summary. The checksums of the run are written last, so that a run that has them is complete.
     """
     summary = _summarise(folder, config, dynamics, history, say)
     if config.evaluation.report:
         _draw(folder, config, say)
+    seal_run(folder.path)
     return summary
 
 
@@ -61,6 +66,7 @@ def complete(
     if is_fitted(dynamics) and not (folder.path / "posterior").exists():
         return finish(folder, config, dynamics, history, say)
     _draw(folder, config, say)
+    seal_run(folder.path)
     return summary
 
 
@@ -112,8 +118,14 @@ def _uniform(runs: Iterable[Path]) -> dict[str, Any] | None:
     """What the first run with uniform selection among the runs compared came to."""
     for run in runs:
         path = run / "summary.json"
-        summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if summary.get("acquisition") == "uniform":
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise ValueError(
+                f"compare: expected the summary of a finished run in {path}, got {error}; "
+                f"dps-pyro train --resume --out {run} writes it again"
+            ) from error
+        if isinstance(summary, dict) and summary.get("acquisition") == "uniform":
             source = f"a run of {summary['steps']} steps with uniform selection, {run}"
             return {"useful_share": summary["useful_share"], "steps": summary["steps"], "source": source}
     return None

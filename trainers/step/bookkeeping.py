@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
 from dps_pyro.lm.losses import informative_groups
+from dps_pyro.support.text import clean
 
-__all__ = ["Clock", "Drift", "DrySpell", "Ledger", "Means", "reason_shares"]
+__all__ = ["Clock", "Drift", "DrySpell", "Ledger", "Means", "Reasons"]
 
 
 class Clock:
@@ -101,11 +103,45 @@ class Ledger:
         self._elsewhere, self.accuracy = state["elsewhere"], state["accuracy"]
 
 
-def reason_shares(reasons: Sequence[str]) -> dict[str, float]:
-    """The share of the rewards that had each reason: ["wrong value", "correct"] -> {"reason/correct": 0.5,
-    "reason/wrong_value": 0.5}."""
-    counts = sorted(Counter(reasons).items())
-    return {f"reason/{reason.replace(' ', '_')}": number / len(reasons) for reason, number in counts}
+class Reasons:
+    """The shares of the reasons that rewards give, as metrics, at most `MOST` of them in a run.
+
+    A reward may put anything into its reason, for instance the value that it found. Numbers are therefore left out of
+    a metric's name, and the reasons that a run meets after the first `MOST` are counted together as `reason/other`.
+
+    Args:
+        metrics: the lines of a run that is continued: their reasons are the first.
+    """
+
+    MOST = 24
+    """Metrics of reasons in one run, beside `reason/other`."""
+
+    def __init__(self, metrics: Iterable[Mapping[str, Any]] = ()) -> None:
+        names = (name for line in metrics for name in line if name.startswith("reason/"))
+        self._known: dict[str, None] = dict.fromkeys(name for name in names if name != OTHER)
+
+    def shares(self, reasons: Sequence[str]) -> dict[str, float]:
+        """The share of the rewards that had each reason: ["wrong value", "correct"] -> {"reason/correct": 0.5,
+        "reason/wrong_value": 0.5}."""
+        counts = Counter(map(_metric, reasons))
+        for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
+            if len(self._known) < self.MOST and name != OTHER:
+                self._known.setdefault(name)
+        shares: dict[str, float] = {}
+        for name, number in sorted(counts.items()):
+            shown = name if name in self._known else OTHER
+            shares[shown] = shares.get(shown, 0.0) + number / len(reasons)
+        return dict(sorted(shares.items()))
+
+
+OTHER = "reason/other"
+"""The metric of the reasons that have none of their own."""
+
+
+def _metric(reason: str) -> str:
+    """The name of a reason's metric: letters, without the numbers, of a bounded length."""
+    words = re.sub(r"[^\w./%-]+", "_", re.sub(r"[0-9][0-9.,e+-]*", "#", clean(reason)[:200]).replace("#", "N"))
+    return f"reason/{words.strip('_')[:60] or 'none'}"
 
 
 class DrySpell:

@@ -14,6 +14,7 @@ from dps_pyro.lm.inputs import encode
 from dps_pyro.lm.losses import informative_groups
 from dps_pyro.rollouts import Query, RolloutEngine, Rollouts, concatenate
 from dps_pyro.rollouts.seeds import seed_for
+from dps_pyro.support.text import clean
 from dps_pyro.tasks import Prompt, PromptSet, Reward, Task, judge
 from dps_pyro.tasks.own.reward_process import RewardError
 from dps_pyro.trainers.config.settings import TrainConfig
@@ -36,6 +37,9 @@ __all__ = [
     "shown",
     "told",
 ]
+
+LONGEST_REASON = 300
+"""Characters of a reason that are kept."""
 
 
 class Groups(NamedTuple):
@@ -319,14 +323,16 @@ def earnings(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) 
     judged one by one, so that only those that it fails at are lost."""
     if getattr(task, "rewards", None) is not None:
         with suppress(Exception):  # a user's own, of any kind; if it is the completions, each will say so
-            return judge(task, prompts, completions)
+            found = judge(task, prompts, completions)
+            return [reward._replace(reason=clean(reward.reason, LONGEST_REASON)) for reward in found]
     earned = []
     for prompt, completion in zip(prompts, completions, strict=True):
         try:
-            earned.append(task.reward(prompt, completion))
+            reward = task.reward(prompt, completion)
+            earned.append(reward._replace(reason=clean(reward.reason, LONGEST_REASON)))
         except Exception as error:  # noqa: BLE001 - as above; it is counted, and stops the run if all do
             told = str(error) if isinstance(error, RewardError) else f"reward raised {type(error).__name__}: {error}"
-            earned.append(Reward(math.nan, " ".join(told.split())))
+            earned.append(Reward(math.nan, clean(told, LONGEST_REASON)))
     return earned
 
 

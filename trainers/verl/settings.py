@@ -77,7 +77,7 @@ class Settings(Section):
         except ValueError as error:
             raise ValueError(f"data.dps_pyro.{error}") from error
         seed, trials = made.seed, made.trials
-        seed = data.get("seed") or 0 if seed is None else seed
+        seed = (data.get("seed") or 0) if seed is None else seed
         trials = rollouts if trials is None else trials
         if trials is None:
             raise ValueError("data.dps_pyro.trials: expected the number of rollouts a prompt, got none")

@@ -93,8 +93,9 @@ class Geometry:
         """Make the task from records with ``images``, ``problem`` (``<image>`` where one is shown) and ``answer``.
 
         Args:
-            train, test: The records of either split. A problem of both is a test problem, and one given twice counts
-                once. An image is a PIL image, a dictionary with ``bytes`` or ``path``, or a path.
+            train: The records of the training split. A problem that is given twice counts once. An image is a PIL
+                image, a dictionary with ``bytes`` or ``path``, or a path.
+            test: The records of the test split. A problem of both splits is a test problem.
             folder: The folder where relative paths of images begin.
             style: The language of the prompts, as for the class.
 

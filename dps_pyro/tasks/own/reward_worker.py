@@ -9,11 +9,10 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
+from dps_pyro.support.child import end_with_parent
 from dps_pyro.support.plugins import load
 
 __all__ = ["answer_questions", "checked", "main"]
@@ -48,7 +47,7 @@ def answer_questions(ready: Callable[[], Callable[[Any], dict[str, Any]]]) -> No
 
     # If the other side is killed, nobody is left to kill this process at work. A thread ends one that waits, and a
     # clock of processor time ends one that computes, which may never let a thread run.
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     try:
         found = ready()
     except Exception as error:  # noqa: BLE001 - told to the other side, which raises it
@@ -64,13 +63,6 @@ def answer_questions(ready: Callable[[], Callable[[Any], dict[str, Any]]]) -> No
             answer = {"raised": _short(error)}
         signal.setitimer(signal.ITIMER_PROF, 0)
         say(answer)
-
-
-def _follow(parent: int) -> None:
-    """End this process with the one that started it."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def checked(found: Any) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM raise, and not where that would leave a thread waiting."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from dps_pyro.support.interrupts import Terminated, terminable, uninterrupted
+
+
+def test_sigterm_raises_inside_and_is_what_it_was_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_an_interrupt_waits_for_the_end_of_the_block(number: signal.Signals, kind: type[BaseException]) -> None:
+    done = []
+
+    def work() -> None:
+        with uninterrupted():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            done.append("block")
+        done.append("after")
+
+    with pytest.raises(kind), terminable():
+        work()
+    assert done == ["block"]
+    with uninterrupted():
+        pass
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_go_on_as_they_would() -> None:
+    done = []
+
+    def work() -> None:
+        with terminable(), uninterrupted():
+            done.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [1]
