@@ -25,7 +25,7 @@ import torch
 
 from dps_pyro.tasks import BlocksWorld, Math, Task
 from dps_pyro.tasks.mathematics.arithmetic import random_problem
-from dps_pyro.tasks.planning.blocks import plan, random_state
+from dps_pyro.tasks.planning.blocks import TABLE, State, move, plan, random_state
 from scripts.make_policy import BATCH, make_model, save, train
 from scripts.make_task_policy import SPECS, Example, Spec, examples, make_tokenizer, measure
 
@@ -56,11 +56,27 @@ def planning_example(rng: random.Random, task: Any, most: int) -> Example:
     """A problem of the testbed's numbers of blocks with a shortest plan."""
     wanted = difficulty(rng, most)
     while True:
-        blocks = rng.choice(task.blocks)
-        prompt = task.prompt(random_state(rng, blocks), random_state(rng, blocks))
-        if prompt.features["moves"] == wanted:
+        start = random_state(rng, rng.choice(task.blocks))
+        if goals := at_distance(start, wanted):
+            prompt = task.prompt(start, rng.choice(goals))
             steps = plan(*prompt.answer, rng)
             return Example(prompt.text, ";".join(block + onto for block, onto in steps), prompt.id)
+
+
+def at_distance(start: State, moves: int) -> list[State]:
+    """The states that a shortest plan from `start` reaches in so many moves, in an order that is always the same."""
+    seen, layer = {start}, [start]
+    for _ in range(moves):
+        after = {}
+        for state in layer:
+            tops = [stack[-1] for stack in state]
+            for block in tops:
+                for onto in (*tops, TABLE):
+                    if (found := move(state, block, onto)) is not None and found not in seen:
+                        after[found] = None
+        seen.update(after)
+        layer = list(after)
+    return layer
 
 
 def mathematics_example(rng: random.Random, _: Any, most: int) -> Example:

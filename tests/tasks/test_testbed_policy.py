@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from dps_pyro.tasks import judge
+from dps_pyro.tasks.planning.blocks import plan, random_state
 from scripts import make_testbed_policy as script
 from scripts.make_task_policy import SPECS, make_tokenizer
 
@@ -29,6 +30,15 @@ def test_demonstrations_are_right_mostly_easy_and_fit(name: str) -> None:
         parts = [tuple(tuple(side.split("/")) for side in one.id.removeprefix("blocks:").split(">")) for one in shown]
         prompts = [task.prompt(*states) for states in parts]  # type: ignore[attr-defined]
         assert all(reward.value == 1 for reward in judge(task, prompts, [one.show for one in shown]))
+
+
+def test_goals_lie_as_far_away_as_wanted() -> None:
+    rng = random.Random(3)
+    for moves in (1, 2, 3, 5):
+        start = random_state(rng, 4)
+        goals = script.at_distance(start, moves)
+        assert len(set(goals)) == len(goals)
+        assert all(len(plan(start, goal)) == moves for goal in goals)
 
 
 def test_difficulties_have_their_weights() -> None:
