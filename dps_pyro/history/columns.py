@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Columns", "Events"]
+__all__ = ["Columns", "Events", "Outcomes"]
 
 CHUNK = 1 << 20
 """Groups by which a file grows. In memory columns double."""
@@ -27,6 +27,15 @@ class Events(NamedTuple):
     trained: Tensor  # bool [E], whether the policy was updated on the group
     progress: Tensor  # float64 [E], the policy's overall progress before the step; NaN where unknown
     useful: Tensor  # bool [E], whether the rewards of the group differed, so that there was something to learn
+
+
+class Outcomes(NamedTuple):
+    """The log as rectangles, which is what a likelihood reads. Groups of one prompt at one step are added up."""
+
+    solved: Tensor | None  # [N, T]; 0 where missing; None in a schedule, whose outcomes are to be drawn
+    trials: Tensor  # long [N, T]; 0 where missing
+    trained: Tensor  # bool [N, T]
+    progress: Tensor  # [1, T], the last that was known; 0 before the first
 
 
 TYPES = {

@@ -7,28 +7,19 @@ re-filtered from. It is sparse: one row an observed group, whatever the number o
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dps_pyro.history.columns import Columns, Events
+from dps_pyro.history.columns import Columns, Events, Outcomes
 from dps_pyro.history.table import MOST_PROMPTS, MOST_STEPS
+from dps_pyro.history.values import check_memory, levels_of, size, step_columns, useful_by_sum, vector
 from dps_pyro.support import checks
 
 __all__ = ["Events", "Features", "Outcomes", "RolloutHistory", "observed", "useful_by_sum"]
-
-
-class Outcomes(NamedTuple):
-    """The log as rectangles, the view that a likelihood reads. Groups of one prompt at one step are added up."""
-
-    solved: Tensor | None  # [N, T]; 0 where missing; None in a schedule, whose outcomes are to be drawn
-    trials: Tensor  # long [N, T]; 0 where missing
-    trained: Tensor  # bool [N, T]
-    progress: Tensor  # [1, T], the last that was known; 0 before the first
 
 
 Features = Mapping[str, Sequence[float] | Sequence[str]]
@@ -55,8 +46,8 @@ class RolloutHistory:
 
     def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0, features: Features | None = None) -> None:
         self.ids: list[str] | None = checks.ids("prompts", prompts)
-        self.num_prompts: int = _size("prompts", prompts, MOST_PROMPTS) if self.ids is None else len(self.ids)
-        self.num_steps: int = _size("num_steps", num_steps, MOST_STEPS)
+        self.num_prompts: int = size("prompts", prompts, MOST_PROMPTS) if self.ids is None else len(self.ids)
+        self.num_steps: int = size("num_steps", num_steps, MOST_STEPS)
         self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
         self._row: dict[str, int] = {}
         self._columns = Columns()
@@ -114,12 +105,12 @@ class RolloutHistory:
         """
         # Copies: the log must not change with the caller's buffers.
         rows = self.locate(prompts)
-        count = _column("solved", solved, torch.float64)
-        size = _column("trials", trials, torch.long)
+        count = vector("solved", solved, torch.float64)
+        size = vector("trials", trials, torch.long)
         size = size.expand(len(rows)).clone() if len(size) == 1 else size
-        chance = _column("predicted", [math.nan] * len(rows) if predicted is None else predicted, torch.float32)
-        learned = size > 0 if trained is None else _column("trained", trained, torch.bool)
-        mixed = None if useful is None else _column("useful", useful, torch.bool)
+        chance = vector("predicted", [math.nan] * len(rows) if predicted is None else predicted, torch.float32)
+        learned = size > 0 if trained is None else vector("trained", trained, torch.bool)
+        mixed = None if useful is None else vector("useful", useful, torch.bool)
         given = {"prompts": rows, "solved": count, "trials": size, "predicted": chance, "trained": learned}
         given |= {} if mixed is None else {"useful": mixed}
         if len({len(column) for column in given.values()}) > 1:
@@ -127,7 +118,7 @@ class RolloutHistory:
             raise ValueError(f"expected columns of one length, got {lengths}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
-        step = _size("step", step, MOST_STEPS - 1)
+        step = size("step", step, MOST_STEPS - 1)
         marks = step_columns(columns or {}, self.features)
         level = math.nan if progress is None else float(progress)
         known = torch.full_like(count, level)
@@ -235,7 +226,7 @@ class RolloutHistory:
         """
         if self._outcomes is None:
             events = self.events
-            _check_memory(self.num_prompts, self.num_steps)
+            check_memory(self.num_prompts, self.num_steps)
             shape = (self.num_prompts, self.num_steps)
             where = (events.prompt, events.step)
             trials = torch.zeros(shape, dtype=torch.long).index_put(where, events.trials, accumulate=True)
@@ -359,7 +350,7 @@ class RolloutHistory:
         them; a step's progress that `marks` does not have is that of its groups."""
         history = cls(prompts, num_steps=num_steps, features=features)
         history._columns = Columns.of(events)
-        history._marks = {"progress": _levels_of(events)}
+        history._marks = {"progress": levels_of(events)}
         for name, by_step in (marks or {}).items():
             history._marks.setdefault(name, {}).update(by_step)
         history.num_steps = max(num_steps, int(events.step.max()) + 1 if len(events.step) else 0)
@@ -388,70 +379,11 @@ class RolloutHistory:
         events = Events(*(state[name].clone() for name in Events._fields))
         events = events._replace(progress=events.progress.double())  # float32 in states of earlier versions
         self._columns, self.num_steps = Columns.of(events, self._columns.folder), int(state["num_steps"])
-        self._marks = {"progress": _levels_of(events)}
+        self._marks = {"progress": levels_of(events)}
         for name, marks in state.get("marks", {}).items():  # not in states of earlier versions
             by_step = dict(zip(marks["step"].tolist(), marks["value"].tolist(), strict=True))
             self._marks.setdefault(name, {}).update(by_step)
         self._outcomes = None
-
-
-def _levels_of(events: Events) -> dict[int, float]:
-    """Each step's progress, as its groups have it."""
-    known = ~events.progress.isnan()
-    return dict(zip(events.step[known].tolist(), events.progress[known].tolist(), strict=True))
-
-
-def step_columns(columns: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, float]:
-    """A step's own columns, checked against the names of the `features`.
-
-    Raises:
-        ValueError: a name is taken, or a value is no finite number.
-    """
-    for name, value in columns.items():
-        if name == "progress" or name in features:
-            what = "progress, an argument of its own" if name == "progress" else f"{name!r}, which is a feature"
-            raise ValueError(f"columns: expected names that are free, got {what}")
-        number = checks.numbers(f"columns[{name!r}]", value)
-        if number.ndim or not bool(number.isfinite()):
-            raise ValueError(f"columns[{name!r}]: expected one finite number, got {value!r}")
-    return {name: float(value) for name, value in columns.items()}
-
-
-def useful_by_sum(solved: Tensor, trials: Tensor, tolerance: float = 0.0) -> Tensor:
-    """Bool [V], what a group's sum says of whether its rewards differed: `tolerance < solved < trials - tolerance`, and
-    there were at least two.
-
-    With rewards of 0 and 1, and tolerance 0, exactly that: neither all wrong nor all right. Of real-valued rewards a
-    sum tells less: where this does not hold, no two rewards are more than `tolerance` apart; where it does, they may
-    be equal all the same.
-    """
-    return (solved > tolerance) & (solved < trials - tolerance) & (trials > 1)
-
-
-def _size(name: str, value: Any, most: int) -> int:
-    """A whole number from 0 to `most`, above which it is an id or a time stamp."""
-    if (number := checks.count(name, value, 0)) > most:
-        raise ValueError(f"{name}: expected at most {most:,}, got {number:,}: is it an id, or a time stamp?")
-    return number
-
-
-def _check_memory(num_prompts: int, num_steps: int) -> None:
-    """Rectangles hold 17 bytes for each prompt at each step."""
-    needed, there = 17 * num_prompts * num_steps, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        raise ValueError(
-            f"history: {num_prompts:,} prompts at {num_steps:,} steps would take {needed / 2**30:,.0f} GiB, and this "
-            f"machine has {there / 2**30:,.0f}: is a step, or a prompt's row, a time stamp or an id?"
-        )
-
-
-def _column(name: str, values: Any, dtype: torch.dtype) -> Tensor:
-    """A copy of `values` as a vector; whole numbers where the dtype is."""
-    given = torch.as_tensor(values).detach().reshape(-1)
-    column = given.to(dtype, copy=True)
-    if dtype == torch.long and not torch.equal(column.to(given.dtype), given):
-        raise ValueError(f"{name}: expected whole numbers, got {given.tolist()[:8]}")
-    return column
 
 
 def observed(history: RolloutHistory) -> Tensor:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.history.log import Features, RolloutHistory, step_columns, useful_by_sum
+from dps_pyro.history.log import Features, RolloutHistory
+from dps_pyro.history.values import step_columns, useful_by_sum
 from dps_pyro.inference.refit import Refit, Refitter
 from dps_pyro.selection.acquisition import Acquisition, Forecast
 from dps_pyro.selection.arguments import acquisition_of, booleans, same_columns
