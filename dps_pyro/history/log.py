@@ -1,6 +1,6 @@
 """The event log: which prompt was rolled out at which step, and how many of its rollouts solved it.
 
-A history is what models are fitted to, and what a run leaves behind (`history.parquet`). It is sparse: one row per group.
+A history is what models are fitted to, and what a run leaves behind. It is sparse: one row per group.
 """
 
 from __future__ import annotations
