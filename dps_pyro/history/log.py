@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dps_pyro.history.columns import Columns, Events, Outcomes
 from dps_pyro.history.table import MOST_PROMPTS, MOST_STEPS
-from dps_pyro.history.values import check_memory, levels_of, size, step_columns, useful_by_sum, vector
+from dps_pyro.history.values import bounded, check_memory, levels_of, step_columns, useful_by_sum, vector
 from dps_pyro.support import checks
 
 __all__ = ["Events", "Features", "Outcomes", "RolloutHistory", "observed", "useful_by_sum"]
@@ -45,8 +45,8 @@ class RolloutHistory:
 
     def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0, features: Features | None = None) -> None:
         self.ids: list[str] | None = checks.ids("prompts", prompts)
-        self.num_prompts: int = size("prompts", prompts, MOST_PROMPTS) if self.ids is None else len(self.ids)
-        self.num_steps: int = size("num_steps", num_steps, MOST_STEPS)
+        self.num_prompts: int = bounded("prompts", prompts, MOST_PROMPTS) if self.ids is None else len(self.ids)
+        self.num_steps: int = bounded("num_steps", num_steps, MOST_STEPS)
         self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
         self._row: dict[str, int] = {}
         self._columns = Columns()
@@ -117,7 +117,7 @@ class RolloutHistory:
             raise ValueError(f"expected columns of one length, got {lengths}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
-        step = size("step", step, MOST_STEPS - 1)
+        step = bounded("step", step, MOST_STEPS - 1)
         marks = step_columns(columns or {}, self.features)
         level = math.nan if progress is None else float(progress)
         known = torch.full_like(count, level)

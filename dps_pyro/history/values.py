@@ -12,7 +12,7 @@ from torch import Tensor
 from dps_pyro.history.columns import Events
 from dps_pyro.support import checks
 
-__all__ = ["check_memory", "levels_of", "size", "step_columns", "useful_by_sum", "vector"]
+__all__ = ["bounded", "check_memory", "levels_of", "step_columns", "useful_by_sum", "vector"]
 
 
 def levels_of(events: Events) -> dict[int, float]:
@@ -61,7 +61,7 @@ def vector(name: str, values: Any, dtype: torch.dtype) -> Tensor:
     return column
 
 
-def size(name: str, value: Any, most: int) -> int:
+def bounded(name: str, value: Any, most: int) -> int:
     """A whole number from 0 to `most`, above which it is an id or a time stamp."""
     if (number := checks.count(name, value, 0)) > most:
         raise ValueError(f"{name}: expected at most {most:,}, got {number:,}: is it an id, or a time stamp?")
