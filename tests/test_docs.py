@@ -98,6 +98,15 @@ def test_the_new_paths_of_modules_exist() -> None:
         assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), f"dps_pyro.{path}"
 
 
+def test_a_fields_comment_is_found_with_the_lines_that_it_goes_on() -> None:
+    field_comments = pytest.importorskip("scripts.field_comments", reason="needs the tools of make docs")
+    fields = "x: int  # long [N], the first", "        # of two lines", 'y: str = "#"', "z: int  # other"
+    source = "\n".join(["class A:", *(f"    {field}" for field in fields)]) + "\n"
+    assert field_comments.comment(source, 2) == "Long [N], the first of two lines"
+    assert field_comments.comment(source, 4) == ""
+    assert field_comments.comment(source, 5) == "Other"
+
+
 def _headings(text: str) -> set[str]:
     """The anchors of a page's headings, as the site makes them."""
     lines = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
