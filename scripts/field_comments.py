@@ -31,7 +31,7 @@ class FieldComments(griffe.Extension):
 
 
 def comment(source: str, line: int) -> str:
-    """The comment at the end of a line (counted from 1), and the comment lines that continue it; empty if there is none."""
+    """The comment at the end of a line, counted from 1, with the comment lines that continue it; empty without one."""
     found: dict[int, tuple[int, str]] = {}
     code = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
