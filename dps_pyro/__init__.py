@@ -1,7 +1,8 @@
 """Predict, before any rollout, which prompts a policy partially solves now.
 
-Each prompt's solving progress is a hidden Markov model written in Pyro, filtered exactly online; the beliefs choose the
-prompts that reinforcement learning rolls out. See `PromptSampler` to use it, `Dynamics` to write a model of one's own.
+The solving progress of each prompt is a hidden Markov model written in Pyro. An exact online filter keeps a belief
+about every prompt, and the beliefs choose the prompts that reinforcement learning rolls out. Start with `PromptSampler`
+to use the package, and with `Dynamics` to write your own model.
 """
 
 from dps_pyro.dynamics.contract import Dynamics

@@ -71,7 +71,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder to; it takes the name `path` when the block ends well.
 
     A reader sees the old content or the new, never a part: the new is flushed to disk before the rename, and the
-    rename after it. When the block raises, what was written aside is removed and `path` stays as it was. (Only a
+    rename after it. When the block raises, what was written aside is removed and `path` is not changed. (Only a
     folder in place of a folder, where the system cannot exchange two names in one go, is missing for a moment.)
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ COUNTED = (
     "nats|seconds|milliseconds|minutes|prompts|rollouts|steps|passes|groups|values|tokens|requests|rows|lines|times"
 )
 PATTERNS = {
-    '"a prompt" for "per prompt"': rf"\b(?:\d[\d,.]*|one|{COUNTED}|[BKNT]) an? (?:{UNITS})\b(?! draws)",
+    '"a prompt" for "per prompt"': rf"\b(?:\d(?:[\d,.]*\d)?|one|{COUNTED}|[BKNT]) an? (?:{UNITS})\b(?! draws)",
     'a sentence that begins with "Of"': r'(?:^|[.:;] |""")Of (?!course\b)[a-z]',
     'a sentence that begins with "Where"': r'(?:^|[.:] |""")Where (?!to\b|you\b)[a-z]+ [^?]*?(?:[.;]|$)',
     '"None of" for "None if"': r"; None (?:of|where)\b|, None of\b",

@@ -97,7 +97,7 @@ def model_inputs(
         ids: long [B, T], the tokens.
         mask: bool [B, T], which of them are tokens and not padding. Positions count unmasked tokens, so that padding on
             either side changes nothing.
-        vision: what the images of each of the B rows became; None where there are no images.
+        vision: what the images of each of the B rows became; None if there are no images.
 
     Returns:
         `position_ids` (long [B, T], or [3, B, T] where the model places image tokens on a grid), and what the images

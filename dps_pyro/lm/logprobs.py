@@ -70,7 +70,7 @@ def completion_logprobs(
         completion_ids: long [B, C], the tokens of the completions, right-padded.
         completion_mask: bool [B, C], which of them are tokens and not padding.
         temperature: > 0, as in `token_logprobs`.
-        vision: what the images of each of the B prompts became (`Rollouts.vision`); None where there are none.
+        vision: what the images of each of the B prompts became (`Rollouts.vision`); None without images.
         share_prompts: compute what rows with the same prompt share once (`shared_prompts`); for models that can, and
             prompts without images.
 

@@ -12,7 +12,7 @@ rloo      r_i - mean of the n - 1 others                 completions (the ratio 
 ========= ============================================== ================================================ ===========
 
 Sources: GRPO, DeepSeekMath (arXiv 2402.03300, eq. 3 and 4); Dr. GRPO (arXiv 2503.20783); DAPO (arXiv 2503.14476,
-sections 3.1 and 3.3); RLOO (arXiv 2402.14740). Where a paper leaves a choice open, the numbers are those of TRL's
+sections 3.1 and 3.3); RLOO (arXiv 2402.14740). If a paper leaves a choice open, the numbers are those of TRL's
 `GRPOTrainer` and `RLOOTrainer` and of verl's `core_algos`, and the docstrings say which.
 
 Shapes: G groups of n completions; B rows of at most C tokens, right-padded; V tokens in the vocabulary. The completions
@@ -180,7 +180,7 @@ def policy_loss(
     (and as in TRL) there is no bound on a large ratio with A < 0.
 
     `rloo` applies the same formula once per completion, with ratio = exp(sum over tokens of the log-ratio): TRL's form.
-    Where the policy is still the behaviour (ratio 1) its gradient is that of the paper's REINFORCE estimator,
+    While the policy is still the behaviour (ratio 1), its gradient is that of the paper's REINFORCE estimator,
     -A * grad log p(completion), averaged over completions.
 
     The KL penalty is the k3 estimate of KL(policy || reference) per token (DeepSeekMath, eq. 4), aggregated like the

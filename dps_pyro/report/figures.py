@@ -328,7 +328,7 @@ def seconds(run: Run) -> Picture:
         base += height
     axes.set_xlim(x[0] - width[0] / 2, x[-1] + width[-1] / 2)
     axes.set_xlabel("training step")
-    axes.set_ylabel("seconds a step")
+    axes.set_ylabel("seconds per step")
     axes.grid(visible=False, axis="x")
     drawn.legend(loc="outside upper left", ncols=6, handlelength=1.1, handleheight=1.1, columnspacing=1.6)
     own = sum(shares.get(name, 0.0) for name in measures.SELECTOR_PHASES)

@@ -71,8 +71,8 @@ def _read(file: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _chosen(rows: Sequence[Mapping[str, Any]], shared: set[str]) -> list[Sample]:
-    """Of a few prompts the best and the worst completion: first of those prompts that both steps have, then of those
-    whose rewards differ, then of the others."""
+    """The best and the worst completion of a few prompts: first prompts that both steps have, then prompts whose
+    rewards differ, then the others."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["prompt_id"], []).append(row)

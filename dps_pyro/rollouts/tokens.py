@@ -39,7 +39,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase, eos: Sequence[int]) -> int:
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """The most tokens of prompt and completion together that a model was made for; None where it does not say."""
+    """The most tokens of prompt and completion together that a model was made for; None if it does not say."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return None if limit is None else int(limit)
 

@@ -1,8 +1,8 @@
 """Rollouts with vLLM in this process, beside the policy.
 
 vLLM keeps a copy of the weights in its own layout, so that the engine samples from what it was given at the last
-`sync`. Where it runs in this process alone, tensors are handed over one at a time; its worker processes (tensor
-parallelism) read them from a folder.
+`sync`. If it runs in this process alone, tensors are handed over one at a time. Worker processes (tensor parallelism)
+read them from a folder.
 """
 
 from __future__ import annotations

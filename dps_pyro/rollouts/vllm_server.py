@@ -46,8 +46,8 @@ class VllmServerEngine:
     """A `RolloutEngine` on a running vLLM server.
 
     Args:
-        address: the server's, http://host:port. Where it wants a key (`--api-key`), VLLM_API_KEY in the environment
-            holds it.
+        address: the address of the server, http://host:port. If the server wants a key (`--api-key`), the environment
+            variable VLLM_API_KEY holds it.
         policy: what is trained: a transformers causal LM, or a PEFT model around one. The server gets its weights.
         tokenizer: its tokenizer.
         max_model_len: the most tokens of prompt and completion; None: as many as the server takes.

@@ -1,6 +1,6 @@
 """What vLLM's workers do to take the policy's weights; vLLM loads this where they run.
 
-`VllmEngine` asks for it by itself. A server of one's own is told, see `vllm_server`: `--worker-extension-cls
+`VllmEngine` asks for it by itself. A server of your own is told, see `vllm_server`: `--worker-extension-cls
 dps_pyro.rollouts.vllm_worker.TakesWeights`. No name here may be one of vLLM's worker's own.
 """
 

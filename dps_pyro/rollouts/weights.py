@@ -25,9 +25,9 @@ def base_model(policy: nn.Module) -> Any:
 def merged_weights(policy: nn.Module) -> dict[str, Tensor]:
     """The state that the ordinary model has which computes what `policy` computes.
 
-    Of an ordinary model it is its `state_dict()`. Of one with LoRA adapters (peft), whose layers hold a base weight W
-    and low-rank factors, it has W + scale * B A under the base layer's own name, and no adapters. The policy is left
-    as it is: merging in place and undoing it would leave rounding errors in the base weights.
+    For an ordinary model it is its `state_dict()`. The layers of a model with LoRA adapters (peft) hold a base weight W
+    and low-rank factors; for it, the result has W + scale * B A under the base layer's own name, and no adapters. The
+    policy is not changed: merging in place and undoing it would leave rounding errors in the base weights.
 
     Returns:
         Name -> tensor, detached, on the policy's device, in the base weights' dtype; shared with the policy where

@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Forecast(NamedTuple):
-    """What is known of the prompts before the coming step."""
+    """What is known about the prompts before the coming step: the input of an acquisition."""
 
     belief: Tensor  # [N, K], p(z_t | y_<t)
     informative: Tensor  # [N], the predictive chance of a useful group, in [0, 1]
@@ -90,10 +90,10 @@ def soft_scores(forecast: Forecast, generator: torch.Generator, *, sharpness: fl
 def covering(share: float) -> Acquisition:
     """`soft` with the sharpness at which the draw still spreads over a `share` of the prompts, in (0, 1].
 
-    Of the weights w = p ** sharpness, normalised, exp(entropy) prompts are as many as equal weights would have: their
-    effective number. It falls from N at sharpness 0 as the sharpness grows; the largest sharpness, up to 64, that keeps
-    it at `share * N` or above is found by bisection, for each step anew. Where most prompts are hopeless the choice is
-    softer than that of a fixed sharpness, and it cannot narrow to a few favourites in a long run.
+    The weights w = p ** sharpness, normalised, have the effective number exp(entropy): as many prompts with equal
+    weights would have the same entropy. It falls from N at sharpness 0 as the sharpness grows. In each step, bisection
+    finds the largest sharpness, up to 64, that keeps it at `share * N` or above. If most prompts are hopeless, the
+    choice is softer than that of a fixed sharpness, and in a long run it cannot narrow to a few favourites.
 
     Raises:
         ValueError: the share is not in (0, 1].

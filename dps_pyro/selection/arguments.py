@@ -26,10 +26,10 @@ def acquisition_of(given: str | Acquisition) -> Acquisition:
 
 
 def booleans(name: str, values: Tensor | Sequence[bool] | None, rows: Tensor) -> Tensor | None:
-    """A column of booleans, one for each of `rows`; None where there is none."""
+    """A column of booleans, one for each of `rows`; None if `values` is None."""
     column = None if values is None else torch.as_tensor(values)
     if column is not None and (column.dtype != torch.bool or column.shape != rows.shape):
-        raise ValueError(f"{name}: expected {len(rows)} booleans, one a prompt, got {values!r}")
+        raise ValueError(f"{name}: expected {len(rows)} booleans, one per prompt, got {values!r}")
     return column
 
 

@@ -29,7 +29,7 @@ class Matched(NamedTuple):
         return not self.retired and torch.equal(self.old, torch.arange(len(self.old)))
 
     def rows(self, saved: Tensor) -> Tensor | None:
-        """The rows of now of rows in the saved state; None where one of them is no more."""
+        """The present rows of rows in the saved state; None if one of them no longer exists."""
         place = torch.full([len(self.old) + len(self.retired)], -1, dtype=torch.long)
         known = self.old >= 0
         place[self.old[known]] = known.nonzero().squeeze(-1)

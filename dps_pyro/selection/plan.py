@@ -21,7 +21,7 @@ __all__ = ["Plan", "fill", "second_half", "useful_of"]
 
 
 class Plan(NamedTuple):
-    """A step's prompts and their group sizes."""
+    """The prompts of a step and their group sizes."""
 
     rows: Tensor  # long [B], distinct
     sizes: Tensor  # long [B], at least 1

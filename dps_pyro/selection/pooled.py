@@ -47,7 +47,7 @@ class PooledChoice:
 
     @classmethod
     def of(cls, tracker: Any, acquire: Acquisition) -> PooledChoice | None:
-        """The choice for a tracker and an acquisition; None where all prompts have to be looked at."""
+        """The choice for a tracker and an acquisition; None if all prompts have to be looked at."""
         rule = rule_of(acquire)
         return cls(tracker, acquire, rule) if isinstance(tracker, PooledTracker) and rule is not None else None
 

@@ -72,7 +72,7 @@ class Shelves:
             sharpness: s; weights are chances to the power s.
             count: how many are wanted.
             others: float64 [C], when others arrive that are not on the shelves.
-            barred: bool [n], slots that must not be taken; None where all may.
+            barred: bool [n], slots that must not be taken; None if all may be taken.
             generator: of the draws.
         """
         tracker = outlook.tracker

@@ -51,14 +51,14 @@ LONGEST_GAP = 100_000
 
 
 class PromptSampler:
-    """Tracks every prompt's solving progress and selects the prompts to roll out.
+    """Tracks the solving progress of every prompt, and selects the prompts to roll out.
 
     Args:
-        dynamics: the model of solving progress; or a baseline that brings its filter.
-        num_prompts: their number, or a list of their stable ids (distinct strings), in row order.
-        acquisition: how beliefs become a batch: "soft" (the default: likely useful prompts, and many different ones),
-            "thompson" (dynamic sampling's batches without its rollouts), "top" (the paper's), "entropy", "uniform", or
-            a function of one's own.
+        dynamics: the model of solving progress, or a baseline that brings its own filter.
+        num_prompts: the number of prompts, or a list of their stable ids (distinct strings) in row order.
+        acquisition: the rule that turns beliefs into a batch: "soft" (the default: prompts that are likely to be
+            useful, and many different ones), "thompson" (the batches of dynamic sampling without its rollouts), "top"
+            (the rule of the paper), "entropy", "uniform" or another name of `ACQUISITIONS`, or your own function.
         trials: the group size planned: `select` ranks prompts by the chance that a group of this size is useful.
         posterior: a fitted prior of the same model; the model's own prior means if left out.
         features: what is known of each prompt before any rollout, for the log: name -> N numbers or N strings. (What a
@@ -227,13 +227,13 @@ class PromptSampler:
             progress: the policy's overall progress before the step, for instance its held-out accuracy, for models
                 that use it (`Trained`); the last known if left out.
             useful: bool [V], whether the group's rewards differ by more than `tolerance`, for the metrics and the log.
-                Of rewards of 0 and 1 `solved` says it; of others hand it in, since a sum does not tell whether rewards
-                differ. If left out, it is `tolerance < solved < trials - tolerance`.
+                By default it is `tolerance < solved < trials - tolerance`, which is right for rewards of 0 and 1. Pass
+                it for other rewards, because their sum does not tell whether they differ.
             columns: the user's own numbers of the step, by name, such as a temperature, for models that ask for them
                 (`step.columns`); the last known of those left out.
 
         Raises:
-            ValueError: something else came, or a step more than 100,000 ahead; the sampler is as it was.
+            ValueError: an argument is invalid, or the step is more than 100,000 ahead. The sampler is left unchanged.
         """
         rows = self.history.locate(prompts)
         if len(rows.unique()) < len(rows):
@@ -294,15 +294,15 @@ class PromptSampler:
 
     @one_at_a_time
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
-        """Track more prompts, in rows after the others: as unvisited ones that have been there from the first step.
+        """Track more prompts. They get the rows after the others, and count as unvisited since the first step.
 
         Args:
-            prompts: their number, or their ids where this sampler's prompts have ids.
-            features: theirs, where this sampler's prompts have features.
+            prompts: the number of new prompts, or their ids if the prompts of this sampler have ids.
+            features: the features of the new prompts, if the prompts of this sampler have features.
 
         Raises:
-            ValueError: something else came, an id is there already, or the posterior has parameters of each prompt's
-                own and knows none of new ones; the sampler is as it was.
+            ValueError: an argument is invalid, an id exists already, or the posterior has parameters per prompt and
+                none for new prompts. The sampler is left unchanged.
         """
         names = checks.ids("prompts", prompts)
         if (names is None) != (self.ids is None):
@@ -386,9 +386,9 @@ class PromptSampler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state of a sampler of the same model.
 
-        Where both have ids, prompts are matched by them: they may stand in another order, new ones start unvisited, and
-        those that are no longer there are left out; `matched` says so afterwards. Without ids the prompts have to be
-        the same, in the same order.
+        If both samplers have ids, the prompts are matched by id. They may stand in another order, new prompts start
+        unvisited, and prompts that no longer exist are left out; `matched` tells what was found. Without ids, the
+        prompts must be the same, in the same order.
 
         Raises:
             ValueError: the state is another sampler's, or no state.
@@ -444,10 +444,10 @@ class PromptSampler:
         """A torch `Sampler` of rows for a `DataLoader(dataset, batch_size=batch_size * repeats, sampler=...)`.
 
         Args:
-            batch_size: distinct prompts a batch.
-            repeats: how often each is given, one after the other: the group size, where the loader's rows are rolled
-                out one by one.
-            num_batches: batches a pass; as many as make one pass over the prompts if left out.
+            batch_size: the number of distinct prompts per batch.
+            repeats: how often each prompt is given in a row: the group size, if the loop rolls out the rows of the
+                loader one by one.
+            num_batches: the number of batches in one pass. The default makes one pass over the prompts.
             num_replicas: processes that share every batch; each needs a sampler of the same seed that observes the
                 same groups.
             rank: which of them this is; it gets its part of each batch, `batch_size * repeats / num_replicas` rows.

@@ -102,7 +102,7 @@ def _table(loss: Kind, trials: int, power: float) -> Tensor:
 def best_sizes(rates: Rates, sizes: Sequence[int], signal: Signal = Signal(power=1.0)) -> Tensor:
     """Long [N], for each prompt the group size, among `sizes`, of the most signal per rollout.
 
-    Where the signal grows in proportion to the size (power 2) that is the largest one: use power 1.
+    If the signal grows in proportion to the size (power 2), that is the largest size: use power 1.
 
     Raises:
         ValueError: there are no sizes, or one is below 1.

@@ -39,7 +39,7 @@ Rule = Callable[[Seen, Tensor], Tensor]
 
 
 def rule_of(acquire: Acquisition) -> Rule | None:
-    """An acquisition's rule; None where it has none and needs all prompts before it."""
+    """The rule of an acquisition; None if it has no rule and needs all prompts at once."""
     rules: dict[Acquisition, Rule] = {
         acquisition.top: top,
         acquisition.thompson: thompson,

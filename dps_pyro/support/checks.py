@@ -84,13 +84,13 @@ def ids(name: str, value: Any) -> list[str] | None:
 
 
 def features(name: str, value: Any, num_prompts: int) -> dict[str, list[float] | list[str]]:
-    """Columns of one number or one string a prompt."""
+    """Columns of one number or one string per prompt."""
     table: dict[str, list[float] | list[str]] = {}
     for column, entries in instance(name, value if value is not None else {}, Mapping).items():
         entries = entries.tolist() if hasattr(entries, "tolist") else entries
         if isinstance(entries, str) or not isinstance(entries, Sequence) or len(entries) != num_prompts:
             raise ValueError(
-                f"{name}: expected {num_prompts} values of {column!r}, one a prompt, got {entries!r}"[:300]
+                f"{name}: expected {num_prompts} values of {column!r}, one per prompt, got {entries!r}"[:300]
             )
         if all(isinstance(entry, str) for entry in entries):
             table[str(column)] = [str(entry) for entry in entries]

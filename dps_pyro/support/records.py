@@ -11,15 +11,15 @@ __all__ = ["read_records"]
 
 
 def read_records(source: str | Path, split: str | None = None) -> list[dict[str, Any]]:
-    """Read records, one a problem, in the order of their source.
+    """Read records, one per problem, in the order of their source.
 
     Args:
         source: a file (`.jsonl`, `.json`, `.parquet`), a folder of files named after their splits (`train.jsonl`,
             `train-00000-of-00002.parquet`, also below `data/`, as data sets on the hub are laid out), or a data set's
             id on the hub, ``"owner/name"`` or, with a configuration, ``"owner/name:configuration"``. What is there as
             a file or a folder is read as one.
-        split: which part of a folder, of a data set, or of a JSON file that maps splits to lists of records. A file
-            that has no splits is one part: there None is expected. Of a folder or a data set None is ``"train"``.
+        split: which part of a folder, of a data set, or of a JSON file that maps splits to lists of records. For a
+            folder or a data set, None means ``"train"``. A file without splits is one part, and expects None.
 
     Returns:
         Values are as the source has them: of JSON as Python reads them; of Parquet as Python's own numbers, strings,

@@ -32,9 +32,9 @@ class Kinds(NamedTuple):
 
 
 def kinds_of(dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Tensor] | None = None) -> Kinds | None:
-    """The kinds of a model's prompts; None where the filter has to keep a belief for every prompt.
+    """The kinds of a model's prompts; None if the filter has to keep a belief for every prompt.
 
-    A model says which prompts are alike (`Dynamics.kinds`). Where it does not say, they are all alike if each of its
+    A model says which prompts are alike (`Dynamics.kinds`). If it does not say, they are all alike if each of its
     laws gives one answer for two prompts. None is for models with parameters of each prompt's own, for those that ask
     when a prompt was last rolled out or what its columns are, and for those of very many kinds.
 

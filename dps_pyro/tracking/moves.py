@@ -11,7 +11,7 @@ __all__ = ["Moves"]
 class Moves:
     """The moves of prompts that nobody rolled out, from step 0 on.
 
-    A wait of g steps takes about log2 g matrix products. Where moves are the same at all steps they are the powers
+    A wait of g steps takes about log2 g matrix products. If moves are the same at all steps, they are the powers
     M, M^2, M^4, ... of one matrix. Otherwise they are products over aligned blocks of 1, 2, 4, ... steps, which all
     prompts share, whenever their waits began.
 

@@ -19,7 +19,7 @@ PIECE = 1 << 15
 class Outlook:
     """The chances that groups of one size are useful in the coming step.
 
-    Where a model's laws are the same at all steps, a prompt's chance is its stored belief times a vector that depends
+    If a model's laws are the same at all steps, a prompt's chance is its stored belief times a vector that depends
     only on how long it has waited: M^g u, where M is the matrix of moves and u has the chance in each state. One vector
     is added a step, and no belief has to be moved.
     """
@@ -39,7 +39,7 @@ class Outlook:
         return float((self.tracker.masses() * self._ahead[0]).sum() / self.tracker.num_prompts)
 
     def after(self, longest: int) -> Tensor:
-        """[longest + 1 or more, G or 1, K], the vectors by how long a prompt has waited, float64. Of models whose laws
+        """[longest + 1 or more, G or 1, K], the vectors by how long a prompt has waited, float64. For models whose laws
         are the same at all steps."""
         while len(self._ahead) <= longest:
             matrix = self.tracker.moves.between(0, 1, self._ahead)

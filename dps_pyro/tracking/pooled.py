@@ -467,7 +467,7 @@ def pooled_tracker(
     values: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> PooledTracker | None:
-    """The filter whose cost follows what was seen; None where the model needs a belief for every prompt.
+    """The filter whose cost follows what was seen; None if the model needs a belief for every prompt.
 
     Raises:
         ValueError: `values` are not the model's.

@@ -334,7 +334,7 @@ class Score(NamedTuple):
 
     @staticmethod
     def nothing(num_prompts: int, dtype: torch.dtype) -> Score:
-        """Of prompts without groups."""
+        """The score of prompts without groups."""
         return Score(*torch.zeros(2, num_prompts, dtype=dtype))
 
     def plus(self, at: Tensor, evidence: Tensor) -> Score:

@@ -49,7 +49,7 @@ class Mixture(NamedTuple):
 
     @staticmethod
     def of_states(values: Tensor, weights: Tensor) -> Mixture:
-        """Of states with these rates, [N or 1, K] or [K], and a belief over them, [N, K]."""
+        """The mixture of states with these rates, [N or 1, K] or [K], under a belief over the states, [N, K]."""
         rates = values.double().clamp(LEAST, 1 - LEAST)
         return Mixture(rates if rates.ndim == 2 else rates.unsqueeze(0), weights.double())
 

@@ -17,7 +17,7 @@ BYTES = 64 << 20
 class Snapshots:
     """States before some of the past steps, the latest close together and earlier ones further apart.
 
-    Where they would take more than `limit` bytes, the one is dropped whose neighbours are closest for how long ago they
+    If they would take more than `limit` bytes, the one is dropped whose neighbours are closest for how long ago they
     are, so that the way from a snapshot to a late group's step is at most in proportion to how late it is.
 
     Args:
@@ -41,7 +41,7 @@ class Snapshots:
             del self._states[steps[1 + spread.index(min(spread))]]
 
     def before(self, step: int) -> tuple[int, dict[str, Tensor]] | None:
-        """The latest snapshot at or before `step`, and its step; None where there is none."""
+        """The latest snapshot at or before `step`, and its step; None if there is none."""
         steps = [known for known in self._states if known <= step]
         return (max(steps), self._states[max(steps)]) if steps else None
 

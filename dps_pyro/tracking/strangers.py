@@ -24,7 +24,7 @@ def distinct(
         wanted: which of some numbers [M] are wanted, bool [M].
         share: about how many of all numbers are, in (0, 1].
 
-    Where few are wanted, all numbers are looked at; otherwise the cost follows `count`.
+    If few are wanted, all numbers are looked at; otherwise the cost follows `count`.
     """
     found = torch.zeros(0, dtype=torch.long)
     while share > 0.05 and len(found) < count and (len(found) < 0.5 * share * high):

@@ -141,7 +141,7 @@ class Tracker(Filter):
         from the first step.
 
         Raises:
-            ValueError: `values` are not the model's; the filter is as it was.
+            ValueError: `values` do not belong to the model. The filter is left unchanged.
         """
         before = self._values
         self._values = dict(values)

@@ -239,7 +239,7 @@ def test_without_being_told_a_sampler_asks_the_sums() -> None:
     sampler = PromptSampler(DenseReward(tolerance=0.2), 4)
     sampler.observe(range(4), [0.1, 0.3, 7.7, 7.9], 8)
     assert sampler.history.events.useful.tolist() == [False, True, True, False]
-    with pytest.raises(ValueError, match="useful: expected 4 booleans, one a prompt"):
+    with pytest.raises(ValueError, match="useful: expected 4 booleans, one per prompt"):
         sampler.observe(range(4), [1.0] * 4, 8, useful=[True])
     with pytest.raises(ValueError, match="useful: expected groups of at least two rollouts"):
         sampler.observe([0], [0.5], 1, useful=[True])
