@@ -101,7 +101,7 @@ def test_this_packages_trainer_selects_what_the_bare_verbs_would(tmp_path: Path)
     assert sampler.ids == log.ids
     for step in range(4):
         now = events.step == step
-        chosen = sampler.select(config.batch_size)
+        chosen = sampler.select(config.rollouts.batch_size)
         rows, solved_now, trained = events.prompt[now], events.solved[now], events.trained[now]
         assert sorted(chosen.tolist()) == sorted(rows.tolist())
         sampler.observe(rows, solved_now, events.trials[now], trained=trained, progress=progress[step])
