@@ -80,9 +80,12 @@ def by_hand(
     K = len(model.states)
     theta = model.parameters(N, values, torch.tensor([row]))
     assert steps.trained is not None and steps.progress is not None
-    moves, seen = [], []
+    moves, seen, last = [], [], -1
     for t in range(solved.shape[1]):
-        step = Step(steps.trials[[row], t], steps.trained[[row], t], steps.progress[:, t])
+        # A prompt's waiting time is counted here, and not taken from the code that is tested.
+        now, since = torch.tensor([t]), torch.tensor([t - last])
+        step = Step(steps.trials[[row], t], steps.trained[[row], t], steps.progress[:, t], now, since)
+        last = t if int(step.trials) > 0 else last
         moves.append(model.transition(theta, step).probs.expand(1, K, K)[0].numpy())
         seen.append(likelihood(model, theta, step, float(solved[row, t])))
     initial = model.initial(theta).probs.expand(1, K)[0].numpy()

@@ -260,8 +260,8 @@ def test_sample_dimensions_on_the_parameters(family: Any) -> None:
     law = Progress(model, theta, step)
     torch.testing.assert_close(law.log_prob(solved.float()), alone, atol=1e-4, rtol=1e-5)
     assert law.sample((6,)).shape == (6, 4, 3, 4)
-    single = model.informative(model.parameters(3, many[1]), step._replace(trials=trials[:, 0]))
-    torch.testing.assert_close(model.informative(theta, step._replace(trials=trials[:, 0]))[1], single)
+    single = model.informative(model.parameters(3, many[1]), step.replace(trials=trials[:, 0]))
+    torch.testing.assert_close(model.informative(theta, step.replace(trials=trials[:, 0]))[1], single)
     history = RolloutHistory.from_dense(solved, trials)
     losses = [
         Trace_ELBO(num_particles=3, vectorize_particles=flag, max_plate_nesting=1).loss(
