@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,12 @@ def replace(file: Path) -> None:
 WAYS: tuple[Callable[[Path], None], ...] = (flip, cut, empty, Path.unlink, replace)
 
 
-def damage_files(folder: Path, say: Callable[[str], None], only: Iterable[str] | None = None) -> dict[str, Any]:
+def damage_files(
+    folder: Path,
+    say: Callable[[str], None],
+    only: Iterable[str] | None = None,
+    ways: Sequence[Callable[[Path], None]] = WAYS,
+) -> dict[str, Any]:
     """Damage every file of a run that was killed, and of one that had ended, in five ways each, and resume.
 
     Left out is `tensorboard/`: a run writes its pictures and never reads them.
@@ -50,6 +55,7 @@ def damage_files(folder: Path, say: Callable[[str], None], only: Iterable[str] |
         folder: an empty folder to work in.
         say: is told of each file whose damage was neither.
         only: names of files, relative to the run; all of them if left out.
+        ways: the ways of damage.
 
     Returns:
         How many cases were named and healed, by state of the run, and those that were neither.
@@ -71,7 +77,7 @@ def damage_files(folder: Path, say: Callable[[str], None], only: Iterable[str] |
             name = str(file.relative_to(whole))
             if name.startswith("tensorboard/") or (only is not None and name not in only):
                 continue
-            for way in WAYS:
+            for way in ways:
                 outcome = _case(folder, whole, name, way, straight)
                 outcomes[outcome.partition(":")[0]] += 1
                 if not outcome.startswith(("named", "healed")):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.torture.__main__ import misses
-from benchmarks.torture.damages import WAYS, damage_files
+from benchmarks.torture.damages import cut, damage_files
 from benchmarks.torture.kills import kill_runs
 from benchmarks.torture.pairs import start_pairs
 from benchmarks.torture.runs import CONFIGURATIONS
 
+WAYS = (cut, Path.unlink)
 FILES = ("metrics.jsonl", "summary.json", "completions/step-000000.parquet", "checkpoints/step-000003/checksums.json")
 
 
+@pytest.mark.timeout(1200)  # dozens of runs, on a machine that may be busy
 def test_killed_runs_are_the_run_that_nobody_killed(tmp_path: Path) -> None:
     ((name, found),) = kill_runs(tmp_path / "kills", ["plain"], kills=2, seed=1)
     assert name == "plain"
@@ -21,6 +25,7 @@ def test_killed_runs_are_the_run_that_nobody_killed(tmp_path: Path) -> None:
     assert found["wrong"] == []
 
 
+@pytest.mark.timeout(1200)
 def test_of_two_that_start_at_once_one_runs(tmp_path: Path) -> None:
     said: list[str] = []
     found = start_pairs(tmp_path / "pairs", 2, said.append)
@@ -28,9 +33,10 @@ def test_of_two_that_start_at_once_one_runs(tmp_path: Path) -> None:
     assert found["wrong"] == said == []
 
 
+@pytest.mark.timeout(1200)
 def test_damage_is_named_or_healed(tmp_path: Path) -> None:
     said: list[str] = []
-    found = damage_files(tmp_path / "damages", said.append, FILES)
+    found = damage_files(tmp_path / "damages", said.append, FILES, WAYS)
     assert said == []
     assert all(state["wrong"] == [] for state in found.values())
     cases = sum(number for state in found.values() for number in state["outcomes"].values())
