@@ -12,7 +12,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dps_pyro.storage import atomic_path
 
 __all__ = ["LOCK", "OWNER", "claimed"]
 
@@ -56,9 +55,9 @@ def claimed(path: Path | None, *, resume: bool = False) -> Iterator[Path]:
     except Timeout as error:
         raise ValueError(_refusal(path)) from error
     try:
-        with atomic_path(path / OWNER) as aside:
-            own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            aside.write_text(json.dumps(own) + "\n", encoding="utf-8")
+        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        # Not aside first: whoever reads half of it reads it again, and a kill leaves no other file behind.
+        (path / OWNER).write_text(json.dumps(own) + "\n", encoding="utf-8")
         yield path
     finally:
         with suppress(OSError):
