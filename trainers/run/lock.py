@@ -12,7 +12,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-
 __all__ = ["LOCK", "OWNER", "claimed"]
 
 LOCK = ".lock"
