@@ -173,10 +173,15 @@ def test_a_resumed_run_knows_its_prompts_by_their_content(tmp_path: Path, caplog
     resumed = predictive(
         tmp_path, prompts=PromptSampler(SolvingProgress(), 20, trials=4), train_dataset=fewer, max_steps=2
     )
-    resumed._load_optimizer_and_scheduler(str(tmp_path / "checkpoint-2"))
-    rows = [texts.index(text) for text in fewer["prompt"]]
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    rows = torch.tensor([texts.index(text) for text in fewer["prompt"]])
+    history = resumed.prompt_sampler.history
+    for step in range(2, resumed.prompt_sampler.tracker.step):  # what the resumed run has seen since
+        prompt, _, solved, trials, *_ = history.where(history.events.step == step).events
+        known.observe(rows[prompt], solved, trials)
     torch.testing.assert_close(resumed.prompt_sampler.belief, known.belief[rows])
     assert torch.equal(resumed.prompt_sampler.visits, known.visits[rows])
+    assert int(known.visits.sum()) > 0
     assert "20 prompts are known by their content or id; 4 are no longer there, and are retired" in caplog.text
 
 

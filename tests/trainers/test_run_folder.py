@@ -346,7 +346,7 @@ def test_metrics_come_from_the_checkpoint_whatever_happened_to_the_file(pair: Pa
 
 
 def test_a_damaged_best_policy_is_named(tmp_path: Path) -> None:
-    policy, tokenizer = load_policy(TrainConfig(device="cpu"))
+    policy, tokenizer = load_policy(TrainConfig.flat(device="cpu"))
     folder = RunFolder(tmp_path / "run")
     folder.keep_best({"step": 0, "accuracy": 0.25}, policy, tokenizer)
     evaluation = folder.path / "best/evaluation.json"
