@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from operator import add, mul, sub, truediv
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -303,9 +303,9 @@ def test_each_number_is_used_as_often_as_it_is_given() -> None:
 )
 def test_hostile_completions_earn_nothing_in_milliseconds(completion: str, reason: str) -> None:
     def once() -> float:
-        start = perf_counter()
+        start = process_time()
         assert TASK.reward(PROMPT, completion) == Reward(0.0, reason)
-        return perf_counter() - start
+        return process_time() - start
 
     assert min(once() for _ in range(5)) < 0.02
 

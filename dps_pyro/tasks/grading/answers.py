@@ -80,8 +80,9 @@ def tagged(text: str) -> tuple[str | None, bool]:
     The content reaches from the last ``<answer>`` that has a ``</answer>`` after it to the first of those. It is found
     in a few searches, each linear in the text's length. ``<Answer>`` and ``<ANSWER>`` count as well.
     """
-    for tag in ("Answer", "ANSWER"):
-        text = text.replace(f"<{tag}>", "<answer>").replace(f"</{tag}>", "</answer>")
+    if "<A" in text or "</A" in text:
+        for tag in ("Answer", "ANSWER"):
+            text = text.replace(f"<{tag}>", "<answer>").replace(f"</{tag}>", "</answer>")
     start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
     if start < 0:
         return None, "<answer>" in text
