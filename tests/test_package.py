@@ -137,8 +137,10 @@ def test_the_wheel_declares_what_it_needs(wheel: Path) -> None:
         scripts = archive.read("dps_pyro-0.1.0.dist-info/entry_points.txt").decode()
     assert "License-Expression: Apache-2.0" in metadata
     core = {line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line}
-    for name in ("torch", "pyro-ppl", "numpy", "transformers", "arviz"):
+    for name in ("torch", "pyro-ppl", "numpy", "safetensors", "pyarrow"):
         assert any(line.startswith(f"Requires-Dist: {name}>=") for line in core), f"{name} is not among {core}"
+    for name in ("transformers", "arviz", "math-verify"):
+        assert f"Requires-Dist: {name}" not in "\n".join(core), f"{name} belongs to an extra, got {core}"
     assert not any("==" in line for line in core), f"expected lower bounds only, got {core}"
     assert "dps-pyro = dps_pyro.cli:main" in scripts
 

@@ -128,7 +128,7 @@ def test_fit_makes_a_prior_for_train(run: Path, tmp_path: Path, capsys: pytest.C
         capsys, "fit", "--history", str(history), "--out", str(prior), "--steps", "40", "--draws", "20"
     )
     assert status == 0
-    dynamics = TrainConfig().dynamics  # what is fitted by default is what trains by default
+    dynamics = TrainConfig().selection.dynamics  # what is fitted by default is what trains by default
     assert f"{dynamics} on 12 groups" in out
     assert f"{prior}: 40 steps" in words(out)
     assert "the ELBO was still moving: try more --steps" in words(out)

@@ -187,7 +187,7 @@ def test_judge_uses_the_tasks_batch_where_it_has_one() -> None:
 
     batched: Task = Batched(train_size=4, test_size=1)
     assert judge(batched, prompts, completions) == [Reward(0.5, "together")] * 4
-    with pytest.raises(ValueError, match="expected one completion a prompt, got 1 of 4 prompts"):
+    with pytest.raises(ValueError, match="expected one completion per prompt, got 1 of 4 prompts"):
         judge(task, prompts, completions[:1])
 
 

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-Arguments = Annotated[dict[str, Any], tyro.conf.Fixed]
+Arguments = Annotated[dict[str, Any], tyro.conf.Suppress]
 """Settings of something else, which only the YAML file can give."""
 
 ORACLE = "oracle_rollouts: expected some with dynamics Oracle, without async_rollouts, and none with any other"
