@@ -1,8 +1,7 @@
-"""What commands read: logs, and models by their names."""
+"""Models, as commands name them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from dps_pyro.dynamics.contract import Dynamics
@@ -12,19 +11,7 @@ from dps_pyro.support.yaml_files import load_yaml
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.tracking.tracker import is_fitted
 
-__all__ = ["read_history", "read_model", "read_predictor"]
-
-
-def read_history(path: Path) -> RolloutHistory:
-    """A log: ours, or one that `dps_pyro.history.foreign.read_log` reads without being told more.
-
-    Raises:
-        ValueError: the file is not of a log.
-        OSError: it cannot be read.
-    """
-    from dps_pyro.history.foreign import read_log
-
-    return read_log(path)
+__all__ = ["read_model", "read_predictor"]
 
 
 def read_predictor(
