@@ -81,7 +81,7 @@ def test_a_score_that_is_punished_for_its_length_is_not_what_was_solved(tmp_path
     path = lines(tmp_path / "1.jsonl", rows)
     assert told(read_log(path)) == [(0, 3, 4, True)]
     assert told(read_log(path, reward="score")) == [(0, 1, 4, True)]
-    with pytest.raises(ValueError, match="none of 3 rollouts has a reward of 1 or more, and they go from -1 to 0.3"):
+    with pytest.raises(ValueError, match=r"none of 3 rollouts has a reward of 1 or more, and they go from -1 to 0\.3"):
         read_log(lines(tmp_path / "2.jsonl", rows[1:]), reward="score")
     with pytest.raises(ValueError, match="every one of 4 rollouts has a reward of -2 or more"):
         read_log(path, reward="score", solved_at=-2)
@@ -190,7 +190,7 @@ def test_what_a_log_holds_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
         made.append(list(range(len(solved))), step=0, solved=list(solved), trials=4)
         return made
 
-    assert contents(history(0, 4, 1)) == "5 of 12 rollouts are solved, and 1 of 3 groups are useful."
+    assert contents(history(0, 4, 1)) == "5 of 12 rollouts solved their prompt, and 1 of 3 groups are useful."
     assert "No rollout counts as solved: is --solved-at" in contents(history(0, 0))
     assert "Every rollout counts as solved" in contents(history(4, 4))
     assert "No group is useful" in contents(history(0, 4))
@@ -204,7 +204,7 @@ def test_diagnose_takes_the_model_from_the_posterior(tmp_path: Path, capsys: pyt
     made.to_parquet(log)
     fitted = ("fit", "--history", str(log), "--out", str(prior), "--steps", "5", "--draws", "20")
     status, shown, _ = call(capsys, *fitted, "--model", "LogitWalk", "--model-args", "{groups: kind}")
-    assert status == 0 and "96 of 192 rollouts are solved, and 36 of 48 groups are useful" in shown
+    assert status == 0 and "96 of 192 rollouts solved their prompt, and 36 of 48 groups are useful" in shown
     status, shown, errors = call(capsys, "diagnose", "--history", str(log), "--posterior", str(prior))
     assert (status, errors) == (0, "") and "LogitWalk on 48 groups" in shown
 
