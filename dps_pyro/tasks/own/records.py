@@ -38,7 +38,8 @@ class Records:
             groups or features. If they are left out, they are all columns that `dps_pyro.tasks.fields.known_of` finds.
         groups: The feature by which models with groups pool.
         split, test_split: The parts of the source (`read_records`). Without a `test_split` the held-out prompts are
-            those whose id hashes into `test_share`, so that they stay the same whatever records are added.
+            those whose id hashes into `test_share`, at least one of them, so that they stay the same whatever records
+            are added.
         test_share: The share of the prompts that is held out, in (0, 1).
         system: A system prompt.
         timeout: The seconds that a call of the reward may take, > 0.
@@ -77,6 +78,8 @@ class Records:
         found = self._prompts(read_records(source, split))
         if test_split is None:
             held = {one: _hash(one) < test_share * 2**32 for one in found}
+            if len(held) > 1 and not any(held.values()):  # few records: one is held out all the same
+                held[min(held, key=_hash)] = True
             train, test = ([found[one] for one in found if held[one] == part] for part in (False, True))
         else:
             test = list(self._prompts(read_records(source, test_split)).values())
