@@ -56,8 +56,8 @@ def skywork(question: str, answer: str) -> dict[str, Any]:
 
 
 DAPO = (
-    "Solve the following math problem step by step. The last line of your response should be of the form "
-    "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n{}\n\nRemember to put your answer on its own line."
+    "Solve the following math problem step by step. The last line of your response should be of the form Answer: $A"
+    " (without quotes).\n\n{}\n\nRemember to put your answer on its own line."
 )
 
 

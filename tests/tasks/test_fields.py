@@ -20,7 +20,8 @@ def one(record: dict[str, Any], **settings: Any) -> Any:
 def test_paths_lead_into_records() -> None:
     record = {"a": {"b": [{"c": 1}, {"c": 2}]}, "a.b": "dots", "j": '{"x": {"y": 3}}', "n": None}
     assert at(record, "a.b") == "dots"
-    assert (at(record, "a.b.0.c"), at({"a": record["a"]}, "a.b.-1.c"), at(record, "j.x.y")) == (None, 2, 3)
+    assert at(record, "a.b") == "dots"
+    assert (at(record, "a.b.0.c"), at({"a": record["a"]}, "a.b.-1.c"), at(record, "j.x.y")) == (1, 2, 3)
     for path in ("a.z", "n.x", "a.b.7.c", "z", ""):
         assert at({"a": record["a"], "n": None}, path) is None
     assert at({"j": "[" * 100_000}, "j.0") is None
@@ -79,7 +80,8 @@ def test_the_sentence_that_asks_for_the_answer() -> None:
 
 def test_other_columns_are_features() -> None:
     rows: list[dict[str, Any]] = [
-        {"problem": f"q{n}", "answer": "1", "rate": f"{n}/8", "level": str(n % 3), "extra": {"hard": n % 2 == 0, "index": n},
+        {"problem": f"q{n}", "answer": "1", "rate": f"{n}/8", "level": str(n % 3),
+         "extra": {"hard": n % 2 == 0, "index": n},
          "llama8b_solve_rate": None if n == 0 else n / 40, "source": "ab"[n % 2], "uuid": f"u{n}", "note": "x" * 200,
          "rare": 1 if n == 3 else None, "said": f"words {n}", "tags": ["a"]}
         for n in range(40)

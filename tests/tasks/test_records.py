@@ -115,7 +115,7 @@ def test_on_the_command_line(tmp_path: Path, judge: str, capsys: pytest.CaptureF
         (["--data", data, "--reward", judge], "model: expected a causal LM's folder or hub id for --data, got none"),
         (["--data", "no.jsonl", "--reward", judge, "--model", "countdown"], "got 'no.jsonl': no such file"),
         (["--data", odd, "--reward", judge, "--model", "countdown"], "expected a problem (problem, question, prompt"),
-        (["--data", data, "--reward-range", "-1", "1"], "expected --reward with them, got none"),
+        (["--data", data, "--reward-range", "-1", "1"], "reward_range, reward_solved_at: expected"),
     ):
         status, _, err = call(capsys, "train", "--out", str(tmp_path / "other"), *arguments)
         assert status == 2

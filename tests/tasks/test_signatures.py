@@ -31,14 +31,14 @@ def test_trls_functions_are_given_lists_and_columns() -> None:
     adapted(reward)("2", {"prompt": "1 + 1 =", "solution": "2"})
     assert (seen["prompts"], seen["completions"]) == (["1 + 1 ="], ["2"])
     assert adapted(lambda completions: [len(one) for one in completions])("abc", {"prompt": "q"}) == 3
-    assert adapted(lambda completions: [None])("abc", {"prompt": "q"}) is None
+    assert adapted(lambda completions: [None for _ in completions])("abc", {"prompt": "q"}) is None
 
     async def slow(completions: Any, **_: Any) -> list[float]:
         return [0.5 for _ in completions]
 
     assert adapted(slow)("a", {"prompt": "q"}) == 0.5
     with pytest.raises(TypeError, match="expected a reward of TRL that does without completion_ids"):
-        adapted(lambda completions, completion_ids: [1.0])
+        adapted(lambda completions, completion_ids: [completions, completion_ids])
 
 
 def test_verls_and_openrlhfs_functions() -> None:
@@ -47,7 +47,7 @@ def test_verls_and_openrlhfs_functions() -> None:
         return {"score": 1.0 if solution_str == ground_truth else -1.0, "acc": solution_str == ground_truth}
 
     assert adapted(compute_score)("2", RECORD) == {"score": 1.0, "acc": True}
-    assert adapted(lambda solution_str, ground_truth: ground_truth)("x", {"question": "q", "answer": 4}) == "4"
+    assert adapted(lambda solution_str, ground_truth: solution_str + ground_truth)("x", {"answer": 4}) == "x4"
 
     def reward_func(queries: Any, prompts: Any, labels: Any) -> dict[str, Any]:
         return {"rewards": torch.tensor([float(queries == [f"q{labels[0]}"] and prompts == ["q"])])}
@@ -87,7 +87,7 @@ def test_what_is_no_reward_is_told() -> None:
     with pytest.raises(ValueError, match="expected a dictionary with score, reward or acc, got x"):
         checked({"x": 1})
     with pytest.raises(ValueError, match="expected one reward for one completion, got 2"):
-        adapted(lambda completions: [1.0, 0.0])("a", {"prompt": "q"})
+        adapted(lambda completions: [*completions, "b"])("a", {"prompt": "q"})
     for bounds, solved_at, message in (
         ((1, 1), None, "two finite numbers that rise, got 1 and 1"), ((0, math.inf), None, "two finite numbers"),
         ((0, 1), 0.5, "expected at most one of them, got both"),
