@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 import tyro
 from helpers.chat import chat_model
 from helpers.tiny import call
@@ -242,7 +243,10 @@ def test_every_training_command_has_five_problems(line: str) -> None:
         task._judge.close()  # type: ignore[attr-defined]
     if "rates" in line:
         sampler = make_sampler(config, task)
-        assert sampler.history.features["llama8b_solve_rate"] == [float(gold) / 40 for gold in golds[: len(train)]]
+        rates = sampler.history.features["llama8b_solve_rate"]
+        assert rates == [float(gold) / 40 for gold in golds[: len(train)]]
+        level = sampler.belief @ torch.arange(7.0, dtype=sampler.belief.dtype)
+        assert torch.equal(level.argsort(), torch.tensor(rates).argsort())
 
 
 @pytest.mark.parametrize("line", FIT, ids=lambda line: line.removeprefix("dps-pyro fit --history "))
