@@ -19,7 +19,7 @@ from helpers.tiny import call
 from pyarrow import parquet
 
 from dps_pyro.cli import fit
-from dps_pyro.cli.logs import read_history
+from dps_pyro.cli.inputs import read_history
 from dps_pyro.cli.train import read_settings
 from dps_pyro.tasks import judge
 from dps_pyro.trainers.parts import make_sampler, make_task

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from dps_pyro.cli.logs import LogOptions
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from dps_pyro.dynamics.contract import Dynamics
@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
 
     from rich.table import Table
 
-    from dps_pyro.cli.logs import read_history
+    from dps_pyro.cli.inputs import read_history
     from dps_pyro.evaluation.comparison import compare
     from dps_pyro.inference.methods import method_named
     from dps_pyro.support.console import plain_console

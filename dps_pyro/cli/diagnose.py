@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from dps_pyro.cli.logs import LogOptions
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from dps_pyro.inference.posterior import Posterior
@@ -45,8 +45,7 @@ def run(arguments: list[str]) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from dps_pyro.cli.inputs import read_model
-    from dps_pyro.cli.logs import read_history
+    from dps_pyro.cli.inputs import read_history, read_model
     from dps_pyro.evaluation.diagnosis import diagnose
     from dps_pyro.inference.posterior import Posterior
     from dps_pyro.support.console import plain_console

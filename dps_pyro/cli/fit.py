@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from dps_pyro.cli.logs import LogOptions
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +73,7 @@ def run(arguments: list[str]) -> int:
 
     from rich.table import Table
 
-    from dps_pyro.cli.inputs import read_model
-    from dps_pyro.cli.logs import read_history
+    from dps_pyro.cli.inputs import read_history, read_model
     from dps_pyro.inference.fitting import fit, suits_laplace
     from dps_pyro.inference.methods import method_named
     from dps_pyro.inference.posterior import Posterior

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from dps_pyro.cli.logs import LogOptions
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
     """Replay, show, write."""
     options = tyro.cli(Options, prog="dps-pyro replay", args=arguments)
 
-    from dps_pyro.cli.logs import read_history
+    from dps_pyro.cli.inputs import read_history
     from dps_pyro.inference.posterior import Posterior
     from dps_pyro.report.replay import draw, spreads
     from dps_pyro.storage import atomic_path, strict_json

@@ -14,7 +14,7 @@ import pytest
 from helpers.tiny import call
 
 from dps_pyro import PromptSampler
-from dps_pyro.cli.logs import contents
+from dps_pyro.cli.inputs import contents
 from dps_pyro.history.foreign import read_log
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.history.rollouts import Rollout, history_of, prompt_id
