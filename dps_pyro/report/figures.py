@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +25,7 @@ from dps_pyro.report.canvas import (
     share_axis,
 )
 from dps_pyro.report.run import Floats, Run, column, number
+from dps_pyro.report.saving import draw_saving
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +110,7 @@ def accuracy(run: Run, others: Sequence[tuple[str, Run]] = ()) -> Picture:
     told = ""
     if others:
         drawn.legend(loc="outside upper left", ncols=2, handlelength=2.4)
-        told = _saving(axes, run, *others[0])
+        told = draw_saving(axes, run, *others[0])
     last = run.evals[-1]
     size = f"{last.get('prompts', '?')} test prompts × {last.get('samples', '?')} samples"
     caption = (
@@ -118,28 +118,6 @@ def accuracy(run: Run, others: Sequence[tuple[str, Run]] = ()) -> Picture:
         f"further left is better; bars are one standard error.{told}"
     )
     return Picture("accuracy", title, caption, drawn)
-
-
-def _saving(axes: Axes, run: Run, name: str, other: Run) -> str:
-    """Draw between the two curves how many rollouts each took to the other run's final accuracy; returns what it says,
-    or nothing where that accuracy was not reached."""
-    curves = [(column(arm.evals, "rollouts"), column(arm.evals, "accuracy")) for arm in (run, other)]
-    curves = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in curves]
-    if any(len(y) < 2 for _, y in curves):
-        return ""
-    target = measures.mean(curves[1][1][-measures.LAST :])
-    own, theirs = (measures.crossing(x, y, target) for x, y in curves)
-    if not (math.isfinite(own) and math.isfinite(theirs) and theirs > 0):
-        return ""
-    axes.annotate("", (own, target), (theirs, target), arrowprops={"arrowstyle": "<->", "color": AMBER})
-    axes.annotate(
-        f"{own / theirs:.0%} of the rollouts", ((own + theirs) / 2, target), (0, -4), textcoords="offset points",
-        ha="center", va="top", fontsize=8,
-    )  # fmt: skip
-    return (
-        f" The arrow is at {target:.1%}, the final accuracy of {name} (the mean of its last {measures.LAST} "
-        f"evaluations): it took {theirs:,.0f} rollouts there, and this run {own:,.0f}."
-    )
 
 
 def useful(run: Run, others: Sequence[tuple[str, Run]] = ()) -> Picture:
