@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
+
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from dps_pyro.dynamics.contract import Dynamics
@@ -16,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["Options", "run"]
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(LogOptions):
     """Fit models to a log, score them on prompts that were left out, and rank them."""
 
     history: Path
-    """A history.parquet: columns prompt, step, solved, trials."""
+    """A history.parquet (columns prompt, step, solved, trials), or another loop's log, as `dps-pyro fit` takes it."""
     models: tuple[str, ...] = ("LogitWalk", "SolvingProgress")
     """Names in dps_pyro.models, or path/to/file.py:Name; each may have arguments of its constructor after it, as YAML:
     "LogitWalk{groups: operands}". Features of the history go by their names."""
@@ -53,14 +56,14 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.inference.methods import method_named
     from dps_pyro.support.console import plain_console
 
-    history = read_history(options.history)
+    console = plain_console()
+    history = read_history(options.history, options, partial(console.print, highlight=False, soft_wrap=True))
     settings = {"guide": options.guide, "steps": options.steps, "draws": options.draws}
     if options.method is None and any(setting is not None for setting in settings.values()):
         raise ValueError("method: expected one of laplace, svi and nuts with settings of a method, got none")
     method = None if options.method is None else method_named(options.method, **settings)
     models = {name: _read(name, history) for name in options.models}
     ranked = compare(models, history, score=options.score, method=method, seed=options.seed)
-    console = plain_console()
     table = Table(title=f"{options.score}: log predictive density of {len(ranked[0].elpd.rows)} prompts, in nats")
     for heading in ("model", "elpd", "behind the best", "± se", "a group", "bad k", "fit, s"):
         table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
+
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,13 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["Options", "run"]
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(LogOptions):
     """Fit a dynamics model to logged rollouts; the result is a prior for `dps-pyro train --prior`."""
 
     history: Path
     """A history.parquet (columns prompt, step, solved, trials), or another loop's log: TRL's completions folder, verl's
-    rollout_data_dir, a table exported from W&B."""
+    rollout_data_dir, the rollouts of prime-rl, open-instruct, NeMo-RL or OpenRLHF, a table exported from W&B."""
     out: Path
     """The folder to write the posterior to."""
     model: str = "SolvingProgress"
@@ -62,19 +65,6 @@ class Options:
     """The random seed of the fit."""
     check: bool = True
     """Check first that the model keeps the contract (the cheap half of `dps-pyro check`)."""
-    # Of another loop's log:
-    format: Literal["auto", "history", "trl", "verl", "wandb"] = "auto"
-    """What the log is; told by its content if left out."""
-    reward: str | None = None
-    """The column with the reward that tells what is solved, where there are several."""
-    id_column: str | None = None
-    """The column with the prompts' ids; a hash of the prompt if left out."""
-    solved_at: float = 1.0
-    """A completion with at least this reward solved its prompt."""
-    partial: bool = False
-    """Rewards within 0..1 are partial solutions (for DenseReward); solved_at is left aside."""
-    every: int = 1
-    """Optimizer steps a generation, where the loop uses rollouts for several."""
 
 
 def run(arguments: list[str]) -> int:
@@ -83,22 +73,15 @@ def run(arguments: list[str]) -> int:
 
     from rich.table import Table
 
-    from dps_pyro.cli.inputs import read_model
-    from dps_pyro.history.foreign import read_log
+    from dps_pyro.cli.inputs import read_history, read_model
     from dps_pyro.inference.fitting import fit, suits_laplace
     from dps_pyro.inference.methods import method_named
     from dps_pyro.inference.posterior import Posterior
     from dps_pyro.support.console import plain_console
     from dps_pyro.testing import check_quickly
 
-    history = read_log(
-        options.history,
-        options.format,
-        reward=options.reward,
-        id_column=options.id_column,
-        solved_at=None if options.partial else options.solved_at,
-        every=options.every,
-    )
+    console = plain_console()
+    history = read_history(options.history, options, partial(console.print, highlight=False, soft_wrap=True))
     start, prior = (None if path is None else Posterior.load(path) for path in (options.start, options.prior))
     model = read_model(options.model, options.model_args, history, prior or start)
     if options.check:
@@ -117,12 +100,13 @@ def run(arguments: list[str]) -> int:
         draws=options.draws,
     )
     posterior = fit(model, history, method, prior=prior, widen=options.widen, seed=options.seed)
+    made = {"model": options.model, "model_args": options.model_args}
+    posterior = replace(posterior, about={**posterior.about, "made": made})
     posterior.save(options.out)
     table = Table("site", "mean", "standard deviation", title=f"{options.model} on {len(history)} groups")
     for name, draws in posterior.draws.items():
         shown = draws if draws[0].numel() <= 25 else draws.reshape(len(draws), -1)[:, :3]
         table.add_row(name, _text(shown.mean(0)), _text(shown.std(0)) if len(draws) > 1 else "")
-    console = plain_console()
     console.print(table)
     ended = {"svi": "the ELBO is flat", "laplace": "the search is at the top", "nuts": "the draws agree"}
     if not posterior.converged:
