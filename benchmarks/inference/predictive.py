@@ -5,7 +5,8 @@
 Prompts move and answer as a model says, a sampler of that model selects whom to roll out, and the one-step-ahead checks
 are asked of the log. At the truth each check's tail probabilities over the logs of an acquisition are to be uniform:
 chi-square over five bins, p above 0.01 after Bonferroni over the checks. A three-state model that is fitted to logs of
-a walk over 25 success logits, selected by itself, is to fail a check (tail below 0.01) in nine logs of ten.
+a walk over 25 success logits, selected by itself, is to fail a check (tail below 0.01) in nine logs of ten. How many
+logs of the true model fail a check by the same rule is counted beside it.
 """
 
 from __future__ import annotations
@@ -67,14 +68,23 @@ def at_the_truth(acquisition: str, options: argparse.Namespace) -> dict[str, Any
     tails: dict[str, list[float]] = {}
     draws = {name: value.expand(options.replications, *value.shape) for name, value in TRUTH.items()}
     known = Posterior({}, TRUTH, torch.zeros(0), True)
+    flagged = 0
     for seed in range(options.logs):
         sampler = PromptSampler(model, options.prompts, acquisition=acquisition, posterior=known, seed=seed)
         log = played(model, TRUTH, sampler, options.steps, options.batch, seed)
-        for check in predictive_checks(model, log, draws, seed=seed):
-            tails.setdefault(check.name, []).append(check.tail)
+        found = {check.name: check.tail for check in predictive_checks(model, log, draws, seed=seed)}
+        flagged += min(found.values()) < LEVEL
+        for name, tail in found.items():
+            tails.setdefault(name, []).append(tail)
     chances = {name: uniform(torch.tensor(found)) for name, found in tails.items()}
     smallest = min(chances.values()) * len(chances)
-    return {"acquisition": acquisition, "logs": options.logs, "p": chances, "uniform": smallest > LEVEL}
+    return {
+        "acquisition": acquisition,
+        "logs": options.logs,
+        "p": chances,
+        "uniform": smallest > LEVEL,
+        "flagged": flagged,
+    }
 
 
 def uniform(tails: Tensor) -> float:
@@ -100,9 +110,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=int, default=50, help="logs for each acquisition (%(default)s)")
     parser.add_argument("--wrong", type=int, default=10, help="logs of the wrong model (%(default)s)")
-    parser.add_argument("--prompts", type=int, default=100, help="prompts of each log (%(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="steps of each log (%(default)s)")
-    parser.add_argument("--batch", type=int, default=12, help="prompts rolled out at each step (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=50, help="prompts of each log (%(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="steps of each log (%(default)s)")
+    parser.add_argument("--batch", type=int, default=25, help="prompts rolled out at each step (%(default)s)")
     parser.add_argument("--replications", type=int, default=199, help="replications of each log (%(default)s)")
     parser.add_argument("--out", type=Path, help="the JSON file to write")
     options = parser.parse_args()

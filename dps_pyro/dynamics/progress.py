@@ -166,23 +166,6 @@ class Shown(TorchDistribution):
         picked: Tensor = Vindex(self._emission.log_prob(value.unsqueeze(-1)))[..., self._z]
         return picked
 
-    def sample_ahead(self, value: Tensor) -> Tensor:
-        """[..., N, T], one draw from `p(y_t | y_<t)` at every step, each given the true outcomes before it; 0 where
-        missing.
-
-        Args:
-            value: [..., N, T], the outcomes.
-        """
-        timed = _time_first(self._steps, self._lead)
-        with torch.no_grad():
-            after = self.filter(value).belief
-            start = self._initial.probs.expand(after.shape[1:]).unsqueeze(0)
-            before = torch.cat([start, predict(after[:-1], self._moves()[:-1])])
-            z = dist.Categorical(before).sample()
-            shown = unchecked(self._emit(timed)).expand(after.shape).sample()
-            outcome = shown.gather(-1, z.unsqueeze(-1)).squeeze(-1)
-            return torch.where(timed.trials > 0, outcome, 0.0).movedim(0, -1)
-
     def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         drawn = self._emission.expand([*self.batch_shape, self._emission.batch_shape[-1]]).sample(sample_shape)
         picked: Tensor = Vindex(drawn)[..., self._z]
