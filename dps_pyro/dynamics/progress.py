@@ -126,6 +126,10 @@ class Progress(TorchDistribution):
 
     def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         """[..., N, T] outcomes drawn from the law; 0 where missing."""
+        return self.sample_with_states(sample_shape)[0]
+
+    def sample_with_states(self, sample_shape: Size = torch.Size()) -> tuple[Tensor, Tensor]:  # noqa: B008 - as above
+        """[..., N, T] outcomes drawn from the law, 0 where missing, and long [..., N, T], the states that show them."""
         batch = torch.Size(sample_shape) + self.batch_shape
         own = self._lead + 1  # batch dimensions between time and the states
         extra, inner = batch[:-own], batch[-own:]
@@ -135,13 +139,14 @@ class Progress(TorchDistribution):
             z = self._initial.expand(inner).sample(extra)
             emission = unchecked(self._emit(timed)).expand([len(timed.trials), *inner, num_states])
             shown = emission.sample(extra).movedim(len(extra), 0)
-            outcomes = []
+            outcomes, states = [], []
             for t, transition in enumerate(self._moves()):
                 outcome = shown[t].gather(-1, z.unsqueeze(-1)).squeeze(-1)
                 outcomes.append(torch.where(timed.trials[t] > 0, outcome, 0.0))
+                states.append(z)
                 law = transition.expand(*batch, num_states, num_states)
                 z = dist.Categorical(Vindex(law)[..., z, :]).sample()
-        return torch.stack(outcomes, -1)
+        return torch.stack(outcomes, -1), torch.stack(states, -1)
 
 
 class Shown(TorchDistribution):
