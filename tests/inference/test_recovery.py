@@ -58,6 +58,15 @@ def test_a_row_of_the_benchmark() -> None:
     assert 0.5 < row["global"]["coverage"] <= 1
 
 
+def test_a_row_of_the_default_method() -> None:
+    torch.set_default_dtype(torch.float64)
+    settings = {"histories": 4, "prompts": 20, "steps": 6, "observed": 0.5, "svi_steps": 50, "draws": 100}
+    row = measure("SolvingProgress", "laplace", **settings, seed=1)
+    assert row["global"]["scalars"] == 16 and row["global"]["error"] < row["global"]["prior_error"]
+    assert 0.6 < row["global"]["coverage"] <= 1
+    assert row["cost"] > 0 and row["seconds_a_fit"] > 0 and row["resampled"] <= 4
+
+
 def test_every_fitted_model_of_the_gallery_recovers_what_made_its_histories() -> None:
     """The committed recoveries: fifty histories a model, points better than the prior's mean, intervals that hold the
     truth in seven of ten cases at least, and a guide with correlations no worse than one without (the numbers are in
