@@ -58,7 +58,7 @@ def beginning(site: Any) -> Tensor:
     Pyro's choice. Pyro's own `init_to_mean` has no centre for the laws of a primed model, and would begin at equal
     chances, far from what earlier runs taught."""
     middle = _middle(site["fn"])
-    return init_to_mean(site) if middle is None else middle  # type: ignore[no-any-return]
+    return init_to_mean(site) if middle is None else middle
 
 
 def _middle(law: Any) -> Tensor | None:

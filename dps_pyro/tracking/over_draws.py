@@ -21,6 +21,7 @@ from torch import Tensor
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.forward import condition, predict
 from dps_pyro.dynamics.step import Step
+from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Groups, State
 from dps_pyro.tracking.rates import Mixture
 from dps_pyro.tracking.tracker import Tracker
@@ -133,7 +134,7 @@ class TrackerOverDraws(Tracker):
         Raises:
             ValueError: it belongs to another kind of model or number of prompts or draws, or is none.
         """
-        weights = state.get("log_weights") if isinstance(state, Mapping) else None
+        weights = checks.instance("state", state, Mapping).get("log_weights")
         if not isinstance(weights, Tensor) or weights.shape != self.ways:
             raise ValueError(f"state: expected log_weights of {self.ways[0]} draws, got {weights}")
         super().load_state_dict(state)
