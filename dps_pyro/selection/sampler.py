@@ -22,7 +22,7 @@ from dps_pyro.history.log import Features, RolloutHistory
 from dps_pyro.history.values import step_columns, useful_by_sum
 from dps_pyro.inference.refit import Refit, Refitter
 from dps_pyro.selection.acquisition import Acquisition, Forecast
-from dps_pyro.selection.arguments import acquisition_of, booleans, same_columns
+from dps_pyro.selection.arguments import acquisition_of, booleans, few_draws, same_columns
 from dps_pyro.selection.baseline import leave_one_out
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.handed_out import Ahead
@@ -33,8 +33,9 @@ from dps_pyro.selection.signal import Signal, best_sizes
 from dps_pyro.selection.waits import rule_of
 from dps_pyro.support import checks
 from dps_pyro.support.locks import Lock, one_at_a_time
+from dps_pyro.tracking.over_draws import TrackerOverDraws
 from dps_pyro.tracking.pooled import PooledTracker, pooled_tracker
-from dps_pyro.tracking.predictor import Predictor
+from dps_pyro.tracking.predictor import Filter, Predictor
 from dps_pyro.tracking.tracker import Tracker, is_fitted, track
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ class PromptSampler:
             (the rule of the paper), "entropy", "uniform" or another name of `ACQUISITIONS`, or your own function.
         trials: the group size planned: `select` ranks prompts by the chance that a group of this size is useful.
         posterior: a fitted prior of the same model; the model's own prior means if left out.
+        posterior_draws: filter at so many of the posterior's draws instead of at its mean, exactly at each, and believe
+            the average, in which a draw counts as much as it has predicted the groups so far (`TrackerOverDraws`). A
+            step costs so many times as much. None: the mean. Not with pooled beliefs, nor with refits.
         features: what is known of each prompt before any rollout, for the log: name -> N numbers or N strings. (What a
             model uses of them, its constructor takes.)
         refit_every: fit the model to the history so far every so many steps, filter the history again at what was
@@ -87,6 +91,7 @@ class PromptSampler:
         acquisition: str | Acquisition = "soft",
         trials: int = 8,
         posterior: Posterior | None = None,
+        posterior_draws: int | None = None,
         features: Features | None = None,
         refit_every: int | None = None,
         refit: Refit = Refit(),  # noqa: B008 - it is frozen
@@ -104,6 +109,8 @@ class PromptSampler:
         self.dynamics = dynamics
         if posterior is not None and isinstance(dynamics, Dynamics):
             same_columns(dynamics, posterior)
+        few = None if posterior_draws is None else few_draws(dynamics, posterior, posterior_draws, pooled, refit_every)
+        pooled = pooled if few is None else False
         runs = getattr(dynamics, "run_sites", ())
         values = None if posterior is None else {k: v for k, v in posterior.point.items() if k not in runs}
         wanted = self.num_prompts >= MANY and rule_of(self._acquire) is not None if pooled is None else pooled
@@ -111,7 +118,9 @@ class PromptSampler:
         if pooled and found is None:
             name = type(dynamics).__name__
             raise ValueError(f"pooled: expected a model whose prompts are of a few kinds, got {name} without")
-        self.tracker = found or track(dynamics, self.num_prompts, values=values, dtype=dtype)
+        self.tracker: Filter = found or track(dynamics, self.num_prompts, values=values, dtype=dtype)
+        if few is not None and is_fitted(dynamics):
+            self.tracker = TrackerOverDraws(dynamics, self.num_prompts, values=few, dtype=dtype)
         self._choice = PooledChoice.of(self.tracker, self._acquire)
         self._retired: Tensor | None = None  # bool [N]; None where none are
         self.tracker.history.ids = self.ids

@@ -131,7 +131,7 @@ class PooledTracker(Tracker):
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        return self._means()
+        return self._means(self._theta)
 
     def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
         """See `Tracker.expected`."""
