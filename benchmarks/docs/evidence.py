@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.cost import trainer
 from benchmarks.docs import pictures
 from benchmarks.learning import geometry, smollm2, tasks
+from dps_pyro.trainers.bench.results import table as bench_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -30,6 +31,7 @@ def main() -> None:
         page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")
     drawn = {
         "selectors": pictures.selectors,
+        "planning": pictures.planning,
         "demo": pictures.demo,
         "replay": pictures.replay,
         "smollm2": smollm2.draw,
@@ -48,6 +50,7 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
+        "planning": lambda: bench_table(_read("planning")),
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "replay-own": lambda: replay(_read("replay"), "own"),
