@@ -43,7 +43,7 @@ def visit(trackers: list[Filter], rng: np.random.Generator) -> None:
     trials = torch.from_numpy(rng.integers(0, 9, len(rows)))
     solved = torch.from_numpy(rng.integers(0, trials.numpy() + 1)).double()
     now, dice = trackers[0].step, rng.random()
-    oldest = 0 if dice > 0.98 else max(0, now - 100)  # most late groups are of the last steps
+    oldest = 0 if dice > 0.99 else max(0, now - 30)  # most late groups are of the last steps
     step = None if dice < 0.6 else now + int(rng.integers(0, 20)) if dice < 0.75 else int(rng.integers(oldest, now + 1))
     late = step is not None and step < now
     progress = None if late or rng.random() < 0.5 else float(rng.random())
