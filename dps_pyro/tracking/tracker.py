@@ -127,14 +127,7 @@ class Tracker(Filter):
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        useful = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
-        means = self._means().unsqueeze(-1)  # [N or 1, K, 1]
-        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
-        ahead = [
-            (self.dynamics.transition(self._theta, step).probs.to(self.dtype) @ means).squeeze(-1)
-            for step in (trained, left)
-        ]
-        return (self.belief * useful * (ahead[0] - ahead[1])).sum(-1)
+        return (self.belief * self._worth(trials, self._means())).sum(-1)
 
     def refilter(self, values: Mapping[str, Tensor]) -> None:
         """Filter the whole history again at other site values: exactly where the filter would be, had it run at them
@@ -195,6 +188,16 @@ class Tracker(Filter):
         """One step: the rows `at` [V] of the state now have `posterior` [V, K]; all of it moves on."""
         belief = state["belief"].index_copy(0, at, posterior)
         return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
+
+    def _worth(self, trials: int, means: Tensor) -> Tensor:
+        """[N or 1, K], `progress` in each state, where `means` [N or 1, K] are the states' mean rewards."""
+        useful = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
+        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
+        ahead = [
+            (self.dynamics.transition(self._theta, step).probs.to(self.dtype) @ means.unsqueeze(-1)).squeeze(-1)
+            for step in (trained, left)
+        ]
+        return useful * (ahead[0] - ahead[1])
 
     def _means(self) -> Tensor:
         """[N or 1, K], the mean reward of one rollout in each state."""

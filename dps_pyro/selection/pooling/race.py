@@ -53,8 +53,8 @@ class Shelves:
     def hold(self, outlook: Outlook) -> bool:
         """Whether the bounds still hold, and few slots were touched since."""
         tracker = outlook.tracker
-        fresh = self.made == tracker.settled and tracker.step <= self.until and self.trials == outlook.trials
-        return fresh and len(tracker.touched()) <= max(1 << 13, len(self.order) // 64)
+        fresh = self.made == tracker.waiting.settled and tracker.step <= self.until and self.trials == outlook.trials
+        return fresh and len(tracker.waiting.touched()) <= max(1 << 13, len(self.order) // 64)
 
     def race(
         self,
@@ -81,7 +81,7 @@ class Shelves:
         first = self.counts.cumsum(0) - self.counts
         latest = float(others.kthvalue(count).values) if len(others) >= count else math.inf
         found = Arrivals(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long))
-        gone = tracker.touched()  # their bounds hold no more; they are among the others
+        gone = tracker.waiting.touched()  # their bounds hold no more; they are among the others
         start, length = 0.0, 1.3 * count / max(float(rate.sum()), 1e-300)
 
         def left(slots: Tensor) -> Tensor:
