@@ -21,16 +21,17 @@ __all__ = ["DemoOptions", "compare", "run_demo"]
 
 @dataclass
 class DemoOptions:
-    """Fine-tune the embedded Countdown policy on predicted prompts, beside a short uniform arm, and draw a report."""
+    """Fine-tune the embedded Countdown policy on predicted prompts, next to a short run with uniform selection, and
+    draw a report."""
 
     out: Path | None = None
-    """The folder for both runs; runs/demo, runs/demo-2, ... if left out."""
+    """The folder for both runs. The default is the first free one of runs/demo, runs/demo-2 and so on."""
     steps: int = 120
-    """Training steps with predicted prompts."""
+    """The number of training steps with predicted prompts."""
     uniform_steps: int = 25
-    """Training steps of the uniform arm."""
+    """The number of training steps with uniform selection."""
     seed: int = 0
-    """Of both runs."""
+    """The random seed of both runs."""
 
 
 def run_demo(options: DemoOptions) -> int:

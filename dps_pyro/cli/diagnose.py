@@ -12,21 +12,21 @@ __all__ = ["Options", "run"]
 
 @dataclass
 class Options:
-    """Diagnose a fit: how it ended, how well it predicts, what its model cannot do. Prints tables; with --out, writes
-    diagnosis.png and groups.nc, the fit as ArviZ has it."""
+    """Diagnose a fit: how it ended, how well it predicts, and what the model cannot describe. Prints tables. With --out
+    it also writes diagnosis.png and groups.nc, which ArviZ reads."""
 
     history: Path
     """The history.parquet that the model was fitted to."""
     posterior: Path
-    """The folder of dps-pyro fit."""
+    """The folder that `dps-pyro fit` wrote."""
     model: str = "LogitWalk"
     """The model that was fitted: a name in dps_pyro.models, or path/to/file.py:Name."""
     model_args: str = "{}"
-    """Arguments of its constructor, as YAML, as they were of the fit."""
+    """Arguments for the constructor of the model, as YAML. They must be those of the fit."""
     out: Path | None = None
-    """The folder to write the picture and ArviZ's groups to."""
+    """The folder for diagnosis.png and groups.nc."""
     seed: int = 0
-    """Of the replicated logs."""
+    """The random seed of the replicated logs."""
 
 
 def run(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What commands read: logs, and models by their names."""
+"""The inputs of commands: logs, and models by their names."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["read_history", "read_model", "read_predictor"]
 
 
 def read_history(path: Path) -> RolloutHistory:
-    """A log: ours, or one that `dps_pyro.history.foreign.read_log` reads without being told more.
+    """Read a log of this package, or one that `dps_pyro.history.foreign.read_log` reads without further settings.
 
     Raises:
-        ValueError: the file is not of a log.
-        OSError: it cannot be read.
+        ValueError: the file is not a log.
+        OSError: the file cannot be read.
     """
     from dps_pyro.history.foreign import read_log
 
@@ -30,16 +30,16 @@ def read_history(path: Path) -> RolloutHistory:
 def read_predictor(
     name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None
 ) -> Dynamics[Any] | Predictor:
-    """A model, or a baseline that brings its own filter, for the prompts of a log.
+    """Make a model, or a baseline that brings its own filter, for the prompts of a log.
 
     Args:
-        name: in dps_pyro.models, or path/to/file.py:Name.
-        arguments: of its constructor, as YAML.
-        history: whose features `groups` and `features` name.
-        posterior: that it is to be run at, which knows the labels of groups and what an average feature is.
+        name: a name in dps_pyro.models, or path/to/file.py:Name.
+        arguments: the arguments for its constructor, as YAML.
+        history: the log. The arguments `groups` and `features` name its features.
+        posterior: the posterior that the model will use. It knows the labels of groups and the average features.
 
     Raises:
-        ValueError: there is no such model, or the arguments are not its.
+        ValueError: there is no such model, or it does not take these arguments.
     """
     from dps_pyro.models.by_name import make
 
@@ -50,10 +50,10 @@ def read_predictor(
 
 
 def read_model(name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None) -> Dynamics[Any]:
-    """A model that can be fitted.
+    """Make a model that can be fitted.
 
     Raises:
-        ValueError: as `read_predictor`, or it is a baseline that learns while it filters.
+        ValueError: as in `read_predictor`, or the model is a baseline that learns while it filters.
     """
     found = read_predictor(name, arguments, history, posterior)
     if not is_fitted(found):
