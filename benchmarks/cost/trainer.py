@@ -101,7 +101,7 @@ def table(result: dict[str, Any]) -> str:
     drawn = result["rollouts"]
     cost = {name: statistics.median(values) for name, values in drawn["milliseconds_a_token"].items()}
     what = f"rollouts, SmolLM2, {drawn['prompts']} groups of {drawn['group']}, up to {drawn['tokens']} tokens"
-    costs = f"vLLM: {cost['vllm']:.1f} ms a token | `generate`: {cost['generate']:.1f} ms"
+    costs = f"vLLM: {cost['vllm']:.1f} ms per token | `generate`: {cost['generate']:.1f} ms"
     rows.append(f"| {what} | {costs} | {_shown(drawn['ratio'])} |")
     most = {name: row["most"] for name, row in result["memory"].items()}
     for what, ours, theirs in (
