@@ -1,6 +1,6 @@
 r"""A random walk on a grid of success logits: difficulty as a ladder instead of three classes.
 
-A prompt's state is the logit of its success rate, on an even grid from `-limit` to `limit`. Where prompts start is a
+A prompt's state is the logit of its success rate, on an even grid from `-limit` to `limit`. Prompts start from a
 population on the grid, of any shape, with room for hopeless and for easy prompts in the end rungs; a group of prompts
 (a subject, a level of difficulty) tilts the population its own way. At each step a prompt's logit goes up a rung,
 stays, or goes down a rung. How often depends on the rung, as the policy gradient of a prompt does: a group of rollouts
@@ -117,7 +117,7 @@ class LogitWalk(Dynamics[Parameters]):
         return {} if self.groups is None else {"labels": list(self.groups.labels)}
 
     def kinds(self, num_prompts: int) -> Tensor | None:
-        """Long [N], each prompt's group; None where there are no groups.
+        """Long [N], each prompt's group; None if there are no groups.
 
         Raises:
             ValueError: there are more prompts than labels in `groups`.

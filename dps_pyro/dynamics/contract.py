@@ -200,7 +200,7 @@ class Dynamics(ABC, Generic[Theta]):
 
 
 def _laid_out(history: RolloutHistory, rows: Tensor) -> tuple[Outcomes, Tensor | None]:
-    """The prompts' outcomes, and the rounds in which there were any; None where they are to be drawn."""
+    """The prompts' outcomes, and the rounds that have any; None if they are to be drawn."""
     every = len(rows) == history.num_prompts
     if not history.observed:
         solved, trials, trained, progress = history.dense()

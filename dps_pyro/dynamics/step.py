@@ -128,8 +128,8 @@ class Step:
         return self.each(lambda field: field[..., rows] if field.shape[-1] > 1 else field[..., whole])
 
     def dated(self) -> Step:
-        """Of steps with time last, [..., T]: with the steps' numbers and the times since visits, where they were left
-        out."""
+        """For steps with time last, [..., T]: the same steps, with their numbers and the times since the last visits
+        filled in if they were left out."""
         trials = self.trials
         number = torch.arange(trials.shape[-1], device=trials.device).expand(*[1] * (trials.ndim - 1), -1)
         return Step(trials, **{"number": number, "since": lambda: _since(trials), **self._given}, columns=self.columns)

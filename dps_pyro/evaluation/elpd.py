@@ -68,12 +68,12 @@ class Elpd(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Of the total, as the prompts are a sample of prompts; NaN of a single one."""
+        """Standard error of `total`, treating the prompts as a sample from a population. NaN if there is only one."""
         return _error(self.terms)
 
     @property
     def bad(self) -> Tensor:
-        """Long, the prompts whose term is not to be relied on: leaving them out moves the posterior too far."""
+        """Long, the prompts with an unreliable term: leaving them out moves the posterior too far."""
         return self.rows[:0] if self.pareto_k is None else self.rows[~(self.pareto_k <= self.good_k)]
 
 
@@ -91,7 +91,7 @@ class Prequential(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Of two expected log predictive densities, paired by prompt."""
+    """The difference of two expected log predictive densities, paired by prompt."""
 
     total: float
     standard_error: float
@@ -210,8 +210,8 @@ def log_likelihood(
     Args:
         dynamics: the model.
         history: the log, with outcomes.
-        draws: site -> [S, ...], of a fit to the same prompts. Of sites that each prompt has its own only the names
-            matter.
+        draws: site -> [S, ...], of a fit to the same prompts. For sites that each prompt has of its own, only the
+            names matter.
         copies: points in prompts' own parameters, drawn from their prior given the others, over which p is averaged;
             0 takes each prompt's own draws from `draws`. Sites whose law has an inverse distribution function (a
             Normal) are evened out by a Sobol sequence: of one such number a few dozen points say it all.

@@ -77,9 +77,9 @@ def replicate(
         history: the log, with outcomes if `sequential`.
         draws: site -> [S, ...]; of sites left out, each replication draws its own from the prior.
         sequential: each group is drawn from `p(y_t | y_<t)`, given what the log has before it. That holds however the
-            groups were selected, as a selection only looks at what came before. Otherwise whole logs are drawn on the
-            log's schedule, which is right only where the schedule does not depend on the outcomes.
-        seed: the random seed of the replications. The global RNG is left as it was.
+            groups were selected, because a selection depends only on earlier groups. Otherwise whole logs are drawn on
+            the log's schedule, which is right only if the schedule does not depend on the outcomes.
+        seed: the random seed of the replications. The global random generator does not change.
     """
     groups, made = layout(history), []
     solved, schedule = (observed(history), history) if sequential else (None, history.schedule())
@@ -128,9 +128,9 @@ def predictive_checks(
     or all right, whose group is so again) and "predictive ranks": the ranks of the groups among their replications, in
     ten bins, which are even where the predictions are right (randomised probability integral transforms).
 
-    Where groups are replicated one step ahead, a group's class before is the log's own, for the replications too. Where
-    whole logs are replicated, "prompts always wrong" and "prompts always right" (shares of the prompts with rollouts)
-    take the place of the last three checks.
+    If groups are replicated one step ahead, the class of a group before is that of the log, also for the replications.
+    If whole logs are replicated, "prompts always wrong" and "prompts always right" (shares of the prompts with
+    rollouts) take the place of the last three checks.
 
     Args:
         dynamics: the model.

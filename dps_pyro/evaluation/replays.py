@@ -188,8 +188,8 @@ def replay(
         sampler: a new one, of the log's prompts. It is played forward, and ends where the log does.
         selection: "own", the sampler's choice; "recorded", the batches that the log's run was trained on; "uniform",
             random batches, the same for every sampler.
-        batch_size: prompts a step, within 1..N; not of "recorded".
-        seed: of "uniform" selections.
+        batch_size: the number of prompts per step, within 1..N. It does not apply to "recorded".
+        seed: the random seed of "uniform" selections.
         tolerance: a group is useful where `tolerance < solved < trials - tolerance`, which is all that the sum of
             real-valued rewards can say of them (`useful_by_sum`). If left out, where the log has recorded that it was.
         progress: show a progress bar.

@@ -208,7 +208,7 @@ def sbc(
         reparam: for "hmc", site -> how to sample it, such as `LocScaleReparam(0)` where a site's scale is a parameter
             too: as the scale falls there is less and less room, and a chain does not get in. It is then the new site
             that is ranked, `"weights_decentered"`.
-        seed: of the whole. The global RNG is left as it was.
+        seed: the random seed of the simulations and fits. The global random generator does not change.
         progress: show a progress bar.
 
     Returns:

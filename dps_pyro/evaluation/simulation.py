@@ -54,7 +54,7 @@ def simulate(
         dynamics: the model.
         prompts: their number, or their ids.
         num_steps: T.
-        trials: rollouts a group.
+        trials: the number of rollouts per group.
         values: site name -> value, such as `Posterior.point`; the other sites are drawn from the prior.
         centre: the other sites stand at the prior's centre instead, as they do in an online filter.
         observed: the chance that a prompt is rolled out in a step, in (0, 1]; at 1 the log is full, as `replay` wants.
@@ -63,8 +63,8 @@ def simulate(
         shift_at: a step in 1..T-1 at which prompts' states are drawn anew from the initial distribution, as if the
             policy had been replaced; None for none.
         shift_share: of the prompts, in (0, 1]: a random one.
-        features: of the prompts, for the log. (The model's own, its constructor took.)
-        seed: of everything. The global RNG is left as it was.
+        features: the features of the prompts, for the log. (A model that uses features took them in its constructor.)
+        seed: the random seed of all draws. The global random generator does not change.
 
     Sums of rewards outside 0..trials, which a Gaussian emission draws, are put at those bounds. Real-valued rewards are
     drawn as their sums; which groups the log calls useful is what those say (`useful_by_sum`).
@@ -81,7 +81,7 @@ def simulate(
         shift_at = checks.count("shift_at", shift_at, 1, num_steps - 1)
     known = [None] * num_steps if progress is None else checks.numbers("progress", progress).tolist()
     if len(known) != num_steps:
-        raise ValueError(f"progress: expected {num_steps} numbers, one a step, got {len(known)}")
+        raise ValueError(f"progress: expected {num_steps} numbers, one per step, got {len(known)}")
     schedule = RolloutHistory(prompts, num_steps=num_steps, features=features)
     num_prompts = schedule.num_prompts
     dynamics.parameters(num_prompts, values)  # says so where the values are not its

@@ -91,7 +91,7 @@ def paths(
         values: as of `smoothed`.
         temperature: 1 draws from `p(z_1:T | y_1:T)`; 0 is its maximum (Viterbi), the single likeliest path, which need
             not pass through the likeliest state of every step.
-        seed: of the draw. The global RNG is left as it was.
+        seed: the random seed of the draw. The global random generator does not change.
 
     Raises:
         ValueError: as `smoothed`, or the temperature is neither 0 nor 1.

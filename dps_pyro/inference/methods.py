@@ -78,8 +78,8 @@ class Laplace:
     """The most probable point by L-BFGS, and draws from a Student-t distribution with the curvature there, kept
     by their importance weights. Fast, and close to exact, for some 256 parameters at most that all prompts share.
 
-    Where the weights cannot be relied on (Pareto k above 0.7), the draws are those of the Student-t distribution, which
-    is rather too wide than too narrow.
+    If the weights are not reliable (Pareto k above 0.7), the draws come from the Student-t distribution, which is
+    rather too wide than too narrow.
 
     Attributes:
         steps: evaluations of the gradient at most, at least 1. The search ends sooner where it is at the top.

@@ -43,7 +43,7 @@ def render(
 
 
 _PLACE = "<image>"
-"""Where a prompt's text shows an image, as in published data sets."""
+"""The place of an image in a prompt's text, as in published data sets."""
 
 
 def query(

@@ -43,8 +43,8 @@ LONGEST_REASON = 300
 
 
 class Groups(NamedTuple):
-    """Prompts, rolled out and judged. Where groups differ in size, `rewards` is as wide as the largest, and NaN where
-    there is no completion; its other entries are in the rollouts' order."""
+    """Prompts, rolled out and judged. If groups differ in size, `rewards` is as wide as the largest group and padded
+    with NaN. Its other entries are in the order of the rollouts."""
 
     rollouts: Rollouts  # one row a completion, those of a prompt adjacent
     rewards: Tensor  # [G, n], 0..1
@@ -56,7 +56,7 @@ class Groups(NamedTuple):
     expected: Tensor | None = None  # [G, n], what each completion was expected to earn, where that is the baseline
 
     def of(self, rows: Tensor) -> Tensor:
-        """Of `rows`, one a prompt that was to be rolled out, those of these groups."""
+        """The entries for these groups in `rows`, which has one entry per prompt that was to be rolled out."""
         return rows[: len(self.rewards)] if self.places is None else rows[self.places]
 
     @property
@@ -100,8 +100,8 @@ def roll_out(
     """Roll out the candidates, a batch at a time, until a batch's worth of groups is useful.
 
     Useful is a group whose rewards differ by more than `tolerance`. Without dynamic sampling the candidates are one
-    batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing. Where each
-    prompt has a group size of its own, in `sizes` (long, one a prompt), they are one batch, too.
+    batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing. If each
+    prompt has a group size of its own, in `sizes` (long, one per prompt), they are one batch, too.
 
     What was `drawn` ahead is not drawn again.
     """
@@ -154,7 +154,7 @@ def go_on(
         step: the training step, which decides the draws.
         clock: what times it.
 
-    A group whose second part could not be judged stays as it was.
+    If the second part of a group could not be judged, the group keeps its first part.
     """
     going = more.nonzero().squeeze(-1)
     if len(going) == 0:
@@ -318,9 +318,9 @@ def pass_at(k: int, solved: Tensor, samples: int) -> Tensor:
 
 
 def earnings(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
-    """The reward of each completion. Where the task's reward raised or ran out of time it is NaN, and the reason says
-    so: a zero would teach the policy that it was wrong. Where a task that judges a batch at once fails at it, they are
-    judged one by one, so that only those that it fails at are lost."""
+    """The reward of each completion. If the task's reward raised or ran out of time, the value is NaN, and the reason
+    says so: a zero would teach the policy that it was wrong. If a task that judges a whole batch fails, the completions
+    are judged one by one, so that only those at which it fails are lost."""
     if getattr(task, "rewards", None) is not None:
         with suppress(Exception):  # a user's own, of any kind; if it is the completions, each will say so
             found = judge(task, prompts, completions)

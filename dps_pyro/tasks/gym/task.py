@@ -100,7 +100,7 @@ class ReasoningGym:
         return [self.reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
     def _answer(self, completion: str) -> str | None:
-        """The last answer between the tags, or the whole completion; None where there is none."""
+        """The last answer between the tags, or the whole completion; None if there is none."""
         if self.style == "compact":
             return completion.strip() or None
         end = completion.rfind("</answer>")

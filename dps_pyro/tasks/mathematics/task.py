@@ -25,7 +25,7 @@ INSTRUCTION = "Please reason step by step, and put your final answer within \\bo
 
 
 class Suite(NamedTuple):
-    """Where an evaluation suite lies on the hub, and what its records call things."""
+    """The place of an evaluation suite on the hub, and the names of its fields."""
 
     source: str
     split: str
@@ -126,7 +126,7 @@ class Math:
         A record is a dictionary: ``{"problem": ..., "answer": ..., "level": 3, "type": "Algebra"}``.
 
         Args:
-            train: The records. Where a record has no answer, the last ``\boxed{}`` of its ``solution`` is the answer.
+            train: The records. If a record has no answer, the last ``\boxed{}`` of its ``solution`` is the answer.
             test: The held-out records. A record of `train` with the same problem is left out of `train`. If `test` is
                 left out, `test_size` records of `train` (at most half) are held out, drawn by `seed`.
             problem: The field with the problem; ``problem``, ``question`` or ``prompt``, if left out.
