@@ -235,8 +235,8 @@ def labels(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     settings = result["configuration"]
     note = (
-        f"One log per model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} of "
-        f"the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
+        f"One log per model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} "
+        f"of the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
 
