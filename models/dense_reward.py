@@ -75,7 +75,7 @@ class DenseReward(Dynamics[Parameters]):
             log of equal rewards has a likelihood.
         mean_gaps: [K + 1], Dirichlet concentrations of the gaps 0 → m_1 → ... → m_K → 1; if left out, the means are
             expected evenly from 0.1 to 0.9.
-        initial: [K], Dirichlet concentrations of the initial distribution; ones if left out.
+        initial: [K], Dirichlet concentrations of the initial distribution. The default is ones.
         transition: [K, K], Dirichlet concentrations of the transition matrix's rows. If left out, a state is expected
             to last about a hundred steps, and then to move to a neighbour eight times as often as two states away.
     """

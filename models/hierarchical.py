@@ -118,7 +118,7 @@ class Hierarchical(Dynamics[Parameters]):
         self.prompt_scale = concentrations("prompt_scale", prompt_scale, (2,))
         self.groups = None if groups is None else Groups(groups, labels)
         self.labels: tuple[str | int, ...] = () if self.groups is None else self.groups.labels
-        """The groups' labels, in the order of the site "z_group"; none where there are no groups."""
+        """The groups' labels, in the order of the site "z_group"; none if there are no groups."""
         self.nodes: Tensor | None = None
         """[Q], the eases that a prompt may have; None if each prompt has its own."""
         self.weights = torch.ones(1)
@@ -131,7 +131,7 @@ class Hierarchical(Dynamics[Parameters]):
             self.states = tuple(f"{level}, ease {ease:+.2g}" for level in self.states for ease in at)
 
     def carried(self) -> dict[str, Any]:
-        """The groups' labels, where there are groups."""
+        """The groups' labels, if there are groups."""
         return {} if self.groups is None else {"labels": list(self.groups.labels)}
 
     def kinds(self, num_prompts: int) -> Tensor | None:

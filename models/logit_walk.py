@@ -58,9 +58,9 @@ class LogitWalk(Dynamics[Parameters]):
     Args:
         groups: a label for each prompt, strings or numbers; at least as many as there are prompts to be tracked. None:
             prompts of one population.
-        labels: the groups that there are, in the order of the site "z_tilt"; those among `groups`, sorted, if left out.
-            A posterior has them in `about["columns"]`, for a model of other prompts, some of which may have other
-            labels: those stand at the population's centre.
+        labels: the groups that there are, in the order of the site "z_tilt". The default is those among `groups`,
+            sorted. A posterior has them in `about["columns"]`, for a model of other prompts, some of which may have
+            other labels: those stand at the population's centre.
         rungs: K, the size of the grid, at least 3.
         limit: the largest logit, positive; 6 is a success rate of 0.9975, and -6 one of 0.0025.
         ends: the shares of the prompts that are expected to start in the lowest and in the highest rung, beyond the
@@ -113,7 +113,7 @@ class LogitWalk(Dynamics[Parameters]):
         self._moves = torch.stack([_shift(rungs, by) for by in (-1, 0, 1)])  # [3, K, K]
 
     def carried(self) -> dict[str, Any]:
-        """The groups' labels, where there are groups."""
+        """The groups' labels, if there are groups."""
         return {} if self.groups is None else {"labels": list(self.groups.labels)}
 
     def kinds(self, num_prompts: int) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""`dps-pyro diagnose`: whether a fit is to be relied on, and whether its model describes the log."""
+"""`dps-pyro diagnose`: whether a fit can be trusted, and whether its model describes the log."""
 
 from __future__ import annotations
 

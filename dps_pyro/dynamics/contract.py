@@ -112,7 +112,7 @@ class Dynamics(ABC, Generic[Theta]):
 
     def primed(self, posterior: HasDraws, widen: float = 1.5) -> Self:
         """The same model with a fitted posterior as its prior: what earlier runs taught is where the next fit starts
-        from, and what it is held against.
+        from, and what it is compared with.
 
         Each number of a site that all prompts share is independently normal in unconstrained space, with the mean of
         the posterior's draws and `widen` times their standard deviation. The prompts' own sites keep their law given

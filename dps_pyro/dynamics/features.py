@@ -186,7 +186,7 @@ class Groups:
 
     Args:
         groups: a label for each prompt, strings or numbers.
-        labels: the groups that there are, in order; those among `groups`, sorted, if left out. A prompt of another
+        labels: the groups that there are, in order. The default is those among `groups`, sorted. A prompt of another
             label is of none of them: it stands at the population's centre.
     """
 

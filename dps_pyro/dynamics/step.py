@@ -47,7 +47,7 @@ class Step:
     """What is known of a training step besides its outcomes.
 
     Every field broadcasts against a model's batch [..., N], where N is the number of prompts. A field that all prompts
-    share has a last dimension of 1. Time and sample dimensions, where there are any, stand to the left of the prompts.
+    share has a last dimension of 1. Time and sample dimensions, if there are any, stand to the left of the prompts.
     The likelihood, the online filter, simulations and the replay of late groups all pass the same fields.
 
     Args:

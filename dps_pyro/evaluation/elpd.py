@@ -106,8 +106,8 @@ def loo(
         dynamics: the model.
         history: the log that it was fitted to.
         posterior: the fit.
-        copies: points in prompts' own parameters, where they have some.
-        seed: of those.
+        copies: the number of points for the parameters of each prompt's own, if there are any.
+        seed: the random seed of these points.
 
     Draws of an SVI guide are weighted to be the posterior's (Magnusson et al. 2019, arXiv 1902.06504) where their own
     Pareto k-hat is good; where it is not, or not known, the score is that of the guide as it is (`corrected` says).
@@ -135,8 +135,8 @@ def held_out(
         dynamics: the model.
         history: what was held out, over the same prompts as the training log (`history.where`).
         posterior: the fit to the rest.
-        copies: points in prompts' own parameters, where they have some.
-        seed: of those.
+        copies: the number of points for the parameters of each prompt's own, if there are any.
+        seed: the random seed of these points.
     """
     terms = log_likelihood(dynamics, history, posterior.draws, copies=copies, seed=seed)
     rows = _visited(history)
@@ -214,8 +214,8 @@ def log_likelihood(
             names matter.
         copies: points in prompts' own parameters, drawn from their prior given the others, over which p is averaged;
             0 takes each prompt's own draws from `draws`. Sites whose law has an inverse distribution function (a
-            Normal) are evened out by a Sobol sequence: of one such number a few dozen points say it all.
-        seed: of those.
+            Normal) are evened out by a Sobol sequence: for one such number, a few dozen points are enough.
+        seed: the random seed of these points.
 
     Raises:
         ValueError: there are no draws of a site, or the log has no outcomes.

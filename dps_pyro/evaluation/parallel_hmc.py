@@ -110,8 +110,8 @@ def hmc(
         thin: iterations a draw.
         leapfrogs: an iteration takes 1 to this many leapfrog steps, uniformly.
         target: the chance of acceptance to adapt to, in (0, 1).
-        powers: of the likelihood, falling from 1: where there are R of them, `posteriors` are R copies of S, one after
-            the other, the r-th tempered by the r-th power. Only those of power 1 are kept.
+        powers: the powers of the likelihood, falling from 1. If there are R of them, `posteriors` are R copies of S,
+            one after the other, the r-th tempered by the r-th power. Only those of power 1 are kept.
         seed: the random seed of the momenta and acceptances. The global random generator does not change.
         progress: show a progress bar.
     """

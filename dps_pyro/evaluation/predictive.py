@@ -75,7 +75,7 @@ def replicate(
     Args:
         dynamics: the model.
         history: the log, with outcomes if `sequential`.
-        draws: site -> [S, ...]; of sites left out, each replication draws its own from the prior.
+        draws: site -> [S, ...]. For sites that are left out, each replication draws its own value from the prior.
         sequential: each group is drawn from `p(y_t | y_<t)`, given what the log has before it. That holds however the
             groups were selected, because a selection depends only on earlier groups. Otherwise whole logs are drawn on
             the log's schedule, which is right only if the schedule does not depend on the outcomes.

@@ -62,7 +62,7 @@ def simulate(
         progress: [T], the policy's overall progress before each step, for models that ask; unknown if left out.
         shift_at: a step in 1..T-1 at which prompts' states are drawn anew from the initial distribution, as if the
             policy had been replaced; None for none.
-        shift_share: of the prompts, in (0, 1]: a random one.
+        shift_share: the share of prompts that get new states, in (0, 1]. They are chosen at random.
         features: the features of the prompts, for the log. (A model that uses features took them in its constructor.)
         seed: the random seed of all draws. The global random generator does not change.
 

@@ -83,7 +83,7 @@ def paths(
     temperature: int = 1,
     seed: int = 0,
 ) -> Tensor:
-    """Long [N, T], one path of states a prompt given all of its outcomes, by Pyro's `infer_discrete`.
+    """Long [N, T], one path of states per prompt given all of its outcomes, by Pyro's `infer_discrete`.
 
     Args:
         dynamics: the model; not one that brings a filter of its own.

@@ -39,7 +39,7 @@ def read_log(
         format: "history": our own Parquet. "trl": the Parquet files below `completions/` (`log_completions=True`).
             "verl": the JSON lines of `trainer.rollout_data_dir`. "wandb": a table of W&B's, `.table.json` as it is kept
             or CSV as it is exported, with the columns of either. "auto": what it looks like.
-        reward: the column with the reward that tells what is solved; the only one there is, if left out.
+        reward: the column with the reward that tells what is solved. The default is the only one there is.
         id_column: the column with the prompts' ids; if left out the prompt's text is its id, shortened (`prompt_id`).
         solved_at: a completion with at least this reward solved its prompt; None counts rewards within 0..1.
         every: optimizer steps a generation, where rollouts are used for several.

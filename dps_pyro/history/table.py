@@ -91,7 +91,7 @@ def _check_type(path: Path, name: str, kind: pa.DataType) -> None:
 
 
 def _numbers(column: pa.ChunkedArray) -> Any:
-    """float64 [E], NaN where there is no value."""
+    """float64 [E], NaN if there is no value."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -84,7 +84,7 @@ class Laplace:
     Attributes:
         steps: evaluations of the gradient at most, at least 1. The search ends sooner where it is at the top.
         draws: posterior draws to keep, at least 1.
-        start: an earlier posterior, at whose point the search starts; the prior's mean if left out.
+        start: an earlier posterior, at whose point the search starts. The default is the prior's mean.
         seconds: the search ends after that time, if it has not before.
 
     Raises:

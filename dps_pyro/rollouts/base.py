@@ -62,7 +62,7 @@ def queries(prompts: Sequence[str | Query], n: int | Sequence[int] = 1, *, sees:
 
     Args:
         prompts: at least one.
-        n: completions a prompt, at least 1, or a number for each prompt.
+        n: completions per prompt, at least 1, or one such number for each prompt.
         sees: whether the engine's model takes images.
 
     Raises:

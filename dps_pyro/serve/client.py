@@ -25,7 +25,7 @@ class RemoteSampler:
     and observes the same things again, it gets the same answers, and nothing changes.
 
     Args:
-        url: of the service, such as "http://10.0.0.7:8700".
+        url: the address of the service, such as "http://10.0.0.7:8700".
         key: the service's.
         worker: this worker's name, letters, digits, ".", "_" and "-".
         patience: seconds to ask again for, where the service does not answer.

@@ -38,9 +38,9 @@ class PooledTracker(Tracker):
     Args:
         dynamics: the model.
         num_prompts: N.
-        kinds: the prompts' kinds, as `kinds_of` finds them; found if left out.
+        kinds: the prompts' kinds, as `kinds_of` finds them. They are found if they are left out.
         values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
-        dtype: of the beliefs; torch's default if left out.
+        dtype: the dtype of the beliefs. The default is torch's.
 
     Raises:
         ValueError: the prompts are not of a few kinds (use `Tracker`), or `values` are not the model's.

@@ -49,7 +49,7 @@ class Tracker(Filter):
         dynamics: the model.
         num_prompts: N.
         values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
-        dtype: of the beliefs; torch's default if left out.
+        dtype: the dtype of the beliefs. The default is torch's.
 
     Raises:
         ValueError: the model brings a filter of its own (`track(dynamics, N)` makes it), or `values` are not its.
@@ -84,7 +84,7 @@ class Tracker(Filter):
 
     def rates(self) -> Mixture:
         """The states' mean rewards of one rollout, weighted by the belief. Rewards of 0 and 1 have them for success
-        rates; of graded rewards the law is that of successes which are as frequent.
+        rates. With graded rewards, the law is that of successes with the same frequency.
 
         Raises:
             NotImplementedError: the model's emission has no mean.

@@ -25,7 +25,7 @@ class CountingFilter(Filter):
     Args:
         num_prompts: N.
         trials: the group size that the beliefs speak of.
-        dtype: of the beliefs.
+        dtype: the dtype of the beliefs.
     """
 
     states = Dynamics.states

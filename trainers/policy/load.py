@@ -104,7 +104,7 @@ def recomputing(policy: nn.Module) -> Iterator[None]:
 
 
 def device_of(config: TrainConfig) -> torch.device:
-    """The configured device; "auto" is the GPU where there is one.
+    """The configured device; "auto" is the GPU if there is one.
 
     Raises:
         ValueError: it does not exist here.

@@ -48,7 +48,7 @@ class Groups(NamedTuple):
 
     rollouts: Rollouts  # one row a completion, those of a prompt adjacent
     rewards: Tensor  # [G, n], 0..1
-    reasons: list[str]  # one a completion, what the task says of each reward
+    reasons: list[str]  # one per completion, what the task says about each reward
     tolerance: float = 0.0  # rewards that are no further apart are equal: the model's
     places: Tensor | None = None  # long [G], which of the prompts these are; None: all of them
     skipped: int = 0  # completions of other prompts, left out because one of theirs could not be judged
@@ -103,7 +103,7 @@ def roll_out(
     batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing. If each
     prompt has a group size of its own, in `sizes` (long, one per prompt), they are one batch, too.
 
-    What was `drawn` ahead is not drawn again.
+    Completions that were `drawn` ahead are not drawn again.
     """
     parts: list[Groups] = []
     places: list[Tensor] = []
@@ -187,7 +187,7 @@ def merged(first: Groups, second: Groups, places: Tensor) -> Groups:
 
 
 def _laid_out(values: Tensor, sizes: Tensor) -> Tensor:
-    """[G, widest], one value a completion as one row a group; NaN behind the smaller groups."""
+    """[G, widest], one value per completion, with one row per group and NaN behind the smaller groups."""
     there = torch.arange(int(sizes.max())) < sizes[:, None]
     return torch.full(there.shape, math.nan, dtype=values.dtype).masked_scatter(there, values)
 
@@ -202,7 +202,7 @@ def rewarded(
     clock: Clock,
     tolerance: float = 0.0,
 ) -> Groups:
-    """Roll out a group a prompt, and judge it, as `judged` does."""
+    """Roll out a group for each prompt, and judge it as `judged` does."""
     with clock("rollout"):
         drawn = draw(engine, tokenizer, task, prompts, config, seed)
     return judged(task, prompts, drawn, config, clock, tolerance)
@@ -229,7 +229,7 @@ def draw(
     seed: int,
     sizes: Tensor | None = None,
 ) -> Rollouts:
-    """A group of completions a prompt: `group_size` of them, or each prompt's own number in `sizes`."""
+    """Draw a group of completions for each prompt: `group_size` of them, or each prompt's own number in `sizes`."""
     texts = shown(tokenizer, task, prompts, config)
     with autocast(config):
         return engine.generate(
@@ -275,12 +275,12 @@ def judged(
 def evaluate(
     engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig, prompts: PromptSet | None = None
 ) -> dict[str, float | None]:
-    """Judge `eval_samples` completions a held-out prompt at the training temperature, the same draws every time.
+    """Judge `eval_samples` completions per held-out prompt at the training temperature, with the same draws every time.
 
     Returns:
         accuracy: the mean reward of all completions (avg@n), and `stderr`, its standard error over prompts; pass@1,
         pass@2, pass@4, ... up to n: the chance that one of k completions earns a full reward (`pass_at`), averaged over
-        prompts; prompts and samples, how many there were; unjudged, where there are any, the share of the completions
+        prompts; prompts and samples, how many there were; unjudged, if there are any, the share of the completions
         whose reward raised or hung. Those count in none of the numbers.
     """
     prompts = task.prompts("test") if prompts is None else prompts

@@ -20,7 +20,7 @@ class Selector:
     """Hands out rows batch by batch, remembers which rollouts belong to which row, and tells the sampler the results.
 
     Args:
-        sampler: of the dataset's prompts.
+        sampler: the sampler of the dataset's prompts.
         batch_size: prompts a training step.
 
     Raises:

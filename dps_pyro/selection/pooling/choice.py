@@ -19,7 +19,7 @@ from dps_pyro.tracking.strangers import Members, distinct
 __all__ = ["Chosen", "PooledChoice"]
 
 MANY = 30_000
-"""Visited prompts from which on the soft top B is a race; of fewer each gets a number."""
+"""The number of visited prompts from which on the soft top B is a race. With fewer, each prompt gets a number."""
 SHARPEST = 20.0
 """Weights of a higher power leave the range of numbers."""
 
@@ -35,7 +35,7 @@ class PooledChoice:
     """Chooses batches with the law that the acquisition has over all prompts.
 
     Args:
-        tracker: of the prompts.
+        tracker: the tracker of the prompts.
         acquire: an acquisition that has a rule (`rule_of`).
         rule: it.
     """

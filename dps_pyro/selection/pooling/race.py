@@ -36,7 +36,7 @@ class Shelves:
     """All slots, by an upper bound of their chances of a useful group until step `until`.
 
     Args:
-        outlook: of the group size planned; all slots are brought up to date.
+        outlook: the outlook for the planned group size. All slots are brought up to date.
     """
 
     def __init__(self, outlook: Outlook) -> None:
@@ -73,7 +73,7 @@ class Shelves:
             count: how many are wanted.
             others: float64 [C], when others arrive that are not on the shelves.
             barred: bool [n], slots that must not be taken; None if all may be taken.
-            generator: of the draws.
+            generator: the random generator of the draws.
         """
         tracker = outlook.tracker
         bound = torch.exp2(-STEP * torch.arange(NUMBER, dtype=torch.float64)) ** sharpness

@@ -61,7 +61,7 @@ class Math:
         seed: The seed of the problems. The same arguments give the same problems on every platform.
         style: The language of the prompts. ``"compact"`` is that of the embedded policy, ``"3x+5=20:"``;
             ``"instruct"`` is English.
-        grader: The grader of the answers; the one that all tasks share, if left out.
+        grader: The grader of the answers. The default is the one that all tasks share.
 
     Raises:
         ValueError: An argument is out of its range, or there are too few distinct problems.
@@ -133,7 +133,7 @@ class Math:
             answer: The field with the answer; ``answer``, ``final_answer`` and the like, if left out.
             test_size: The number of records that are held out, where `test` is left out.
             seed: The seed that decides which ones are held out.
-            grader: The grader of the answers; the one that all tasks share, if left out.
+            grader: The grader of the answers. The default is the one that all tasks share.
             tolerance: The relative error that a numeric answer may have, in [0, 1); 0.01 for data sets of measured
                 quantities, such as Minerva.
 
