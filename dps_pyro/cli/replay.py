@@ -178,6 +178,7 @@ def _table(rows: dict[str, dict[str, Spread]], title: str, num_logs: int, own: b
     selection decides is shown of models that selected on their `own`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     from dps_pyro.report.replay import COLUMNS, best
 
@@ -197,7 +198,7 @@ def _table(rows: dict[str, dict[str, Spread]], title: str, num_logs: int, own: b
         for column in columns:
             mean, deviation = row.get(column.title, (math.nan, math.nan))
             text = "–" if math.isnan(mean) else f"{mean:.{column.digits}f}"
-            text = f"[bold]{text}*[/bold]" if name in leaders[column.title] else text
-            cells.append(f"{text}\n[dim]±{deviation:.{column.digits}f}[/dim]" if num_logs > 1 else text)
+            cell = Text(f"{text}*", style="bold") if name in leaders[column.title] else Text(text)
+            cells.append(cell.append(f"\n±{deviation:.{column.digits}f}", style="dim") if num_logs > 1 else cell)
         table.add_row(name, *cells)
     return table

@@ -99,7 +99,7 @@ def test_on_the_command_line(tmp_path: Path, judge: str, capsys: pytest.CaptureF
         "1", "--out", str(run), "--eval-samples", "1", "--system", "Add.",
     )  # fmt: skip
     assert (status, err) == (0, "")
-    assert (load_config(run / "config.yaml").data, load_config(run / "config.yaml").system) == (data, "Add.")
+    assert (load_config(run / "config.yaml").task.data, load_config(run / "config.yaml").task.system) == (data, "Add.")
     for arguments, message in (
         (["--data", data], "data, reward: expected both or none"),
         (["--data", data, "--reward", judge], "model: expected a causal LM's folder or hub id for --data, got none"),

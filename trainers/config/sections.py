@@ -195,8 +195,8 @@ class SelectionSection(Section):
     """Arguments of the model's constructor. Set them in the YAML file. Models with groups or features accept the names
     of the task's features, for instance {groups: operands}."""
     groups: str = "auto"
-    """The feature of the prompts by which a model with groups pools them. "auto" is the task's own choice, and "none"
-    treats all prompts as one population."""
+    """The feature of the prompts by which a model with groups pools them, or several, as in blocks+moves. "auto" is the
+    task's own choice, and "none" treats all prompts as one population."""
     refit_every: CountOrNone = 0
     """Number of steps between fits of the model to the run's own rollouts. 0 never fits."""
     acquisition: str = "soft"
@@ -208,9 +208,10 @@ class SelectionSection(Section):
     group is useful. 0 is uniform, and large values approach "top"."""
     coverage: Annotated[Number, Field(gt=0, le=1)] = 0.5
     """Share of the prompts over which the acquisition "covering" spreads its draws."""
-    worth: Literal["useful", "signal", "progress"] = "useful"
+    worth: Literal["useful", "signal", "variance", "progress"] = "useful"
     """What a prompt is worth to the acquisition: "useful" is the chance of a useful group, "signal" the expected
-    squared advantage under the loss in use, and "progress" the expected gain in success rate from training on it."""
+    squared advantage under the loss in use, "variance" the expected variance of one rollout's reward, which is largest
+    at success rates near one half, and "progress" the expected gain in success rate from training on it."""
     retire: Annotated[Number, Field(gt=0, lt=1)] | None = None
     """Chance of an all-correct group above which a prompt is not chosen. It returns when its belief falls again."""
     read_prompts: CountOrNone = 0
