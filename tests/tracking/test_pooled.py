@@ -88,7 +88,6 @@ def test_beliefs_are_the_plain_filters_in_double_precision(name: str, seed: int)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["SolvingProgress", "LogitWalk, groups", "Trained"])
 def test_a_thousand_visits_in_single_precision_are_as_near_the_truth_as_the_plain_filters(name: str) -> None:
     make, values = MODELS[name]
