@@ -1,6 +1,6 @@
 """How well a fitted model predicts: expected log predictive densities, whose unit is the prompt.
 
-Three questions, three scores, all in nats and the higher the better:
+There are three scores for three questions. All are in nats, and higher is better:
 
     loo          how well are a prompt's outcomes predicted by what was learned from the others?  PSIS-LOO (Vehtari,
                  Gelman and Gabry 2017, arXiv 1507.04544), from one fit
@@ -9,8 +9,8 @@ Three questions, three scores, all in nats and the higher the better:
                  sum of log p(y_t | y_<t): what the online filter would have scored. The parameters have seen the log;
                  models that are not fitted have not
 
-A site of which each prompt has its own is integrated over its prior given the others, not read off the fit: leaving a
-prompt out leaves out what was learned of its own parameters. Prompts that were never rolled out have no say.
+A site that each prompt has of its own is integrated over its prior given the other sites, and not taken from the fit:
+without a prompt, nothing is learned about its own parameters. Prompts that were never rolled out do not count.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def loo(
         copies: the number of points for the parameters of each prompt's own, if there are any.
         seed: the random seed of these points.
 
-    Draws of an SVI guide are weighted to be the posterior's (Magnusson et al. 2019, arXiv 1902.06504) where their own
-    Pareto k-hat is good; where it is not, or not known, the score is that of the guide as it is (`corrected` says).
+    Draws of an SVI guide are weighted towards the posterior (Magnusson et al. 2019, arXiv 1902.06504) if their own
+    Pareto k-hat is good. Otherwise the score is that of the guide itself. `corrected` says which.
     """
     terms = log_likelihood(dynamics, history, posterior.draws, copies=copies, seed=seed)
     rows = _visited(history)
@@ -146,7 +146,7 @@ def held_out(
 def prequential(
     dynamics: Dynamics[Any] | Predictor, history: RolloutHistory, values: Mapping[str, Tensor] | None = None
 ) -> Prequential:
-    """What the online filter scores on a log: the sum of `log p(y_t | y_<t)`.
+    """The score of the online filter on a log: the sum of `log p(y_t | y_<t)`.
 
     Args:
         dynamics: a model, or a baseline that brings a filter of its own.
@@ -185,11 +185,11 @@ def prequential(
 
 
 def difference(one: Elpd, other: Elpd) -> Difference:
-    """`one - other` with the standard error of the paired differences: much smaller than the two scores' own errors
-    suggest, since what makes a prompt hard to predict does so for all models.
+    """`one - other` with the standard error of the paired differences. It is much smaller than the errors of the two
+    scores suggest, because prompts that are hard to predict are hard for all models.
 
     Raises:
-        ValueError: they are not of the same prompts.
+        ValueError: the two scores are not of the same prompts.
     """
     if not torch.equal(one.rows, other.rows):
         raise ValueError(f"other: expected scores of the same {len(one.rows)} prompts, got others")
