@@ -111,9 +111,10 @@ class NUTS:
 
     Attributes:
         warmup: the exact number of steps before the first draw is kept, at least 1. They adapt the step size and the
-        mass. draws: the number of draws to keep from each chain, at least 1. chains: the number of chains, at least 1.
-        R-hat compares two or more. processes: the number of processes for the chains, at least 1. With 1 they run in
-        this process, one after the
+            mass.
+        draws: the number of draws to keep from each chain, at least 1.
+        chains: the number of chains, at least 1. R-hat compares two or more.
+        processes: the number of processes for the chains, at least 1. With 1 they run in this process, one after the
             other. The draws do not depend on it.
         target_accept: the mean acceptance probability to which the step size is adapted, in (0, 1). Use a higher value
             (0.95) if transitions diverge.

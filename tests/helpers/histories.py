@@ -67,5 +67,5 @@ def draws_with_a_sample_dimension_filter_like_each_alone(model: Dynamics[Any], n
 
 SEEDS = range(3)
 """Seeds of fits that are held against the truth."""
-MORE_SEEDS = range(3, 20)
+MORE_SEEDS = range(3, 11)
 """Seeds of fits to a smaller history that are to agree with each other: none may permute states, groups or types."""
