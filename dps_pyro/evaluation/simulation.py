@@ -1,4 +1,4 @@
-"""Logs drawn from a model, with the truth beside them: what a fit should find, and what a replay can be tried on."""
+"""Logs drawn from a model, together with the truth that a fit should find."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def simulate(
 
     Args:
         dynamics: the model.
-        prompts: their number, or their ids.
+        prompts: the number of prompts, or their ids.
         num_steps: T.
         trials: the number of rollouts per group.
         values: site name -> value, such as `Posterior.point`; the other sites are drawn from the prior.
-        centre: the other sites stand at the prior's centre instead, as they do in an online filter.
-        observed: the chance that a prompt is rolled out in a step, in (0, 1]; at 1 the log is full, as `replay` wants.
-        trained: the chance that the policy is updated on a group, in [0, 1], for models that ask.
-        progress: [T], the policy's overall progress before each step, for models that ask; unknown if left out.
-        shift_at: a step in 1..T-1 at which prompts' states are drawn anew from the initial distribution, as if the
+        centre: set the other sites to the prior's centre instead, as in an online filter.
+        observed: the chance that a prompt is rolled out in a step, in (0, 1]; with 1 the log is full, as `replay` needs
+        it. trained: the chance that the policy is updated on a group, in [0, 1], for models that use it. progress: [T],
+        the policy's overall progress before each step, for models that use it. By default it is unknown. shift_at: a
+        step in 1..T-1 at which prompts' states are drawn anew from the initial distribution, as if the
             policy had been replaced; None for none.
         shift_share: the share of prompts that get new states, in (0, 1]. They are chosen at random.
         features: the features of the prompts, for the log. (A model that uses features took them in its constructor.)
         seed: the random seed of all draws. The global random generator does not change.
 
-    Sums of rewards outside 0..trials, which a Gaussian emission draws, are put at those bounds. Real-valued rewards are
-    drawn as their sums; which groups the log calls useful is what those say (`useful_by_sum`).
+    A Gaussian emission can draw sums of rewards outside 0..trials. They are moved to these bounds. Real-valued rewards
+    are drawn as sums, and the log counts a group as useful by its sum (`useful_by_sum`).
 
     Raises:
         ValueError: an argument is of another kind or out of range, or the values are not the model's.
