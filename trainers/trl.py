@@ -305,7 +305,7 @@ class PredictiveSampling:
         return names[0] if solved_by is None else solved_by
 
     def _checked_places(self, prompt_id: str | None) -> list[int]:
-        """Where in the dataset each of the sampler's rows is."""
+        """The position in the dataset of each of the sampler's rows."""
         sampler, dataset = self.prompt_sampler, self.train_dataset
         if not isinstance(dataset, Dataset):
             raise ValueError(
@@ -317,7 +317,7 @@ class PredictiveSampling:
             )
         if prompt_id is None:
             if sampler.num_prompts != len(dataset):
-                rows = f"{len(dataset)} prompts, one a row of train_dataset"
+                rows = f"{len(dataset)} prompts, one per row of train_dataset"
                 raise ValueError(f"prompt_sampler: expected {rows}, got {sampler.num_prompts}")
             return list(range(len(dataset)))
         if prompt_id not in dataset.column_names:

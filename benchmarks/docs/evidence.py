@@ -111,9 +111,9 @@ def sampler(result: dict[str, Any]) -> str:
     note = [
         f"Processor time on one thread, of the last 100 steps. {result['machine']}; {result['date']}.",
         "*Copy*: the beliefs of all prompts, read and written once. *Memory*: what the process holds more than before",
-        f"the sampler was made, the model's labels included. Published: {published['seconds']} s a step and",
+        f"the sampler was made, the model's labels included. Published: {published['seconds']} s per step and",
         f"{published['gibibytes']} GiB at {published['prompts']:,} prompts ({published['source']}). A Python loop",
-        f"over prompts took {published['loop_us_a_prompt']:.0f} µs a prompt here.",
+        f"over prompts took {published['loop_us_a_prompt']:.0f} µs per prompt here.",
     ]
     return "\n".join([*rows, "", " ".join(note)])
 
@@ -155,7 +155,7 @@ def replay(result: dict[str, Any], protocol: str) -> str:
         lines.append(f"| {row} | {' | '.join(cells)} |")
     settings = result["configuration"]
     note = (
-        f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts a "
+        f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts per "
         f"step, refits every {settings['refit_every']} steps; in bold the best of a column. "
         f"{result['machine']}; {result['date']}."
     )
@@ -254,8 +254,8 @@ def labels(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     settings = result["configuration"]
     note = (
-        f"A log a model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} of "
-        f"the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
+        f"One log per model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} "
+        f"of the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
 

@@ -1,4 +1,4 @@
-"""`dps-pyro diagnose`: whether a fit is to be relied on, and whether its model describes the log."""
+"""`dps-pyro diagnose`: whether a fit can be trusted, and whether its model describes the log."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Options(LogOptions):
     """Arguments of its constructor, as YAML, as they were of the fit. If left out, they are those that the posterior
     names."""
     out: Path | None = None
-    """The folder to write the picture and ArviZ's groups to."""
+    """The folder for diagnosis.png and groups.nc."""
     seed: int = 0
-    """Of the replicated logs."""
+    """The random seed of the replicated logs."""
 
 
 def run(arguments: list[str]) -> int:

@@ -78,16 +78,16 @@ def contents(history: RolloutHistory) -> str:
 def read_predictor(
     name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None
 ) -> Dynamics[Any] | Predictor:
-    """A model, or a baseline that brings its own filter, for the prompts of a log.
+    """Make a model, or a baseline that brings its own filter, for the prompts of a log.
 
     Args:
-        name: in dps_pyro.models, or path/to/file.py:Name.
-        arguments: of its constructor, as YAML.
-        history: whose features `groups` and `features` name.
-        posterior: that it is to be run at, which knows the labels of groups and what an average feature is.
+        name: a name in dps_pyro.models, or path/to/file.py:Name.
+        arguments: the arguments for its constructor, as YAML.
+        history: the log. The arguments `groups` and `features` name its features.
+        posterior: the posterior that the model will use. It knows the labels of groups and the average features.
 
     Raises:
-        ValueError: there is no such model, or the arguments are not its.
+        ValueError: there is no such model, or it does not take these arguments.
     """
     from dps_pyro.models.by_name import make
     from dps_pyro.support.yaml_files import load_yaml
@@ -99,10 +99,10 @@ def read_predictor(
 
 
 def read_model(name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None) -> Dynamics[Any]:
-    """A model that can be fitted.
+    """Make a model that can be fitted.
 
     Raises:
-        ValueError: as `read_predictor`, or it is a baseline that learns while it filters.
+        ValueError: as in `read_predictor`, or the model is a baseline that learns while it filters.
     """
     from dps_pyro.tracking.tracker import is_fitted
 

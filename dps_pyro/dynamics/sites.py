@@ -90,7 +90,7 @@ class HasPrior(Protocol):
 def sites_of(dynamics: HasPrior, num_prompts: int) -> dict[str, Any]:
     """The sample sites of a model's prior, by name: each as Pyro's trace has it, with "fn", "value" and its plates.
 
-    The choice of rows that a plate makes is no site. The global RNG is left as it was.
+    The rows that a plate chooses are not a site. The global random generator does not change.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block(), poutine.trace() as trace:
         dynamics.prior(pyro.plate("prompts", num_prompts, dim=-1))

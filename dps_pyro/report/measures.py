@@ -109,7 +109,7 @@ def visits(log: EventLog) -> Ints:
 
 
 class PromptRow(NamedTuple):
-    """One prompt's record: solved rates over the first and the second half of its visits (NaN where there is none)."""
+    """One prompt's record: solved rates over the first and the second half of its visits (NaN if there is none)."""
 
     id: str
     visits: int

@@ -100,7 +100,7 @@ def test_numbers_that_break_down_are_told(tmp_path: Path, capsys: pytest.Capture
     assert status == 1
     assert err == (
         "dps-pyro train: the policy's logits: expected finite numbers, got NaN or infinity\n"
-        "Resumed as it is, it would end here again: try a lower --learning-rate.\n"
+        "Resumed with the same settings, it will end here again. Try a lower --learning-rate.\n"
         f"The last checkpoint is of step 1; go on with: dps-pyro train --resume --out {run}\n"
     )
 
@@ -145,7 +145,7 @@ def test_fit_by_sampling(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         capsys, "fit", "--history", str(run / "history.parquet"), "--out", str(tmp_path / "p"), *options
     )
     assert status == 0
-    assert "the draws are not to be relied on (" in words(out)  # three draws tell nothing
+    assert "the draws are not reliable (" in words(out)  # three draws tell nothing
 
 
 def test_fit_wants_a_history(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

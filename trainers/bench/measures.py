@@ -74,7 +74,7 @@ def saving(own: Mapping[int, Curve], other: Mapping[int, Curve], draws: int = 20
         own: the arm's curves by seed.
         other: the curves of the arm that sets the target.
         draws: resamples of the seeds.
-        seed: of the resampling.
+        seed: the random seed of the resampling.
 
     Raises:
         ValueError: they have no seed in common.
