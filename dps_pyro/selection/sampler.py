@@ -57,17 +57,15 @@ class PromptSampler:
         posterior: a fitted prior of the same model. The default is the means of the model's own prior.
         posterior_draws: the number of draws of the posterior at which to filter instead of at its mean
             (`TrackerOverDraws`). It takes neither pooled beliefs nor refits.
-        features: what is known of each prompt before any rollout, for the log: name -> N numbers or N strings. (A model
-            that uses features takes them in its constructor.)
+        features: what is known of each prompt, for the log: name -> N numbers or N strings. (A model takes its own.)
         refit_every: the number of steps between refits. A refit fits the model to the history so far and filters the
             history again at what was learned (online empirical Bayes). None never refits.
         refit: the settings of a refit.
         seed: the random seed of the selections. The same seed and the same rewards give the same selections.
         dtype: the dtype of the beliefs. The default is torch's.
-        pooled: whether prompts that are alike and were never rolled out share one belief. The cost of a step then
-            follows what was seen, and not the number of prompts (`PooledTracker`). Selections have the same
-            distribution as without a pool, but the same seed gives other selections. By default, beliefs are shared
-            from 20,000 prompts on if the model and the acquisition allow it.
+        pooled: whether prompts that are alike and were never rolled out share one belief (`PooledTracker`), so that the
+            cost of a step follows what was seen. Selections keep their distribution, but not their values for a seed.
+            By default this is so from 20,000 prompts on, if the model and the acquisition allow it.
 
     One `observe` is one training step: the prompts that were not rolled out move on, too. Threads may share a sampler:
     each method waits until the others are done.
