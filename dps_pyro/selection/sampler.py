@@ -55,14 +55,13 @@ class PromptSampler:
             (the rule of the paper), "entropy", "uniform" or another name of `ACQUISITIONS`, or your own function.
         trials: the planned group size. `select` ranks prompts by the chance that a group of this size is useful.
         posterior: a fitted prior of the same model. The default is the means of the model's own prior.
-        posterior_draws: the number of draws of the posterior at which to filter instead of at its mean
-            (`TrackerOverDraws`). It takes neither pooled beliefs nor refits.
+        posterior_draws: the number of the posterior's draws to filter at instead of at its mean (`TrackerOverDraws`).
         features: what is known of each prompt, for the log: name -> N numbers or N strings. (A model takes its own.)
-        refit_every: the number of steps between refits. A refit fits the model to the history so far and filters the
-            history again at what was learned (online empirical Bayes). None never refits.
+        refit_every: the number of steps between fits of the model to the history so far, at which the history is then
+            filtered again (online empirical Bayes). None never refits.
         refit: the settings of a refit.
-        seed: the random seed of the selections. The same seed and the same rewards give the same selections.
-        dtype: the dtype of the beliefs. The default is torch's.
+        seed: the random seed. The same seed and rewards give the same selections.
+        dtype: the dtype of the beliefs, by default torch's.
         pooled: whether prompts that are alike and were never rolled out share one belief (`PooledTracker`), so that the
             cost of a step follows what was seen. Selections keep their distribution, but not their values for a seed.
             By default this is so from 20,000 prompts on, if the model and the acquisition allow it.
