@@ -56,11 +56,11 @@ class DemoOptions:
     and on predicted prompts, and draw a report."""
 
     out: Path | None = None
-    """The folder for both runs. The default is runs/demo, or runs/demo-2, runs/demo-3, ... if that exists."""
+    """The folder for both runs. The default is the first free one of runs/demo, runs/demo-2 and so on."""
     steps: int = 300
-    """Number of training steps of each run. Each step draws 32 rollouts."""
+    """The number of training steps of each run. Each step draws 32 rollouts."""
     seed: int = 0
-    """Random seed of both runs."""
+    """The random seed of both runs."""
 
 
 def run_demo(options: DemoOptions) -> int:

@@ -21,10 +21,11 @@ __all__ = ["Options", "run"]
 
 @dataclass(kw_only=True)
 class Options(LogOptions):
-    """Fit models to a log, score them on prompts that were left out, and rank them."""
+    """Fit models to a log, score how well they predict data that was left out, and rank them."""
 
     history: Path
-    """A history.parquet (columns prompt, step, solved, trials), or another loop's log, as `dps-pyro fit` takes it."""
+    """A history.parquet with the columns prompt, step, solved and trials, or the log of another training loop, as for
+    `dps-pyro fit`."""
     models: tuple[str, ...] = ("LogitWalk", "SolvingProgress")
     """The models: names in dps_pyro.models, or path/to/file.py:Name. Arguments for the constructor may follow a name as
     YAML: "LogitWalk{groups: operands}". The value of groups or features is the name of a feature in the history."""

@@ -19,11 +19,12 @@ __all__ = ["Options", "run"]
 
 @dataclass(kw_only=True)
 class Options(LogOptions):
-    """Fit a dynamics model to logged rollouts; the result is a prior for `dps-pyro train --prior`."""
+    """Fit a dynamics model to logged rollouts. The result is a prior for `dps-pyro train --prior`."""
 
     history: Path
-    """A history.parquet (columns prompt, step, solved, trials), or another loop's log: TRL's completions folder, verl's
-    rollout_data_dir, the rollouts of prime-rl, open-instruct, NeMo-RL or OpenRLHF, a table exported from W&B."""
+    """The log: a history.parquet with the columns prompt, step, solved and trials, or the log of another training loop
+    (TRL's completions folder, verl's rollout_data_dir, the rollouts of prime-rl, open-instruct, NeMo-RL or OpenRLHF, or
+    a table exported from W&B)."""
     out: Path
     """The folder that the posterior is written to."""
     model: str = "SolvingProgress"
@@ -67,7 +68,7 @@ class Options(LogOptions):
     seed: int = 0
     """The random seed of the fit."""
     check: bool = True
-    """Check first that the model keeps the contract (the cheap half of `dps-pyro check`)."""
+    """Check first that the model keeps the contract. These are the quick checks of `dps-pyro check`."""
 
 
 def run(arguments: list[str]) -> int:

@@ -32,8 +32,8 @@ LEGEND = (
 
 @dataclass(kw_only=True)
 class Options(LogOptions):
-    """Play models on logs in which every prompt was rolled out at every step, as if each had seen only what was
-    selected, and score their predictions on all prompts: a table, replay.json and replay.png."""
+    """Replay models on full logs, in which every prompt was rolled out at every step. Each model sees only what was
+    selected, and its predictions are scored on all prompts. Prints a table, and writes replay.json and replay.png."""
 
     log: tuple[Path, ...]
     """One or more full logs: the full_log.parquet of a run, or the output of `dps-pyro simulate`."""

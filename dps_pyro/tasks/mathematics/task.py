@@ -123,7 +123,7 @@ class Math:
         a conversation (a list of messages), whose last message is the user's.
 
         Args:
-            train: The records. The answer is what follows the last ``####``, or else the last ``\boxed{}``, where the
+            train: The records. The answer is what follows the last ``####``, or else the last ``\boxed{}``, if the
                 field has one of them. A record without a problem or an answer is left out, and `notes` counts it.
             test: The held-out records. A record of `train` with the same problem is left out of `train`. If `test` is
                 left out, `test_size` records of `train` (at most half) are held out, drawn by `seed`.
