@@ -140,6 +140,13 @@ class DenseReward(Dynamics[Parameters]):
             return dist.Normal(size * theta.means, size.sqrt() * theta.spread)
         return _SumOfBetas(size, theta.means, theta.spread, self.resolution)
 
+    def reward(self, theta: Parameters, step: Step) -> TorchDistribution:
+        """The law of one reward, batch [..., K]: the same for all prompts at every step."""
+        if self.family == "gaussian":
+            return dist.Normal(theta.means, theta.spread)
+        precision = 1 / theta.spread - 1
+        return dist.Beta(theta.means * precision, (1 - theta.means) * precision)
+
     def informative(self, theta: Parameters, step: Step) -> Tensor:
         """[..., N or 1, K], the chance in each state that the rewards of a group of `step.trials` rollouts differ by
         more than the tolerance, by a fixed quadrature in double precision (error below 0.001)."""

@@ -86,6 +86,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
         engine = opened.enter_context(closing(make_engine(config, policy, tokenizer)))
         ahead = Ahead()
         task = make_task(config, tokenizer)
+        for note in getattr(task, "notes", ()):
+            say(note)
         limit = prompt_limit(config, policy, engine)
         prompts, tests = (fitting(task, split, tokenizer, config, limit, say) for split in ("train", "test"))
         read: Features = {}

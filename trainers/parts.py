@@ -19,7 +19,7 @@ from dps_pyro.selection.sampler import PromptSampler
 from dps_pyro.selection.signal import Signal
 from dps_pyro.selection.worth import by_progress, by_signal, retiring
 from dps_pyro.support.plugins import call
-from dps_pyro.tasks import PromptSet, Task, by_name, feature_columns
+from dps_pyro.tasks import Math, PromptSet, Task, by_name, feature_columns
 from dps_pyro.tasks.own.records import Records
 from dps_pyro.tasks.own.task_process import TaskProcess
 from dps_pyro.testing import check_quickly
@@ -130,9 +130,13 @@ def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
     words: Any = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
     wordless = words is not None and words.unk_token_id in words("Using")["input_ids"]
     style = "compact" if wordless or config.task.policy in EMBEDDED else "instruct"
-    if config.task.data is not None:
+    task: Task
+    if config.task.data is not None and config.task.reward is None:
+        task = call("task_args", Math.from_files, {"train": config.task.data} | config.task.task_args)
+    elif config.task.data is not None:
         own = {"source": config.task.data, "reward": config.task.reward, "timeout": config.task.reward_timeout}
-        task: Task = call("task_args", Records, own | config.task.task_args)
+        rule = {"reward_range": config.task.reward_range, "reward_solved_at": config.task.reward_solved_at}
+        task = call("task_args", Records, own | rule | config.task.task_args)
     else:
         optional = {"style": style}
         task = by_name.make(config.task.task, config.task.task_args, optional)

@@ -94,7 +94,8 @@ class PredictiveTaskSampler(Iterator[TaskT], Generic[TaskT]):
             # A task that came twice in the step is one larger group.
             counts = count_groups(self._rows, self._rewards, self.solved_at)
             self._rows, self._rewards, self._groups = [], [], 0
-            self.sampler.observe(counts.prompts, counts.solved, counts.trials)
+            useful = counts.useful(self.sampler.tolerance)
+            self.sampler.observe(counts.prompts, counts.solved, counts.trials, useful=useful)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on; tensors and plain values. Groups under way are not part of it: prime-rl does not

@@ -257,7 +257,8 @@ class PredictiveSampling:
             return
         if self.accelerator.is_main_process:
             counts = count_groups(layout, self._verdict(rewards.detach().double().cpu()), self._solved_at)
-            self.prompt_sampler.observe(counts.prompts, counts.solved, counts.trials)
+            useful = counts.useful(self.prompt_sampler.tolerance)
+            self.prompt_sampler.observe(counts.prompts, counts.solved, counts.trials, useful=useful)
             self._seen.append(self.prompt_sampler.metrics())
 
     def _verdict(self, rewards: Tensor) -> Tensor:

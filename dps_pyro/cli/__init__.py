@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 
 COMMANDS = {
-    "demo": "fine-tune the embedded policy, next to a short run with uniform selection, and draw a report",
+    "demo": "fine-tune an embedded policy on random and on predicted prompts, and draw a report",
     "train": "fine-tune a language model on prompts that are predicted to be partially solved",
     "fit": "fit a dynamics model to logged rollouts, as a prior for the next run",
     "check": "test whether your own model keeps the contract, and say what to change",

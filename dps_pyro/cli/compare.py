@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
+
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from dps_pyro.dynamics.contract import Dynamics
@@ -16,12 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["Options", "run"]
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(LogOptions):
     """Fit models to a log, score how well they predict data that was left out, and rank them."""
 
     history: Path
-    """A history.parquet with the columns prompt, step, solved and trials."""
+    """A history.parquet with the columns prompt, step, solved and trials, or the log of another training loop, as for
+    `dps-pyro fit`."""
     models: tuple[str, ...] = ("LogitWalk", "SolvingProgress")
     """The models: names in dps_pyro.models, or path/to/file.py:Name. Arguments for the constructor may follow a name as
     YAML: "LogitWalk{groups: operands}". The value of groups or features is the name of a feature in the history."""
@@ -54,14 +58,14 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.inference.methods import method_named
     from dps_pyro.support.console import plain_console
 
-    history = read_history(options.history)
+    console = plain_console()
+    history = read_history(options.history, options, partial(console.print, highlight=False, soft_wrap=True))
     settings = {"guide": options.guide, "steps": options.steps, "draws": options.draws}
     if options.method is None and any(setting is not None for setting in settings.values()):
         raise ValueError("method: expected one of laplace, svi and nuts with settings of a method, got none")
     method = None if options.method is None else method_named(options.method, **settings)
     models = {name: _read(name, history) for name in options.models}
     ranked = compare(models, history, score=options.score, method=method, seed=options.seed)
-    console = plain_console()
     table = Table(title=f"{options.score}: log predictive density of {len(ranked[0].elpd.rows)} prompts, in nats")
     for heading in ("model", "elpd", "behind the best", "± se", "a group", "bad k", "fit, s"):
         table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
+
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,13 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["Options", "run"]
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(LogOptions):
     """Fit a dynamics model to logged rollouts. The result is a prior for `dps-pyro train --prior`."""
 
     history: Path
     """The log: a history.parquet with the columns prompt, step, solved and trials, or the log of another training loop
-    (TRL's completions folder, verl's rollout_data_dir, or a table exported from W&B)."""
+    (TRL's completions folder, verl's rollout_data_dir, the rollouts of prime-rl, open-instruct, NeMo-RL or OpenRLHF, or
+    a table exported from W&B)."""
     out: Path
     """The folder that the posterior is written to."""
     model: str = "SolvingProgress"
@@ -65,20 +69,6 @@ class Options:
     """The random seed of the fit."""
     check: bool = True
     """Check first that the model keeps the contract. These are the quick checks of `dps-pyro check`."""
-    # The settings below are for the logs of other training loops.
-    format: Literal["auto", "history", "trl", "verl", "wandb"] = "auto"
-    """The format of the log. "auto" recognizes it by its content."""
-    reward: str | None = None
-    """The column with the reward that decides whether a completion is right. It is needed if there are several reward
-    columns."""
-    id_column: str | None = None
-    """The column with the prompts' ids. The default id is a hash of the prompt."""
-    solved_at: float = 1.0
-    """The smallest reward with which a completion counts as right."""
-    partial: bool = False
-    """Read rewards within 0..1 as partial solutions, for the model DenseReward. --solved-at is then ignored."""
-    every: int = 1
-    """The number of optimizer steps per generation, if the loop uses its rollouts for several steps."""
 
 
 def run(arguments: list[str]) -> int:
@@ -87,22 +77,15 @@ def run(arguments: list[str]) -> int:
 
     from rich.table import Table
 
-    from dps_pyro.cli.inputs import read_model
-    from dps_pyro.history.foreign import read_log
+    from dps_pyro.cli.inputs import read_history, read_model
     from dps_pyro.inference.fitting import fit, suits_laplace
     from dps_pyro.inference.methods import method_named
     from dps_pyro.inference.posterior import Posterior
     from dps_pyro.support.console import plain_console
     from dps_pyro.testing import check_quickly
 
-    history = read_log(
-        options.history,
-        options.format,
-        reward=options.reward,
-        id_column=options.id_column,
-        solved_at=None if options.partial else options.solved_at,
-        every=options.every,
-    )
+    console = plain_console()
+    history = read_history(options.history, options, partial(console.print, highlight=False, soft_wrap=True))
     start, prior = (None if path is None else Posterior.load(path) for path in (options.start, options.prior))
     model = read_model(options.model, options.model_args, history, prior or start)
     if options.check:
@@ -121,12 +104,13 @@ def run(arguments: list[str]) -> int:
         draws=options.draws,
     )
     posterior = fit(model, history, method, prior=prior, widen=options.widen, seed=options.seed)
+    made = {"model": options.model, "model_args": options.model_args}
+    posterior = replace(posterior, about={**posterior.about, "made": made})
     posterior.save(options.out)
     table = Table("site", "mean", "standard deviation", title=f"{options.model} on {len(history)} groups")
     for name, draws in posterior.draws.items():
         shown = draws if draws[0].numel() <= 25 else draws.reshape(len(draws), -1)[:, :3]
         table.add_row(name, _text(shown.mean(0)), _text(shown.std(0)) if len(draws) > 1 else "")
-    console = plain_console()
     console.print(table)
     ended = {"svi": "the ELBO is flat", "laplace": "the search is at the top", "nuts": "the draws agree"}
     if not posterior.converged:

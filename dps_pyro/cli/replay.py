@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
+
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,8 +30,8 @@ LEGEND = (
 )
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(LogOptions):
     """Replay models on full logs, in which every prompt was rolled out at every step. Each model sees only what was
     selected, and its predictions are scored on all prompts. Prints a table, and writes replay.json and replay.png."""
 
@@ -76,7 +79,10 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.storage import atomic_path, strict_json
     from dps_pyro.support.console import plain_console
 
-    logs = {_name(path, options.log): read_history(path) for path in options.log}
+    console = plain_console()
+    console = console if console.is_terminal else plain_console(width=120)  # in a file nothing is to be cut off
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    logs = {_name(path, options.log): read_history(path, options, say) for path in options.log}
     priors = {path: _population(Posterior.load(path)) for path in options.prior}
     arguments_of = _arguments(options.model_args, options.models)
     replays = {
@@ -103,8 +109,6 @@ def run(arguments: list[str]) -> int:
     with atomic_path(options.out / "replay.json") as aside:
         aside.write_text(strict_json(result, indent=1) + "\n", encoding="utf-8")
     draw(replays, options.out / "replay.png", f"{', '.join(logs)}: {title}")
-    console = plain_console()
-    console = console if console.is_terminal else plain_console(width=120)  # in a file nothing is to be cut off
     console.print(_table(rows, title, len(logs), options.selection == "own"))
     console.print(f"{options.out}: replay.json, replay.png", soft_wrap=True)
     return 0

@@ -60,9 +60,10 @@ def run(arguments: list[str]) -> int:
 
     import torch
 
-    from dps_pyro.cli.inputs import read_history, read_predictor
+    from dps_pyro.cli.inputs import read_predictor
     from dps_pyro.dynamics.contract import Dynamics
     from dps_pyro.evaluation.simulation import simulate
+    from dps_pyro.history.foreign import read_log
     from dps_pyro.history.log import RolloutHistory
     from dps_pyro.inference.posterior import Posterior
     from dps_pyro.support import checks
@@ -72,7 +73,7 @@ def run(arguments: list[str]) -> int:
         features = {"group": [str(row % groups) for row in range(prompts)]} if groups else {}
         like = RolloutHistory(prompts, features=features)
     else:
-        like = read_history(options.like)
+        like = read_log(options.like)
     progress = None if options.progress is None else torch.linspace(*options.progress, max(options.steps, 1))
     given = None if options.values is None else Posterior.load(options.values)
     model = read_predictor(options.model, options.model_args, like, given)

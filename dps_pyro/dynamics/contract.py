@@ -89,6 +89,12 @@ class Dynamics(ABC, Generic[Theta]):
         """`p(y_t | z_t)`, batch [..., N or 1, K], over a group's number of solved rollouts. Outcomes are not
         checked against its support: with partial rewards, a Binomial for instance is asked for fractions of a count."""
 
+    def reward(self, theta: Theta, step: Step) -> TorchDistribution | None:
+        """The law of one rollout's reward in each state, batch [..., N or 1, K]; the rewards of a group are independent
+        draws of it. None, unless a model says it: a group's sum then tells everything, as it does of rewards of 0 and
+        1. `simulate` draws the rewards of a group one by one where it is known, and calls a group useful by them."""
+        return None
+
     def informative(self, theta: Theta, step: Step) -> Tensor:
         """[..., N or 1, K], the chance in each state that a group of `step.trials` rollouts is useful, in [0, 1]: with
         rewards of 0 and 1, that it is neither all wrong nor all right. Override it

@@ -9,11 +9,12 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
+from pyro.infer.autoguide.initialization import init_to_mean
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-__all__ = ["At", "HasPrior", "centre", "is_drawn", "is_own", "own_sites", "sites_of"]
+__all__ = ["At", "HasPrior", "beginning", "centre", "is_drawn", "is_own", "own_sites", "sites_of"]
 
 
 class At(Messenger):
@@ -50,6 +51,14 @@ def centre(site: Any) -> Tensor:
     if centre is None:
         raise ValueError(f"values: expected a value for {site['name']!r}, whose prior has no mean to stand at")
     return centre
+
+
+def beginning(site: Any) -> Tensor:
+    """Where a fit begins: at the site's prior mean or the next best thing, as `centre`, and where there is none at
+    Pyro's choice. Pyro's own `init_to_mean` has no centre for the laws of a primed model, and would begin at equal
+    chances, far from what earlier runs taught."""
+    middle = _middle(site["fn"])
+    return init_to_mean(site) if middle is None else middle
 
 
 def _middle(law: Any) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.dynamics.sites import centre as centre_of_site
-from dps_pyro.dynamics.step import steps_of
+from dps_pyro.dynamics.step import Step, steps_of
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.support import checks
@@ -57,17 +57,20 @@ def simulate(
         trials: the number of rollouts per group.
         values: site name -> value, such as `Posterior.point`; the other sites are drawn from the prior.
         centre: set the other sites to the prior's centre instead, as in an online filter.
-        observed: the chance that a prompt is rolled out in a step, in (0, 1]; with 1 the log is full, as `replay` needs
-        it. trained: the chance that the policy is updated on a group, in [0, 1], for models that use it. progress: [T],
-        the policy's overall progress before each step, for models that use it. By default it is unknown. shift_at: a
-        step in 1..T-1 at which prompts' states are drawn anew from the initial distribution, as if the
+        observed: the chance that a prompt is rolled out in a step, in (0, 1]. With 1 the log is full, as `replay` needs
+            it.
+        trained: the chance that the policy is updated on a group, in [0, 1], for models that use it.
+        progress: [T], the policy's overall progress before each step, for models that use it. By default it is unknown.
+        shift_at: a step in 1..T-1 at which prompts' states are drawn anew from the initial distribution, as if the
             policy had been replaced; None for none.
         shift_share: the share of prompts that get new states, in (0, 1]. They are chosen at random.
         features: the features of the prompts, for the log. (A model that uses features took them in its constructor.)
         seed: the random seed of all draws. The global random generator does not change.
 
-    A Gaussian emission can draw sums of rewards outside 0..trials. They are moved to these bounds. Real-valued rewards
-    are drawn as sums, and the log counts a group as useful by its sum (`useful_by_sum`).
+    If the model says what law one reward has (`Dynamics.reward`), the reward of each rollout is drawn from it. The sum
+    of a group is theirs, and the group is useful if its largest and smallest reward are more than `dynamics.tolerance`
+    apart. Otherwise the sum of a group is drawn from the emission, and the log counts the group as useful by its sum
+    (`useful_by_sum`). Sums outside 0..trials, which Gaussian rewards may have, are moved to these bounds.
 
     Raises:
         ValueError: an argument is of another kind or out of range, or the values are not the model's.
@@ -94,14 +97,15 @@ def simulate(
             nothing = torch.zeros(len(rows))
             schedule.append(rows, step=step, solved=nothing, trials=trials, trained=learned, progress=level)
         steps = steps_of(schedule, schedule.dense())
-        solved = Progress(dynamics, theta, steps).expand([num_prompts]).sample()
+        solved, states = Progress(dynamics, theta, steps).expand([num_prompts]).sample_with_states()
         shifted = torch.zeros(0, dtype=torch.long)
         if shift_at is not None:
             # From there on a process that starts: initial states, and the moves of the steps to come.
             rest = steps.at(slice(shift_at, None))
-            anew = Progress(dynamics, theta, rest).expand([num_prompts]).sample()
+            anew, others = Progress(dynamics, theta, rest).expand([num_prompts]).sample_with_states()
             shifted = torch.randperm(num_prompts)[: max(1, round(shift_share * num_prompts))].sort().values
-            solved[shifted, shift_at:] = anew[shifted]
+            solved[shifted, shift_at:], states[shifted, shift_at:] = anew[shifted], others[shifted]
+        rewarded = _one_by_one(dynamics, theta, steps, states, trials)
     log = RolloutHistory(prompts, num_steps=num_steps, features=features)
     events = schedule.events
     for step, level in enumerate(known):
@@ -109,6 +113,9 @@ def simulate(
         rows, size = events.prompt[now], events.trials[now]
         counts = torch.minimum(solved[rows, step].double().clamp_min(0), size.double())
         mixed = useful_by_sum(counts, size, dynamics.tolerance)
+        if rewarded is not None:
+            counts = rewarded.sum[rows, step].clamp(0, trials)
+            mixed = rewarded.apart[rows, step] > dynamics.tolerance
         learned = events.trained[now]
         log.append(rows, step=step, solved=counts, trials=size, trained=learned, progress=level, useful=mixed)
     about = {
@@ -125,6 +132,28 @@ def simulate(
     drawn = {name: value.unsqueeze(0) for name, value in sites.items()}
     truth = Posterior(draws=drawn, point=sites, losses=torch.zeros(0), converged=True, about=about)
     return Simulated(log, truth, shifted)
+
+
+class _Rewarded(NamedTuple):
+    """Groups whose rewards were drawn one by one."""
+
+    sum: Tensor  # float64 [N, T]
+    apart: Tensor  # float64 [N, T], the largest reward less the smallest
+
+
+def _one_by_one(dynamics: Dynamics[Any], theta: Any, steps: Step, states: Tensor, trials: int) -> _Rewarded | None:
+    """Rewards of groups of `trials` rollouts in the given states [N, T]; None where the model has no law of one."""
+    sums, apart = [], []
+    for t in range(states.shape[-1]):
+        law = dynamics.reward(theta, steps.at(t))
+        if law is None:
+            return None
+        z = states[:, t, None].expand(trials, -1, -1)
+        drawn = law.expand([len(states), len(dynamics.states)]).sample(torch.Size([trials])).double()
+        rewards = drawn.gather(-1, z).squeeze(-1)
+        sums.append(rewards.sum(0))
+        apart.append(rewards.amax(0) - rewards.amin(0))
+    return _Rewarded(torch.stack(sums, -1), torch.stack(apart, -1))
 
 
 def _parameters(

@@ -10,13 +10,12 @@ from typing import Any, Literal, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import init_to_mean
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.sites import sites_of
+from dps_pyro.dynamics.sites import beginning, sites_of
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.pareto import psis
 
@@ -152,8 +151,7 @@ class _Space:
             value = start.get(site["name"])
             if value is not None and value.shape == site["fn"].shape():
                 return value
-            mean: Tensor = init_to_mean(site)
-            return mean
+            return beginning(site)
 
         self._model, self._history = dynamics.model, history
         sites = sites_of(dynamics, history.num_prompts)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import infer, poutine
-from pyro.infer.autoguide import init_to_mean, init_to_sample, init_to_value
+from pyro.infer.autoguide import init_to_sample, init_to_value
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.sites import sites_of
+from dps_pyro.dynamics.sites import beginning, sites_of
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.methods import NUTS
 from dps_pyro.inference.posterior import Posterior
@@ -104,7 +104,7 @@ def _start(start: Any) -> Callable[[Any], Tensor]:
         at = int(torch.randint(size, ()))
         made: Callable[[Any], Tensor] = init_to_value(values={name: value[at] for name, value in start.draws.items()})
         return made
-    return init_to_mean if start == "mean" else init_to_sample
+    return beginning if start == "mean" else init_to_sample
 
 
 def _own_sites(

@@ -19,8 +19,8 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import Features, RolloutHistory
 from dps_pyro.history.values import step_columns
 from dps_pyro.inference.refit import Refit
+from dps_pyro.selection import arguments
 from dps_pyro.selection.acquisition import Acquisition, Forecast
-from dps_pyro.selection.arguments import acquisition_of, coming_step, groups_given, refitter_of, site_values
 from dps_pyro.selection.baseline import leave_one_out
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.coverage import Coverage
@@ -35,7 +35,7 @@ from dps_pyro.support import checks
 from dps_pyro.support.locks import Lock, one_at_a_time
 from dps_pyro.tracking.choice import sampler_tracker
 from dps_pyro.tracking.pooled import PooledTracker
-from dps_pyro.tracking.predictor import Predictor
+from dps_pyro.tracking.predictor import Filter, Predictor
 from dps_pyro.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class PromptSampler:
             (the rule of the paper), "entropy", "uniform" or another name of `ACQUISITIONS`, or your own function.
         trials: the planned group size. `select` ranks prompts by the chance that a group of this size is useful.
         posterior: a fitted prior of the same model. The default is the means of the model's own prior.
+        posterior_draws: the number of the posterior's draws at which to filter, instead of at its mean. The belief is
+            the average over the draws, weighted by how well each has predicted the groups so far (`TrackerOverDraws`).
+            A step costs as many times as much. It cannot be combined with pooled beliefs or refits. None: the mean.
         features: what is known of each prompt before any rollout, for the log: name -> N numbers or N strings. (A model
             that uses features takes them in its constructor.)
         refit_every: the number of steps between refits. A refit fits the model to the history so far and filters the
@@ -82,6 +85,7 @@ class PromptSampler:
         acquisition: str | Acquisition = "soft",
         trials: int = 8,
         posterior: Posterior | None = None,
+        posterior_draws: int | None = None,
         features: Features | None = None,
         refit_every: int | None = None,
         refit: Refit = Refit(),  # noqa: B008 - it is frozen
@@ -93,15 +97,18 @@ class PromptSampler:
         ids = checks.ids("num_prompts", num_prompts)
         count = checks.count("num_prompts", num_prompts if ids is None else len(ids), 1)
         self.trials = checks.count("trials", trials, 1)
-        self._acquire: Acquisition = acquisition_of(acquisition)
+        self._acquire: Acquisition = arguments.acquisition_of(acquisition)
         self.dynamics = dynamics
-        values, choosable = site_values(dynamics, posterior), rule_of(self._acquire) is not None
-        self.tracker = sampler_tracker(dynamics, count, values=values, dtype=dtype, pooled=pooled, choosable=choosable)
+        values, choosable = arguments.site_values(dynamics, posterior), rule_of(self._acquire) is not None
+        few = arguments.few_draws(dynamics, posterior, posterior_draws, pooled, refit_every)
+        self.tracker: Filter = sampler_tracker(
+            dynamics, count, values=values, draws=few, dtype=dtype, pooled=pooled, choosable=choosable
+        )
         self._choice = PooledChoice.of(self.tracker, self._acquire)
         self.tracker.history.ids = ids
         self.tracker.history.features = checks.features("features", features, count)
         self._refit_every = None if refit_every is None else checks.count("refit_every", refit_every, 1)
-        self._refitter = refitter_of(self.tracker, dynamics, refit_every, refit, posterior)
+        self._refitter = arguments.refitter_of(self.tracker, dynamics, refit_every, refit, posterior)
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
         self._coverage = Coverage(self.tracker)
         self._tally = Tally()
@@ -116,8 +123,7 @@ class PromptSampler:
         Prompts that were selected before and have not been observed yet may be selected again.
 
         Raises:
-            ValueError: `batch_size` is not within 1..num_prompts, or a custom acquisition did not return a score for
-                each prompt.
+            ValueError: `batch_size` is not within 1..num_prompts, or a custom acquisition did not return N scores.
         """
         batch_size = checks.count("batch_size", batch_size, 1, self.num_prompts - self._coverage.num_retired)
         if self._choice is not None:
@@ -169,9 +175,7 @@ class PromptSampler:
         # The user's function gets copies, which it may change.
         forecast = Forecast(self.belief, chance.clone(), self.visits, self.tracker.draw, self.trials, self.tracker)
         scores: Any = self._acquire(forecast, self._generator)
-        if not isinstance(scores, Tensor) or scores.shape != chance.shape or bool(scores.isnan().any()):
-            raise ValueError(f"acquisition: expected {self.num_prompts} scores, got {scores}")
-        return scores
+        return arguments.scores_of(scores, self.num_prompts)
 
     @one_at_a_time
     def observe(
@@ -195,8 +199,7 @@ class PromptSampler:
             step: the training step of the rollouts, counted from 0. The default is the coming step. With a later step,
                 the steps in between pass without rollouts. An earlier step is a late observation: it is placed where it
                 belongs and does not count as a step.
-            trained: bool [V], whether the policy was updated on the group. The default is true for every group with
-                rollouts.
+            trained: bool [V], whether the policy was updated on the group. The default is true if there were rollouts.
             progress: the policy's overall progress before the step, for instance its held-out accuracy, for models
                 that use it (`Trained`). The default is the last known value.
             useful: bool [V], whether the group's rewards differ by more than `tolerance`, for the metrics and the log.
@@ -209,8 +212,8 @@ class PromptSampler:
             ValueError: an argument is invalid, or the step is more than 100,000 ahead. The sampler is left unchanged.
         """
         now = self.tracker.step
-        step = coming_step(step, now)
-        groups = groups_given(self.history, self.tolerance, prompts, solved, trials, trained=trained, useful=useful)
+        step = arguments.coming_step(step, now)
+        groups = arguments.groups_given(self.tracker, prompts, solved, trials, trained=trained, useful=useful)
         progress = None if progress is None else float(checks.numbers("progress", progress))
         own = step_columns(columns or {}, self.history.features)
         self._take_up_refit()
@@ -366,7 +369,7 @@ class PromptSampler:
     @property
     @one_at_a_time
     def belief(self) -> Tensor:
-        """[N, K], `p(z_t | y_<t)` for the coming step, with states ordered from unsolved to solved. It is a copy."""
+        """[N, K], `p(z_t | y_<t)` for the coming step, states ordered from unsolved to solved. It is a copy."""
         return self.tracker.belief.clone()
 
     @property

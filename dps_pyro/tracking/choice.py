@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.tracking.kinds import kinds_of
+from dps_pyro.tracking.over_draws import TrackerOverDraws
 from dps_pyro.tracking.pooled import PooledTracker
 from dps_pyro.tracking.predictor import Filter, Predictor
 from dps_pyro.tracking.tracker import is_fitted, track
@@ -25,6 +26,7 @@ def sampler_tracker(
     num_prompts: int,
     *,
     values: Mapping[str, Tensor] | None,
+    draws: Mapping[str, Tensor] | None,
     dtype: torch.dtype | None,
     pooled: bool | None,
     choosable: bool,
@@ -35,6 +37,7 @@ def sampler_tracker(
         dynamics: the model.
         num_prompts: N.
         values: site name -> value, such as `Posterior.point`.
+        draws: site name -> [S, ...], if the filter is to run at several draws; None for one at `values`.
         dtype: the dtype of the beliefs.
         pooled: whether equals share a belief. None: from 20,000 prompts on, if the model allows it and batches can be
             chosen from a pool.
@@ -43,6 +46,8 @@ def sampler_tracker(
     Raises:
         ValueError: `values` are not the model's, or `pooled` is true and the model does not allow it.
     """
+    if draws is not None and is_fitted(dynamics):
+        return TrackerOverDraws(dynamics, num_prompts, values=draws, dtype=dtype)
     wanted = choosable and num_prompts >= MANY if pooled is None else pooled
     found = pooled_tracker(dynamics, num_prompts, values=values, dtype=dtype) if wanted else None
     if pooled and found is None:

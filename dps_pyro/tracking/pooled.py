@@ -112,7 +112,7 @@ class PooledTracker(Tracker):
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        return super()._means()
+        return super()._means(self._theta)
 
     def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
         """See `Tracker.expected`."""
@@ -341,14 +341,14 @@ class PooledTracker(Tracker):
         self._waits = self._theta, matrix
         return matrix
 
-    def _means(self) -> Tensor:
-        """[N or 1, K], see `Tracker`; its cost follows N where the kinds' rewards differ."""
-        means = self.rates_by_state()
+    def _means(self, theta: Any) -> Tensor:
+        """[N or 1, K], see `Tracker`; its cost follows N if the kinds' rewards differ."""
+        means = super()._means(theta)
         return means if len(means) == 1 else means[self.kinds.at(torch.arange(self.num_prompts))]
 
-    def _worth(self, trials: int, means: Tensor) -> Tensor:
-        """[N, K], see `Tracker`."""
-        worth = super()._worth(trials, self.rates_by_state())
+    def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:
+        """[N, K], see `Tracker`; its cost follows N."""
+        worth = super()._worth(theta, trials, super()._means(theta))
         return worth.expand(len(self.kinds.example), -1)[self.kinds.at(torch.arange(self.num_prompts))]
 
     def shown(self, theta: Any, step: Step, solved: Tensor, trials: Tensor) -> Tensor:

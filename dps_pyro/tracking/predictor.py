@@ -43,6 +43,8 @@ class Filter(ABC):
 
     states: tuple[str, ...]
     """The names of the belief's columns, from unsolved to solved."""
+    ways: tuple[int, ...] = ()
+    """The shape of a group's score: a number, or [S] numbers where the filter runs at S values of the parameters."""
     tolerance: float = 0.0
     """A group is useful where its largest and smallest reward differ by more than this."""
 
@@ -106,8 +108,8 @@ class Filter(ABC):
 
     @abstractmethod
     def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
-        """The state before the next step, and [V], `log p(y_t | y_<t)` of the groups (0 of those without rollouts).
-        `step` has all rows of the state."""
+        """The state before the next step, and [V, *ways], `log p(y_t | y_<t)` of the groups, 0 of those without
+        rollouts. `step` has all rows of the state."""
 
     # ------------------------------------------------------------------------------------------------- what follows
 
@@ -154,7 +156,7 @@ class Filter(ABC):
         groups: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
         record = partial(self.history.append, rows, step=at, useful=useful, **groups)
         if at < self.step and len(rows) == 0:
-            return torch.zeros(0, dtype=self.dtype)
+            return torch.zeros(0, *self.ways, dtype=self.dtype)
         if at < self.step:
             theta = self._parameters(rows)
             snapshot = self.snapshots.before(at)
@@ -295,7 +297,7 @@ class Filter(ABC):
         step, or `since` a snapshot. `mend` takes the snapshots that are passed to be those of the history as it is."""
         start, state = (0, self._start(len(rows), theta)) if since is None else since
         state = state if since is None else {name: value[rows] for name, value in state.items()}
-        score = Score.nothing(len(rows), self.dtype)
+        score = Score.nothing((len(rows), *self.ways), self.dtype)
         prompt, at, solved, trials, _, trained, *_ = self.history.rows(rows)
         levels = {name: self._levels(name, until) for name in ["progress", *self.history.step_columns]}
         features = self._features(rows)
@@ -330,13 +332,13 @@ class Filter(ABC):
 class Score(NamedTuple):
     """The log-probability of some prompts' groups: -inf a group that the model holds impossible, counted apart."""
 
-    possible: Tensor  # [V], the sum over the groups that are possible
-    impossible: Tensor  # [V], how many are not
+    possible: Tensor  # [V, *ways], the sum over the groups that are possible
+    impossible: Tensor  # [V, *ways], how many are not
 
     @staticmethod
-    def nothing(num_prompts: int, dtype: torch.dtype) -> Score:
+    def nothing(shape: tuple[int, ...], dtype: torch.dtype) -> Score:
         """The score of prompts without groups."""
-        return Score(*torch.zeros(2, num_prompts, dtype=dtype))
+        return Score(*torch.zeros(2, *shape, dtype=dtype))
 
     def plus(self, at: Tensor, evidence: Tensor) -> Score:
         """With one more group for each of the prompts `at`."""
@@ -345,7 +347,7 @@ class Score(NamedTuple):
         return Score(possible, self.impossible.index_add(0, at, never.to(evidence.dtype)))
 
     def less(self, other: Score) -> Tensor:
-        """[V], what these groups say beyond the others: -inf where more of them are impossible."""
+        """[V, *ways], what these groups say beyond the others: -inf where more of them are impossible."""
         more = self.impossible > other.impossible
         return torch.where(more, float("-inf"), self.possible - other.possible)
 

@@ -13,7 +13,7 @@ from helpers.oracle import OwnLadder, binomial, brute_force, own_values
 from helpers.tiny import call
 from torch import Tensor
 
-from dps_pyro import Posterior, PromptSampler, RolloutHistory
+from dps_pyro import Posterior, PromptSampler, RolloutHistory, Step
 from dps_pyro.evaluation.replays import replay
 from dps_pyro.evaluation.simulation import simulate
 from dps_pyro.models import BetaBernoulli, DenseReward, LogitWalk, PaperDPS, SolvingProgress, Trained
@@ -148,6 +148,33 @@ def test_sums_of_rewards_stay_within_the_group() -> None:
     assert bool(((solved >= 0) & (solved <= 2)).all())
     assert len(solved.unique()) > 100  # of fractions
     assert bool((solved == 0).any() or (solved == 2).any())
+
+
+@pytest.mark.parametrize("family", ["gaussian", "beta"])
+def test_useful_groups_of_graded_rewards_are_those_whose_rewards_differ(family: Any) -> None:
+    """As often as the model says in each state, though every sum lies well within 0..trials."""
+    model = DenseReward(family, tolerance=0.3)
+    spread = (
+        {"sd": torch.tensor([0.02, 0.12, 0.3])} if family == "gaussian" else {"share": torch.tensor([0.001, 0.05, 0.3])}
+    )
+    values = {
+        "gaps": torch.tensor([0.4, 0.1, 0.1, 0.4]),
+        "initial": torch.full((3,), 1 / 3),
+        "transition": torch.eye(3).clamp(1e-9, 1 - 2e-9),
+        **spread,
+    }
+    log, _, _ = simulate(model, 6000, 1, 4, values=values, seed=2)
+    events = log.events
+    assert float(((events.solved > 0.3) & (events.solved < 3.7)).double().mean()) > 0.95  # useful by their sums
+    theta = model.parameters(6000, values)
+    chances = model.informative(theta, Step(torch.tensor([4])))[0]
+    assert float(events.useful.double().mean()) == pytest.approx(float(chances.mean()), abs=0.025)
+    law = model.emission(theta, Step(torch.tensor([4])))
+    mean, square = law.mean[0].mean(), (law.variance + law.mean.square())[0].mean()
+    assert float(events.solved.mean()) == pytest.approx(float(mean), abs=0.03)
+    assert float(events.solved.square().mean()) == pytest.approx(float(square), abs=0.15)
+    still, _, _ = simulate(model, 500, 1, 4, values=values | {"initial": torch.tensor([1.0, 0.0, 0.0])}, seed=3)
+    assert float(still.events.useful.double().mean()) < 0.01
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,17 @@ class TaskSection(Section):
     """How prompts are written: "chat" uses the tokenizer's chat template, "raw" leaves them unchanged, and "auto" uses
     the template if there is one."""
     data: str | None = None
-    """Records to train on in place of a task, one per problem: a file (.jsonl, .json, .parquet), a folder, or the hub
-    id of a data set. In this case task_args names the fields, for instance {prompt: question, test_share: 0.05}."""
+    """Records to train on in place of a task, one per problem: a file (.jsonl, .json, .parquet, .csv, .arrow), a
+    folder, or the hub id of a data set. Without --reward they are mathematical problems, and their answers are graded.
+    The usual fields are found; task_args names others, for instance {problem: my.question, answer: my.gold}."""
     reward: str | None = None
     """The function that scores completions for --data, path/to/file.py:function. It is called as
-    function(completion, record) and returns a number in 0..1, or such a number and a reason."""
+    function(completion, record), or as TRL, verl or OpenRLHF call theirs, and returns a number in 0..1, such a number
+    and a reason, a dictionary with score or acc, or None to abstain."""
+    reward_range: tuple[Number, Number] | None = None
+    """Numbers of the reward function that are worth 0 and 1. The default is 0 and 1."""
+    reward_solved_at: Number | None = None
+    """Least number of the reward function that counts as solved. Every reward is then 0 or 1."""
     reward_timeout: Positive = 10.0
     """Longest time in seconds that one call of a reward function of your own may take. A function that scores a whole
     batch may take ten times as long."""
@@ -76,8 +82,10 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.data is None) != (self.reward is None):
-            raise ValueError("data, reward: expected both or none: records, and the function that judges completions")
+        if self.reward is not None and self.data is None:
+            raise ValueError("reward: expected --data with it, the records whose completions it judges, got none")
+        if (self.reward_range or self.reward_solved_at) is not None and self.reward is None:
+            raise ValueError("reward_range, reward_solved_at: expected --reward with them, got none")
         if self.task not in TASKS and ":" not in self.task:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}, or path/to/file.py:Name, got {self.task!r}")
         return self
