@@ -54,7 +54,7 @@ def centre(site: Any) -> Tensor:
 
 
 def beginning(site: Any) -> Tensor:
-    """Where a fit begins: at the site's prior mean or the next best thing, as `centre`, and where there is none at
+    """The point where a fit begins: the site's prior mean or the next best thing, as `centre`, and if there is none
     Pyro's choice. Pyro's own `init_to_mean` has no centre for the laws of a primed model, and would begin at equal
     chances, far from what earlier runs taught."""
     middle = _middle(site["fn"])

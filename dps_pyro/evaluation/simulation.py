@@ -142,7 +142,8 @@ class _Rewarded(NamedTuple):
 
 
 def _one_by_one(dynamics: Dynamics[Any], theta: Any, steps: Step, states: Tensor, trials: int) -> _Rewarded | None:
-    """Rewards of groups of `trials` rollouts in the given states [N, T]; None where the model has no law of one."""
+    """Rewards of groups of `trials` rollouts in the given states [N, T]; None if the model has no law for one
+    reward."""
     sums, apart = [], []
     for t in range(states.shape[-1]):
         law = dynamics.reward(theta, steps.at(t))

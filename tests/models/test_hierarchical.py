@@ -209,12 +209,12 @@ def test_a_fit_finds_the_groups() -> None:
 
 @pytest.mark.slow
 def test_no_seed_permutes_the_groups() -> None:
-    first, *others = ({**point, "z_prompt": point["z_prompt"][:0]} for point in points(60, 12, histories.MORE_SEEDS))
+    first, *others = ({**point, "z_prompt": point["z_prompt"][:0]} for point in points(100, 20, histories.MORE_SEEDS))
     for point in others:
         torch.testing.assert_close(point["gaps"], first["gaps"], atol=0.02, rtol=0)
         for group in (0, 1):
             for ours, theirs in zip(by_hand(point, group, 0), by_hand(first, group, 0), strict=True):
-                np.testing.assert_allclose(ours, theirs, atol=0.1)
+                np.testing.assert_allclose(ours, theirs, atol=0.15)
 
 
 @pytest.fixture(scope="module")
