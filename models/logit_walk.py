@@ -56,18 +56,19 @@ class LogitWalk(Dynamics[Parameters]):
     """Success logits that walk.
 
     Args:
-        groups: a label for each prompt, strings or numbers; at least as many as there are prompts to be tracked. None:
-            prompts of one population.
+        groups: a label for each prompt, strings or numbers, for at least all prompts that will be tracked. None treats
+            all prompts as one population.
         labels: the groups that there are, in the order of the site "z_tilt". The default is those among `groups`,
-            sorted. A posterior has them in `about["columns"]`, for a model of other prompts, some of which may have
-            other labels: those stand at the population's centre.
+            sorted. A posterior has them in `about["columns"]`, for a model of other prompts. Prompts with
+            other labels are at the population's centre.
         rungs: K, the size of the grid, at least 3.
         limit: the largest logit, positive; 6 is a success rate of 0.9975, and -6 one of 0.0025.
         ends: the shares of the prompts that are expected to start in the lowest and in the highest rung, beyond the
             even share of every rung.
         spread: standard deviation of the population's logits around that.
-        resting: [3], Dirichlet concentrations of down, stay and up where nothing is learned.
-        learning: [3], the same where most is learned. The default expects a rung in about five steps, there.
+        resting: [3], Dirichlet concentrations of down, stay and up on rungs on which nothing is learned.
+        learning: [3], the same on rungs on which most is learned. The default expects a move by one rung in about five
+            steps.
         leave: [2, 2], Beta concentrations, of the lowest and of the highest rung.
         tilt_scale: [3], scales of the half-normal priors of how much groups differ: in difficulty, in how far apart
             their prompts are, and in their share of hopeless prompts.
