@@ -57,7 +57,7 @@ def simulate(
         trials: the number of rollouts per group.
         values: site name -> value, such as `Posterior.point`; the other sites are drawn from the prior.
         centre: set the other sites to the prior's centre instead, as in an online filter.
-        observed: the chance that a prompt is rolled out in a step, in (0, 1]; with 1 the log is full, as `replay` needs
+        observed: the chance that a prompt is rolled out in a step, in (0, 1]. With 1 the log is full, as `replay` needs
             it.
         trained: the chance that the policy is updated on a group, in [0, 1], for models that use it.
         progress: [T], the policy's overall progress before each step, for models that use it. By default it is unknown.
@@ -67,10 +67,10 @@ def simulate(
         features: the features of the prompts, for the log. (A model that uses features took them in its constructor.)
         seed: the random seed of all draws. The global random generator does not change.
 
-    Where the model says what law one reward has (`Dynamics.reward`), each rollout's reward is drawn from it: a group's
-    sum is theirs, and it is useful where the largest and the smallest are more than `dynamics.tolerance` apart.
-    Otherwise a group's sum is drawn from the emission, and says whether the group is useful (`useful_by_sum`). Sums
-    outside 0..trials, which Gaussian rewards may have, are put at those bounds.
+    If the model says what law one reward has (`Dynamics.reward`), the reward of each rollout is drawn from it. The sum
+    of a group is theirs, and the group is useful if its largest and smallest reward are more than `dynamics.tolerance`
+    apart. Otherwise the sum of a group is drawn from the emission, and the log counts the group as useful by its sum
+    (`useful_by_sum`). Sums outside 0..trials, which Gaussian rewards may have, are moved to these bounds.
 
     Raises:
         ValueError: an argument is of another kind or out of range, or the values are not the model's.

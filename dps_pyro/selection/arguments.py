@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.history.log import RolloutHistory
 from dps_pyro.history.values import useful_by_sum
 from dps_pyro.inference.refit import Refit, Refitter
 from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition
@@ -21,7 +20,16 @@ from dps_pyro.tracking.tracker import Tracker, is_fitted
 if TYPE_CHECKING:
     from dps_pyro.inference.posterior import Posterior
 
-__all__ = ["Groups", "acquisition_of", "coming_step", "few_draws", "groups_given", "refitter_of", "site_values"]
+__all__ = [
+    "Groups",
+    "acquisition_of",
+    "coming_step",
+    "few_draws",
+    "groups_given",
+    "refitter_of",
+    "scores_of",
+    "site_values",
+]
 
 LONGEST_GAP = 100_000
 """Steps that may pass between two observations. A larger number is taken for a mistake."""
@@ -32,6 +40,17 @@ def acquisition_of(given: str | Acquisition) -> Acquisition:
     found = ACQUISITIONS.get(given) if isinstance(given, str) else given
     if not callable(found):
         raise ValueError(f"acquisition: expected one of {', '.join(ACQUISITIONS)}, or a function, got {given!r}")
+    return found
+
+
+def scores_of(found: Any, num_prompts: int) -> Tensor:
+    """What an acquisition returned, which is a score for each of the prompts.
+
+    Raises:
+        ValueError: it is something else, or has a NaN.
+    """
+    if not isinstance(found, Tensor) or found.shape != (num_prompts,) or bool(found.isnan().any()):
+        raise ValueError(f"acquisition: expected {num_prompts} scores, got {found}")
     return found
 
 
@@ -46,8 +65,7 @@ class Groups(NamedTuple):
 
 
 def groups_given(
-    history: RolloutHistory,
-    tolerance: float,
+    tracker: Filter,
     prompts: Tensor | Sequence[int] | Sequence[str],
     solved: Tensor | Sequence[float],
     trials: Tensor | Sequence[int] | int,
@@ -60,7 +78,7 @@ def groups_given(
     Raises:
         ValueError: an argument is invalid.
     """
-    rows = history.locate(prompts)
+    rows = tracker.history.locate(prompts)
     if len(rows.unique()) < len(rows):
         values, counts = rows.unique(return_counts=True)
         raise ValueError(f"prompts: expected each prompt once, got row {int(values[counts > 1][0])} repeated")
@@ -80,7 +98,7 @@ def groups_given(
             f"at position {worst}"
         )
     differ = booleans("useful", useful, rows)
-    differ = useful_by_sum(count, size, tolerance) if differ is None else differ
+    differ = useful_by_sum(count, size, tracker.tolerance) if differ is None else differ
     if bool((differ & (size < 2)).any()):
         raise ValueError("useful: expected groups of at least two rollouts to be useful, got a smaller one")
     return Groups(rows, count, size, booleans("trained", trained, rows), differ)
@@ -104,27 +122,6 @@ def booleans(name: str, values: Tensor | Sequence[bool] | None, rows: Tensor) ->
     if column is not None and (column.dtype != torch.bool or column.shape != rows.shape):
         raise ValueError(f"{name}: expected {len(rows)} booleans, one per prompt, got {values!r}")
     return column
-
-
-def few_draws(
-    dynamics: Dynamics[Any] | Predictor, posterior: Posterior | None, count: int, pooled: bool | None, refit_every: Any
-) -> dict[str, Tensor]:
-    """`count` of a posterior's draws, site name -> [count, ...], without the sites that are a run's own.
-
-    Raises:
-        ValueError: there is no posterior, or something else is asked for that a filter over draws does not do.
-    """
-    count = checks.count("posterior_draws", count, 1)
-    if not is_fitted(dynamics):
-        name = type(dynamics).__name__
-        raise ValueError(f"posterior_draws: expected a model that is fitted to logs, got {name}")
-    if posterior is None:
-        raise ValueError("posterior_draws: expected a posterior to take draws of, got posterior=None")
-    for name, other in (("pooled", pooled), ("refit_every", refit_every)):
-        if other:
-            unless = "None or False" if name == "pooled" else "None"
-            raise ValueError(f"{name}: expected {unless} with posterior_draws, got {other}")
-    return spread_out({name: of for name, of in posterior.draws.items() if name not in dynamics.run_sites}, count)
 
 
 def site_values(dynamics: Dynamics[Any] | Predictor, posterior: Posterior | None) -> dict[str, Tensor] | None:
@@ -161,6 +158,34 @@ def refitter_of(
         name = type(dynamics).__name__
         raise ValueError(f"refit_every: expected None, as {name} learns while it filters, got {refit_every}")
     return Refitter(dynamics, checks.instance("refit", refit, Refit), posterior)
+
+
+def few_draws(
+    dynamics: Dynamics[Any] | Predictor,
+    posterior: Posterior | None,
+    count: int | None,
+    pooled: bool | None,
+    refit_every: int | None,
+) -> dict[str, Tensor] | None:
+    """`count` of a posterior's draws, site name -> [count, ...], without the sites that belong to a single run; None if
+    `count` is None.
+
+    Raises:
+        ValueError: there is no posterior, or an argument is given that a filter over draws does not allow.
+    """
+    if count is None:
+        return None
+    count = checks.count("posterior_draws", count, 1)
+    if not is_fitted(dynamics):
+        name = type(dynamics).__name__
+        raise ValueError(f"posterior_draws: expected a model that is fitted to logs, got {name}")
+    if posterior is None:
+        raise ValueError("posterior_draws: expected a posterior to take draws of, got posterior=None")
+    for name, other in (("pooled", pooled), ("refit_every", refit_every)):
+        if other:
+            unless = "None or False" if name == "pooled" else "None"
+            raise ValueError(f"{name}: expected {unless} with posterior_draws, got {other}")
+    return spread_out({name: of for name, of in posterior.draws.items() if name not in dynamics.run_sites}, count)
 
 
 def same_columns(dynamics: Dynamics[Any], posterior: Posterior) -> None:

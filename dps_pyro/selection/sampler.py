@@ -19,8 +19,8 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import Features, RolloutHistory
 from dps_pyro.history.values import step_columns
 from dps_pyro.inference.refit import Refit
+from dps_pyro.selection import arguments
 from dps_pyro.selection.acquisition import Acquisition, Forecast
-from dps_pyro.selection.arguments import acquisition_of, coming_step, few_draws, groups_given, refitter_of, site_values
 from dps_pyro.selection.baseline import leave_one_out
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.coverage import Coverage
@@ -55,16 +55,20 @@ class PromptSampler:
             (the rule of the paper), "entropy", "uniform" or another name of `ACQUISITIONS`, or your own function.
         trials: the planned group size. `select` ranks prompts by the chance that a group of this size is useful.
         posterior: a fitted prior of the same model. The default is the means of the model's own prior.
-        posterior_draws: the number of the posterior's draws to filter at instead of at its mean (`TrackerOverDraws`).
-        features: what is known of each prompt, for the log: name -> N numbers or N strings. (A model takes its own.)
-        refit_every: the number of steps between fits of the model to the history so far, at which the history is then
-            filtered again (online empirical Bayes). None never refits.
+        posterior_draws: the number of the posterior's draws at which to filter, instead of at its mean. The belief is
+            the average over the draws, weighted by how well each has predicted the groups so far (`TrackerOverDraws`).
+            A step costs as many times as much. It cannot be combined with pooled beliefs or refits. None: the mean.
+        features: what is known of each prompt before any rollout, for the log: name -> N numbers or N strings. (A model
+            that uses features takes them in its constructor.)
+        refit_every: the number of steps between refits. A refit fits the model to the history so far and filters the
+            history again at what was learned (online empirical Bayes). None never refits.
         refit: the settings of a refit.
-        seed: the random seed. The same seed and rewards give the same selections.
-        dtype: the dtype of the beliefs, by default torch's.
-        pooled: whether prompts that are alike and were never rolled out share one belief (`PooledTracker`), so that the
-            cost of a step follows what was seen. Selections keep their distribution, but not their values for a seed.
-            By default this is so from 20,000 prompts on, if the model and the acquisition allow it.
+        seed: the random seed of the selections. The same seed and the same rewards give the same selections.
+        dtype: the dtype of the beliefs. The default is torch's.
+        pooled: whether prompts that are alike and were never rolled out share one belief. The cost of a step then
+            follows what was seen, and not the number of prompts (`PooledTracker`). Selections have the same
+            distribution as without a pool, but the same seed gives other selections. By default, beliefs are shared
+            from 20,000 prompts on if the model and the acquisition allow it.
 
     One `observe` is one training step: the prompts that were not rolled out move on, too. Threads may share a sampler:
     each method waits until the others are done.
@@ -93,10 +97,10 @@ class PromptSampler:
         ids = checks.ids("num_prompts", num_prompts)
         count = checks.count("num_prompts", num_prompts if ids is None else len(ids), 1)
         self.trials = checks.count("trials", trials, 1)
-        self._acquire: Acquisition = acquisition_of(acquisition)
+        self._acquire: Acquisition = arguments.acquisition_of(acquisition)
         self.dynamics = dynamics
-        few = None if posterior_draws is None else few_draws(dynamics, posterior, posterior_draws, pooled, refit_every)
-        values, choosable = site_values(dynamics, posterior), rule_of(self._acquire) is not None
+        values, choosable = arguments.site_values(dynamics, posterior), rule_of(self._acquire) is not None
+        few = arguments.few_draws(dynamics, posterior, posterior_draws, pooled, refit_every)
         self.tracker: Filter = sampler_tracker(
             dynamics, count, values=values, draws=few, dtype=dtype, pooled=pooled, choosable=choosable
         )
@@ -104,7 +108,7 @@ class PromptSampler:
         self.tracker.history.ids = ids
         self.tracker.history.features = checks.features("features", features, count)
         self._refit_every = None if refit_every is None else checks.count("refit_every", refit_every, 1)
-        self._refitter = refitter_of(self.tracker, dynamics, refit_every, refit, posterior)
+        self._refitter = arguments.refitter_of(self.tracker, dynamics, refit_every, refit, posterior)
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
         self._coverage = Coverage(self.tracker)
         self._tally = Tally()
@@ -119,8 +123,7 @@ class PromptSampler:
         Prompts that were selected before and have not been observed yet may be selected again.
 
         Raises:
-            ValueError: `batch_size` is not within 1..num_prompts, or a custom acquisition did not return a score for
-                each prompt.
+            ValueError: `batch_size` is not within 1..num_prompts, or a custom acquisition did not return N scores.
         """
         batch_size = checks.count("batch_size", batch_size, 1, self.num_prompts - self._coverage.num_retired)
         if self._choice is not None:
@@ -172,9 +175,7 @@ class PromptSampler:
         # The user's function gets copies, which it may change.
         forecast = Forecast(self.belief, chance.clone(), self.visits, self.tracker.draw, self.trials, self.tracker)
         scores: Any = self._acquire(forecast, self._generator)
-        if not isinstance(scores, Tensor) or scores.shape != chance.shape or bool(scores.isnan().any()):
-            raise ValueError(f"acquisition: expected {self.num_prompts} scores, got {scores}")
-        return scores
+        return arguments.scores_of(scores, self.num_prompts)
 
     @one_at_a_time
     def observe(
@@ -198,8 +199,7 @@ class PromptSampler:
             step: the training step of the rollouts, counted from 0. The default is the coming step. With a later step,
                 the steps in between pass without rollouts. An earlier step is a late observation: it is placed where it
                 belongs and does not count as a step.
-            trained: bool [V], whether the policy was updated on the group. The default is true for every group with
-                rollouts.
+            trained: bool [V], whether the policy was updated on the group. The default is true if there were rollouts.
             progress: the policy's overall progress before the step, for instance its held-out accuracy, for models
                 that use it (`Trained`). The default is the last known value.
             useful: bool [V], whether the group's rewards differ by more than `tolerance`, for the metrics and the log.
@@ -212,8 +212,8 @@ class PromptSampler:
             ValueError: an argument is invalid, or the step is more than 100,000 ahead. The sampler is left unchanged.
         """
         now = self.tracker.step
-        step = coming_step(step, now)
-        groups = groups_given(self.history, self.tolerance, prompts, solved, trials, trained=trained, useful=useful)
+        step = arguments.coming_step(step, now)
+        groups = arguments.groups_given(self.tracker, prompts, solved, trials, trained=trained, useful=useful)
         progress = None if progress is None else float(checks.numbers("progress", progress))
         own = step_columns(columns or {}, self.history.features)
         self._take_up_refit()
@@ -369,7 +369,7 @@ class PromptSampler:
     @property
     @one_at_a_time
     def belief(self) -> Tensor:
-        """[N, K], `p(z_t | y_<t)` for the coming step, with states ordered from unsolved to solved. It is a copy."""
+        """[N, K], `p(z_t | y_<t)` for the coming step, states ordered from unsolved to solved. It is a copy."""
         return self.tracker.belief.clone()
 
     @property

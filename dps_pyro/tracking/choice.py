@@ -37,7 +37,7 @@ def sampler_tracker(
         dynamics: the model.
         num_prompts: N.
         values: site name -> value, such as `Posterior.point`.
-        draws: site name -> [S, ...], draws of a posterior to filter at instead, each with a belief for every prompt.
+        draws: site name -> [S, ...], if the filter is to run at several draws; None for one at `values`.
         dtype: the dtype of the beliefs.
         pooled: whether equals share a belief. None: from 20,000 prompts on, if the model allows it and batches can be
             chosen from a pool.

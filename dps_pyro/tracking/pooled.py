@@ -342,13 +342,13 @@ class PooledTracker(Tracker):
         return matrix
 
     def _means(self, theta: Any) -> Tensor:
-        """[N or 1, K], see `Tracker`; its cost follows N where the kinds' rewards differ."""
-        means = self.rates_by_state()
+        """[N or 1, K], see `Tracker`; its cost follows N if the kinds' rewards differ."""
+        means = super()._means(theta)
         return means if len(means) == 1 else means[self.kinds.at(torch.arange(self.num_prompts))]
 
     def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:
-        """[N, K], see `Tracker`."""
-        worth = super()._worth(theta, trials, self.rates_by_state())
+        """[N, K], see `Tracker`; its cost follows N."""
+        worth = super()._worth(theta, trials, super()._means(theta))
         return worth.expand(len(self.kinds.example), -1)[self.kinds.at(torch.arange(self.num_prompts))]
 
     def shown(self, theta: Any, step: Step, solved: Tensor, trials: Tensor) -> Tensor:

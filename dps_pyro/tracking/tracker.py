@@ -199,7 +199,7 @@ class Tracker(Filter):
 
     def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:
         """[N or 1, K], `progress` in each state, where `means` [N or 1, K] are the states' mean rewards."""
-        useful: Tensor = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
+        useful = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
         trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
         ahead = [
             (self.dynamics.transition(theta, step).probs.to(self.dtype) @ means.unsqueeze(-1)).squeeze(-1)

@@ -43,12 +43,13 @@ def visit(trackers: list[Filter], rng: np.random.Generator, late_share: float = 
     trials = torch.from_numpy(rng.integers(0, 9, len(rows)))
     solved = torch.from_numpy(rng.integers(0, trials.numpy() + 1)).double()
     now, dice = trackers[0].step, rng.random()
+    oldest = 0 if dice > 0.98 else max(0, now - 100)  # most late groups are of the last steps
     step = (
         None
         if dice < 0.85 - late_share
         else now + int(rng.integers(0, 20))
         if dice < 1 - late_share
-        else int(rng.integers(0, now + 1))
+        else int(rng.integers(oldest, now + 1))
     )
     late = step is not None and step < now
     progress = None if late or rng.random() < 0.5 else float(rng.random())
