@@ -22,7 +22,7 @@ def make(
     optional: Collection[str] = (),
     posterior: Posterior | None = None,
 ) -> Dynamics[Any] | Predictor:
-    """A dynamics model by name: of the gallery (`SolvingProgress`), or of a file (`my_model.py:MyDynamics`).
+    """A dynamics model by its name in the gallery (`SolvingProgress`) or in a file (`my_model.py:MyDynamics`).
 
     Args:
         name: the model.

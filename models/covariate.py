@@ -62,10 +62,10 @@ class Covariate(Dynamics[Parameters]):
     """Ordered levels; where a prompt starts and how it moves regress on its features.
 
     Args:
-        features: name -> one number or one string a prompt, or an embedding [N, F]: of all prompts that will be
-            tracked, at least. `design_matrix` tells how they are made columns.
-        reference: the prompts that say what an average feature is, and which strings there are; `features` themselves
-            if left out. Weights are in units of the reference's standard deviations: a posterior that was fitted with
+        features: name -> one number or one string per prompt, or an embedding [N, F], for at least all prompts that
+            will be tracked. `design_matrix` makes columns of them.
+        reference: the prompts that define the average of a feature and the strings that it may have. The default is
+            `features`. Weights are in units of the reference's standard deviations: a posterior that was fitted with
             other prompts' features holds for these where those are the reference, as in
             `Covariate(new_features, reference=fitted.design)` or `Covariate(new_features, reference=log.features)`.
             A string that the reference does not have is taken to be average, as a missing number is.

@@ -163,7 +163,8 @@ class _SiblingsTracker(Tracker):
 
 
 def _population(belief: Tensor, group: Tensor, groups: Tensor) -> _Population:
-    """Of visited prompts' beliefs [V, K] and groups [V], where `groups` [N] are those of all prompts."""
+    """Make it from the beliefs [V, K] and groups [V] of visited prompts, where `groups` [N] are those of all
+    prompts."""
     count = int(groups.max()) + 1
     mass = belief.new_zeros(count, belief.shape[-1]).index_add(0, group, belief)
     return _Population(mass, torch.bincount(group, minlength=count).to(belief).unsqueeze(-1))

@@ -121,8 +121,8 @@ def make_acquisition(config: TrainConfig) -> Acquisition:
 
 
 def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
-    """The configured task. Of one that has both, prompts are in English, except for the embedded policies and what was
-    trained from them, whose tokenizers have no words: those read the compact form.
+    """Make the configured task. If a task has prompts in English and in a compact form, they are in English, except for
+    the embedded policies and what was trained from them, because their tokenizers have no words.
 
     Raises:
         ValueError: there is no such task, its arguments are wrong, or it has too few prompts for the configuration.

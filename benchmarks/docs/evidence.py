@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.cost import trainer
 from benchmarks.docs import pictures
 from benchmarks.learning import geometry, smollm2, tasks
+from dps_pyro.trainers.bench.results import table as bench_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -30,6 +31,7 @@ def main() -> None:
         page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")
     drawn = {
         "selectors": pictures.selectors,
+        "planning": pictures.planning,
         "demo": pictures.demo,
         "replay": pictures.replay,
         "smollm2": smollm2.draw,
@@ -48,6 +50,7 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
+        "planning": lambda: bench_table(_read("planning")),
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "replay-own": lambda: replay(_read("replay"), "own"),
@@ -108,9 +111,9 @@ def sampler(result: dict[str, Any]) -> str:
     note = [
         f"Processor time on one thread, of the last 100 steps. {result['machine']}; {result['date']}.",
         "*Copy*: the beliefs of all prompts, read and written once. *Memory*: what the process holds more than before",
-        f"the sampler was made, the model's labels included. Published: {published['seconds']} s a step and",
+        f"the sampler was made, the model's labels included. Published: {published['seconds']} s per step and",
         f"{published['gibibytes']} GiB at {published['prompts']:,} prompts ({published['source']}). A Python loop",
-        f"over prompts took {published['loop_us_a_prompt']:.0f} µs a prompt here.",
+        f"over prompts took {published['loop_us_a_prompt']:.0f} µs per prompt here.",
     ]
     return "\n".join([*rows, "", " ".join(note)])
 
@@ -152,7 +155,7 @@ def replay(result: dict[str, Any], protocol: str) -> str:
         lines.append(f"| {row} | {' | '.join(cells)} |")
     settings = result["configuration"]
     note = (
-        f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts a "
+        f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts per "
         f"step, refits every {settings['refit_every']} steps; in bold the best of a column. "
         f"{result['machine']}; {result['date']}."
     )
@@ -195,9 +198,19 @@ def fitting(fit: dict[str, Any], filtering: dict[str, Any]) -> str:
 
 
 def recovery(result: dict[str, Any]) -> str:
-    """Coverage of both guides' intervals ± its standard error, and the points' errors beside those of the prior."""
+    """Coverage of the intervals ± its standard error, the points' errors beside those of the prior, and what the
+    default method costs beside SVI."""
     rows = {(row["model"], row["guide"]): row for row in result["rows"]}
-    columns = ("model", "parameters", "`normal`", "`low_rank`", "its worst site", "error / prior's", "seconds")
+    columns = (
+        "model",
+        "parameters",
+        "`normal`",
+        "`low_rank`",
+        "its worst site",
+        "error / prior's",
+        "`Laplace()`",
+        "cost",
+    )
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in dict.fromkeys(model for model, _ in rows):
         normal, low_rank = rows[name, "normal"], rows[name, "low_rank"]
@@ -206,17 +219,23 @@ def recovery(result: dict[str, Any]) -> str:
         worst = min(low_rank["sites"], key=lambda site, sites=low_rank["sites"]: sites[site]["coverage"])
         cells.append(f"{worst} {low_rank['sites'][worst]['coverage']:.2f}")
         errors = [f"{row['global']['error'] / row['global']['prior_error']:.2f}" for row in (normal, low_rank)]
-        cells += [", ".join(errors), f"{low_rank['seconds'] / normal['seconds']:.2f}"]
+        cells += [", ".join(errors), *_default(rows.get((name, "laplace")))]
         lines.append(f"| {' | '.join(cells)} |")
     settings = result["configuration"]
     note = (
         f"{settings['histories']} histories of {settings['prompts']} prompts and {settings['steps']} steps, "
         f"{settings['observed']:.0%} of the groups rolled out; {settings['svi_steps']} SVI steps; seed "
-        f"{result['seed']}. Coverage ± its standard error over histories; errors of `normal`, `low_rank`; "
-        f"seconds of `low_rank` over those of `normal`. "
+        f"{result['seed']}. Coverage ± its standard error over histories; errors of `normal`, `low_rank`; *cost*: "
+        f"processor seconds of `Laplace()`, the default, over those of SVI with `low_rank`; –: not measured. "
         f"{result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
+
+
+def _default(row: dict[str, Any] | None) -> tuple[str, str]:
+    if row is None:
+        return "–", "–"
+    return f"{row['global']['coverage']:.2f} ± {row['global']['coverage_se']:.2f}", f"{row['cost']:.2f}"
 
 
 def labels(result: dict[str, Any]) -> str:
@@ -235,8 +254,8 @@ def labels(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     settings = result["configuration"]
     note = (
-        f"A log a model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} of "
-        f"the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
+        f"One log per model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} "
+        f"of the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
 

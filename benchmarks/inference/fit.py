@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from pyro import infer
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal, init_to_mean
 from torch import Tensor
@@ -162,7 +163,7 @@ def _svi(
 
     pyro.clear_param_store()
     guide = AutoNormal(prior, init_loc_fn=init_to_mean, init_scale=0.05)
-    svi = SVI(method, guide, pyro.optim.ClippedAdam({"lr": 0.01}), elbo)
+    svi = infer.SVI(method, guide, pyro.optim.ClippedAdam({"lr": 0.01}), elbo)
     guide(history)
     torch.manual_seed(0)
     loss = float(svi.step(history))

@@ -3,17 +3,21 @@
     python -m benchmarks.inference.recovery --out benchmarks/results/recovery.json
 
 For each model that is fitted: parameters are drawn from its prior, a history from the model, and the model is fitted to
-it by SVI, as `fit` does it. A 90 % interval of the exact posterior would hold the truth in 90 % of such simulations,
-for every parameter: what is missing is what the guide leaves out. An independent normal for each parameter is too
-narrow where parameters are correlated; a normal of low rank is less so; and neither is skewed as the posterior of a
-small chance is. Errors are absolute, beside those of the prior's own mean. A model that the result file has already is
-left as it is, unless it is named with --models.
+it as `fit` does it: by SVI with either of its guides, and by `Laplace()`, the default. A 90 % interval of the exact
+posterior would hold the truth in 90 % of such simulations, for every parameter: what is missing is what the
+approximation leaves out. An independent normal for each parameter is too narrow where parameters are correlated; a
+normal of low rank is less so; and neither is skewed as the posterior of a small chance is. Errors are absolute, beside
+those of the prior's own mean. The SVI fits of all histories run side by side, so that their seconds are not those of a
+fit. The rows of `laplace` have a column "cost" instead: processor seconds of its fits over those of `fit` with
+`SVI(guide="low_rank")` to the same few histories. A model and way that the result file has already is left as it is,
+unless --anew is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +28,17 @@ from torch import Tensor
 from benchmarks.inference.gallery import FITTED, SMALL, arguments, make
 from benchmarks.inference.rows import Rows
 from benchmarks.inference.side_by_side import guides
+from dps_pyro import SVI, Laplace, RolloutHistory, fit
 from dps_pyro.dynamics.sites import own_sites
 from dps_pyro.evaluation.parallel_hmc import Posteriors
-from dps_pyro.evaluation.sbc_ranks import design, simulated
+from dps_pyro.evaluation.sbc_ranks import design, filled, simulated
 
 GUIDES = ("normal", "low_rank")
+WAYS = (*GUIDES, "laplace")
+TIMED = 3
+"""Histories that are also fitted one by one by SVI, for the cost."""
+LEFT_OUT = ("out", "models", "ways", "anew", "seed")
+"""Options that are not in the configuration."""
 WITHIN = (0.05, 0.95)
 """The quantiles between which the truth ought to be, in nine simulations of ten."""
 
@@ -45,6 +55,8 @@ def main() -> None:
     """Simulate, fit, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=FITTED)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--anew", action="store_true", help="make the rows of --models again that the file has")
     parser.add_argument("--histories", type=int, default=50)
     parser.add_argument("--prompts", type=int, default=80)
     parser.add_argument("--steps", type=int, default=15)
@@ -57,15 +69,17 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)  # small chances round to 0 in float32
-    configuration = {name: value for name, value in vars(options).items() if name not in ("out", "models", "seed")}
+    configuration = {name: value for name, value in vars(options).items() if name not in LEFT_OUT}
     what = (
         "share of the parameters of simulated histories within the fit's 90 % intervals, and mean absolute errors of "
         "its point and of the prior's mean"
     )
     settings = {"configuration": configuration, "seed": options.seed}
-    rows = Rows(options.out, what, settings, ("guide", GUIDES), anew=options.models or ())
+    rows = Rows(options.out, what, settings, ("guide", WAYS), anew=options.models if options.anew else ())
     print(f"{'model':<16} {'guide':<9} {'coverage':>8} {'per prompt':>10} {'error':>7} {'of prior':>8} {'seconds':>8}")
     for name, guide in rows.missing(options.models or FITTED):
+        if guide not in options.ways:
+            continue
         row = measure(name, guide, **configuration, seed=options.seed)
         _show(row)
         rows.add(row)
@@ -95,27 +109,55 @@ def measure(
         torch.manual_seed(seed)
         truth, outcomes = simulated(of_all)
         centre = prior_means(model, prompts)
-    posteriors = Posteriors(of_all, {"outcomes": outcomes}, truth)
-    at_centre = {site: centre[site].expand(value.shape) for site, value in truth.items()}
-    begin = posteriors.unconstrained(at_centre)[0]
-    positions, losses = guides(posteriors, begin, guide, steps=svi_steps, draws=draws, seed=seed)
-    values = [posteriors.values(position) for position in positions]
-    found = {
-        site: recovered(torch.stack([one[site] for one in values]), value, centre[site])
-        for site, value in truth.items()
-    }
+    more: dict[str, Any] = {}
+    if guide == "laplace":
+        logs = [filled(schedule, one) for one in outcomes]
+        fits, more = one_by_one(model, logs, svi_steps=svi_steps, draws=draws, seed=seed)
+        drawn = {site: torch.stack([fit[site] for fit in fits], 1).reshape(draws, *truth[site].shape) for site in truth}
+    else:
+        posteriors = Posteriors(of_all, {"outcomes": outcomes}, truth)
+        at_centre = {site: centre[site].expand(value.shape) for site, value in truth.items()}
+        begin = posteriors.unconstrained(at_centre)[0]
+        positions, losses = guides(posteriors, begin, guide, steps=svi_steps, draws=draws, seed=seed)
+        values = [posteriors.values(position) for position in positions]
+        drawn = {site: torch.stack([one[site] for one in values]) for site in truth}
+        last, before = losses[-50:].mean(), losses[-100:-50].mean()
+        more = {"falling": round(float((before - last) / before.abs()), 6)}
+    found = {site: recovered(drawn[site], value, centre[site]) for site, value in truth.items()}
     own = {name for name, is_own in own_sites(model, prompts).items() if is_own}
-    last, before = losses[-50:].mean(), losses[-100:-50].mean()
     return {
         "model": name,
         "arguments": SMALL.get(name, {}),
         "guide": guide,
         "seconds": round(time.perf_counter() - start, 2),
-        "falling": round(float((before - last) / before.abs()), 6),
+        **more,
         "global": _summary([one for site, one in found.items() if site not in own]),
         "per_prompt": _summary([found[site] for site in own]) if own else None,
         "sites": {site: _summary([one]) for site, one in found.items()},
     }
+
+
+def one_by_one(
+    model: Any, logs: Sequence[RolloutHistory], *, svi_steps: int, draws: int, seed: int
+) -> tuple[list[Mapping[str, Tensor]], dict[str, Any]]:
+    """Each history's draws by `Laplace()`, site -> [draws, ...]; and what these fits were like: their cost beside that
+    of SVI, how many had weights to rely on, and how many had come to rest."""
+    fits, took = [], []
+    for log in logs:
+        begun = time.process_time()
+        fits.append(fit(model, log, Laplace(draws=draws), seed=seed, progress=False))
+        took.append(time.process_time() - begun)
+    begun = time.process_time()
+    for log in logs[:TIMED]:
+        fit(model, log, SVI(guide="low_rank", steps=svi_steps, draws=draws), seed=seed, progress=False)
+    svi = time.process_time() - begun
+    told = {
+        "cost": round(sum(took[:TIMED]) / svi, 3),
+        "seconds_a_fit": round(sum(took) / len(took), 2),
+        "resampled": sum(one.about["resampled"] for one in fits),
+        "converged": sum(one.converged for one in fits),
+    }
+    return [one.draws for one in fits], told
 
 
 def prior_means(model: Any, prompts: int) -> dict[str, Tensor]:

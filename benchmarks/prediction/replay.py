@@ -9,6 +9,7 @@ selects itself (soft). Both on logs that `benchmarks.prediction.logs` records, w
     fitted    learned from what earlier runs would have left: 32 random groups a step of each development log (of a
               development log: of the other one), population parameters only
     online    the model's own, and the model is fitted again to what it was shown, every 10 steps
+    both      the fitted one, from which and with which as the prior the model is fitted again every 10 steps
 
 "ceiling" is the protocol in which everything is shown at every step. Models were developed on the develop-* logs; what
 is reported is measured on the report-* logs, which are played if no others are named. One process; every cell is
@@ -46,6 +47,7 @@ from dps_pyro.models import (
     PaperDPS,
     PromptTypes,
     RewardEMA,
+    RunStart,
     SolvingProgress,
     Trained,
 )
@@ -68,6 +70,7 @@ MODELS: dict[str, Callable[[Features, Features], Any]] = {
     "RewardEMA": lambda *_: RewardEMA(),
     "SolvingProgress": lambda *_: SolvingProgress(),
     "Ladder": lambda *_: Ladder(),
+    "RunStart": lambda *_: RunStart(),
     "PromptTypes": lambda *_: PromptTypes(),
     "Trained": lambda *_: Trained(),
     "Hierarchical, groups": lambda own, _: Hierarchical(_operands(own), LABELS),
@@ -78,13 +81,24 @@ MODELS: dict[str, Callable[[Features, Features], Any]] = {
 """Each from the features of the prompts to be tracked, and those of the development logs, which say what an average
 feature is. Groups are the numbers of operands."""
 
-Prior = Literal["default", "fitted", "online"]
+Prior = Literal["default", "fitted", "online", "both"]
+PRIORS: tuple[Prior, ...] = ("default", "fitted", "online", "both")
 PROTOCOLS = ("uniform", "own", "ceiling")
 CEILING = ("Hierarchical, groups", "LogitWalk", "LogitWalk, groups")
-FITTED = ("SolvingProgress", "Ladder", "Hierarchical, groups", "Covariate", "LogitWalk", "LogitWalk, groups")
+FITTED = (
+    "SolvingProgress",
+    "RunStart",
+    "Ladder",
+    "Hierarchical, groups",
+    "Covariate",
+    "LogitWalk",
+    "LogitWalk, groups",
+)
 """Models that are played from a fitted prior, too."""
-ONLINE = ("Covariate",)
+ONLINE = ("Covariate", "SolvingProgress", "RunStart", "LogitWalk")
 """Models that are fitted again as they go: a dozen fits a cell, of protocol "uniform" alone."""
+BOTH = ("SolvingProgress", "RunStart", "LogitWalk")
+"""Those that are also fitted again from a fitted prior."""
 REPORT = [name for name in LOGS if name.startswith("report-")]
 BASE_RATE = "base rate so far"
 COLUMNS = (
@@ -111,7 +125,8 @@ class Cell:
 
     @property
     def row(self) -> str:
-        return self.model if self.prior == "default" else f"{self.model}, {self.prior}"
+        told = "fitted and online" if self.prior == "both" else self.prior
+        return self.model if self.prior == "default" else f"{self.model}, {told}"
 
     def slug(self, source: str) -> str:
         name = f"{self.log}-{self.protocol}-{self.model}-{self.prior}"
@@ -123,9 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", nargs="+", choices=list(LOGS), default=REPORT)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument(
-        "--priors", nargs="+", choices=["default", "fitted", "online"], default=["default", "fitted", "online"]
-    )
+    parser.add_argument("--priors", nargs="+", choices=PRIORS, default=PRIORS)
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--refit-every", type=int, default=10)
@@ -181,7 +194,8 @@ class Bench:
                     for model in self.options.models:
                         if prior == "fitted" and model not in FITTED:
                             continue
-                        if prior == "online" and (model not in ONLINE or protocol != "uniform"):
+                        refitted = {"online": ONLINE, "both": BOTH}.get(prior)
+                        if refitted is not None and (model not in refitted or protocol != "uniform"):
                             continue
                         if protocol == "ceiling" and (model not in CEILING or prior != "fitted"):
                             continue
@@ -202,10 +216,10 @@ class Bench:
             model,
             log.ids if log.ids is not None else log.num_prompts,
             acquisition="soft",
-            posterior=self.prior(cell, model) if cell.prior == "fitted" else None,
+            posterior=self.prior(cell, model) if cell.prior in ("fitted", "both") else None,
             features=log.features,
             seed=options.seed,
-            refit_every=options.refit_every if cell.prior == "online" else None,
+            refit_every=options.refit_every if cell.prior in ("online", "both") else None,
         )
         played = replay(
             log,

@@ -21,28 +21,30 @@ __all__ = ["Options", "run"]
 
 @dataclass(kw_only=True)
 class Options(LogOptions):
-    """Fit models to a log, score them on prompts that were left out, and rank them."""
+    """Fit models to a log, score how well they predict data that was left out, and rank them."""
 
     history: Path
-    """A history.parquet (columns prompt, step, solved, trials), or another loop's log, as `dps-pyro fit` takes it."""
+    """A history.parquet with the columns prompt, step, solved and trials, or the log of another training loop, as for
+    `dps-pyro fit`."""
     models: tuple[str, ...] = ("LogitWalk", "SolvingProgress")
-    """Names in dps_pyro.models, or path/to/file.py:Name; each may have arguments of its constructor after it, as YAML:
-    "LogitWalk{groups: operands}". Features of the history go by their names."""
+    """The models: names in dps_pyro.models, or path/to/file.py:Name. Arguments for the constructor may follow a name as
+    YAML: "LogitWalk{groups: operands}". The value of groups or features is the name of a feature in the history."""
     score: Literal["loo", "prequential", "held-out"] = "loo"
-    """Of what is left out: each prompt in turn, by PSIS-LOO from one fit; or a random half of the prompts, filtered
-    online (baselines, which are not fitted, can be scored too) or as a whole."""
+    """What is left out and predicted. "loo" leaves out one prompt at a time (PSIS-LOO, from one fit). "prequential"
+    filters a random half of the prompts online, and can also score baselines, which are not fitted. "held-out" predicts
+    the logs of that half as a whole."""
     method: Literal["laplace", "svi", "nuts"] | None = None
-    """How to fit. If left out: as `dps-pyro fit` would, model by model."""
+    """The method of the fits: laplace, svi or nuts. By default it is chosen for each model as `dps-pyro fit` does."""
     guide: Literal["normal", "low_rank"] | None = None
-    """The approximation that svi fits: independent normals, or one with correlations."""
+    """The approximation that svi fits: normal (independent normals) or low_rank (normals with correlations)."""
     steps: int | None = None
-    """The most steps that laplace or svi take, or the warm-up steps of nuts."""
+    """The largest number of steps of laplace or svi, or the number of warm-up steps of nuts."""
     draws: int | None = None
-    """The number of posterior draws to keep. If left out: 200."""
+    """The number of posterior draws to keep. The default is 200."""
     seed: int = 0
-    """The random seed of the fits and of the halves."""
+    """The random seed of the fits and of the random half."""
     out: Path | None = None
-    """A PNG file to draw the differences to."""
+    """A PNG file for a drawing of the differences."""
 
 
 def run(arguments: list[str]) -> int:

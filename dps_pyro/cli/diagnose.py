@@ -1,4 +1,4 @@
-"""`dps-pyro diagnose`: whether a fit is to be relied on, and whether its model describes the log."""
+"""`dps-pyro diagnose`: whether a fit can be trusted, and whether its model describes the log."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["Options", "run"]
 
 @dataclass(kw_only=True)
 class Options(LogOptions):
-    """Diagnose a fit: how it ended, how well it predicts, what its model cannot do. Prints tables; with --out, writes
-    diagnosis.png and groups.nc, the fit as ArviZ has it."""
+    """Diagnose a fit: how it ended, how well it predicts, and what the model cannot describe. Prints tables. With --out
+    it also writes diagnosis.png and groups.nc, which ArviZ reads."""
 
     history: Path
     """The history.parquet, or another loop's log, that the model was fitted to."""
     posterior: Path
-    """The folder of dps-pyro fit."""
+    """The folder that `dps-pyro fit` wrote."""
     model: str | None = None
-    """The model that was fitted: a name in dps_pyro.models, or path/to/file.py:Name. If left out, it is the one that
-    the posterior names."""
+    """The model that was fitted: a name in dps_pyro.models, or path/to/file.py:Name. The default is the model that the
+    posterior names."""
     model_args: str | None = None
-    """Arguments of its constructor, as YAML, as they were of the fit. If left out, they are those that the posterior
-    names."""
+    """Arguments for the constructor of the model, as YAML. They must be those of the fit. The default is those that the
+    posterior names."""
     out: Path | None = None
-    """The folder to write the picture and ArviZ's groups to."""
+    """The folder for diagnosis.png and groups.nc."""
     seed: int = 0
-    """Of the replicated logs."""
+    """The random seed of the replicated logs."""
 
 
 def run(arguments: list[str]) -> int:

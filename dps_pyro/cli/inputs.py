@@ -1,4 +1,4 @@
-"""What commands read: logs, and models by their names. Nothing heavy is imported before it is needed."""
+"""The inputs of commands: logs, and models by their names. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ __all__ = ["LogOptions", "contents", "read_history", "read_model", "read_predict
 
 @dataclass(kw_only=True)
 class LogOptions:
-    """What a command may be told of a log that another loop wrote."""
+    """Settings for the logs of other training loops."""
 
     format: Literal["auto", "history", "trl", "verl", "wandb", "prime-rl", "open-instruct", "openrlhf", "nemo-rl"] = (
         "auto"
     )
-    """What the log is. If left out, its content tells."""
+    """The format of the log. "auto" recognizes it by its content."""
     reward: str | None = None
-    """The column with the reward that tells what is solved, if there are several. If left out, it is verl's acc, or
-    the only reward there is."""
+    """The column with the reward that decides whether a completion is right. The default is verl's acc, or the only
+    reward there is."""
     id_column: str | None = None
-    """The column with the prompts' ids. If left out, it is prompt_id, problem_id or example_id, or a hash of the
-    prompt."""
+    """The column with the prompts' ids. The default is prompt_id, problem_id or example_id, or a hash of the prompt."""
     solved_at: float = 1.0
-    """A completion with at least this reward solved its prompt."""
+    """The smallest reward with which a completion counts as right."""
     partial: bool = False
-    """Rewards within 0..1 are partial solutions (for DenseReward); solved_at is left aside."""
+    """Read rewards within 0..1 as partial solutions, for the model DenseReward. --solved-at is then ignored."""
     every: int = 1
-    """The number of optimizer steps that one generation serves, if the loop uses rollouts for several."""
+    """The number of optimizer steps per generation, if the loop uses its rollouts for several steps."""
 
 
 def read_history(path: Path, options: LogOptions, say: Callable[[str], None] = print) -> RolloutHistory:
     """Read a log, ours or another loop's, and say how many rollouts were solved and how many groups are useful.
 
     Raises:
-        ValueError: The file is not of a log, or what counts as solved is on another scale than its rewards.
-        OSError: It cannot be read.
+        ValueError: The file is not a log, or what counts as solved is on another scale than its rewards.
+        OSError: The file cannot be read.
     """
     from dps_pyro.history.foreign import read_log
 
@@ -78,16 +77,16 @@ def contents(history: RolloutHistory) -> str:
 def read_predictor(
     name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None
 ) -> Dynamics[Any] | Predictor:
-    """A model, or a baseline that brings its own filter, for the prompts of a log.
+    """Make a model, or a baseline that brings its own filter, for the prompts of a log.
 
     Args:
-        name: in dps_pyro.models, or path/to/file.py:Name.
-        arguments: of its constructor, as YAML.
-        history: whose features `groups` and `features` name.
-        posterior: that it is to be run at, which knows the labels of groups and what an average feature is.
+        name: a name in dps_pyro.models, or path/to/file.py:Name.
+        arguments: the arguments for its constructor, as YAML.
+        history: the log. The arguments `groups` and `features` name its features.
+        posterior: the posterior that the model will use. It knows the labels of groups and the average features.
 
     Raises:
-        ValueError: there is no such model, or the arguments are not its.
+        ValueError: there is no such model, or it does not take these arguments.
     """
     from dps_pyro.models.by_name import make
     from dps_pyro.support.yaml_files import load_yaml
@@ -99,10 +98,10 @@ def read_predictor(
 
 
 def read_model(name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None) -> Dynamics[Any]:
-    """A model that can be fitted.
+    """Make a model that can be fitted.
 
     Raises:
-        ValueError: as `read_predictor`, or it is a baseline that learns while it filters.
+        ValueError: as in `read_predictor`, or the model is a baseline that learns while it filters.
     """
     from dps_pyro.tracking.tracker import is_fitted
 

@@ -126,6 +126,10 @@ class Progress(TorchDistribution):
 
     def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         """[..., N, T] outcomes drawn from the law; 0 where missing."""
+        return self.sample_with_states(sample_shape)[0]
+
+    def sample_with_states(self, sample_shape: Size = torch.Size()) -> tuple[Tensor, Tensor]:  # noqa: B008 - as above
+        """[..., N, T] outcomes drawn from the law, 0 where missing, and long [..., N, T], the states that show them."""
         batch = torch.Size(sample_shape) + self.batch_shape
         own = self._lead + 1  # batch dimensions between time and the states
         extra, inner = batch[:-own], batch[-own:]
@@ -135,13 +139,14 @@ class Progress(TorchDistribution):
             z = self._initial.expand(inner).sample(extra)
             emission = unchecked(self._emit(timed)).expand([len(timed.trials), *inner, num_states])
             shown = emission.sample(extra).movedim(len(extra), 0)
-            outcomes = []
+            outcomes, states = [], []
             for t, transition in enumerate(self._moves()):
                 outcome = shown[t].gather(-1, z.unsqueeze(-1)).squeeze(-1)
                 outcomes.append(torch.where(timed.trials[t] > 0, outcome, 0.0))
+                states.append(z)
                 law = transition.expand(*batch, num_states, num_states)
                 z = dist.Categorical(Vindex(law)[..., z, :]).sample()
-        return torch.stack(outcomes, -1)
+        return torch.stack(outcomes, -1), torch.stack(states, -1)
 
 
 class Shown(TorchDistribution):
@@ -165,23 +170,6 @@ class Shown(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         picked: Tensor = Vindex(self._emission.log_prob(value.unsqueeze(-1)))[..., self._z]
         return picked
-
-    def sample_ahead(self, value: Tensor) -> Tensor:
-        """[..., N, T], one draw from `p(y_t | y_<t)` at every step, each given the true outcomes before it; 0 where
-        missing.
-
-        Args:
-            value: [..., N, T], the outcomes.
-        """
-        timed = _time_first(self._steps, self._lead)
-        with torch.no_grad():
-            after = self.filter(value).belief
-            start = self._initial.probs.expand(after.shape[1:]).unsqueeze(0)
-            before = torch.cat([start, predict(after[:-1], self._moves()[:-1])])
-            z = dist.Categorical(before).sample()
-            shown = unchecked(self._emit(timed)).expand(after.shape).sample()
-            outcome = shown.gather(-1, z.unsqueeze(-1)).squeeze(-1)
-            return torch.where(timed.trials > 0, outcome, 0.0).movedim(0, -1)
 
     def sample(self, sample_shape: Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         drawn = self._emission.expand([*self.batch_shape, self._emission.batch_shape[-1]]).sample(sample_shape)

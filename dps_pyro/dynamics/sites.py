@@ -9,11 +9,12 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
+from pyro.infer.autoguide.initialization import init_to_mean
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-__all__ = ["At", "HasPrior", "centre", "is_drawn", "is_own", "own_sites", "sites_of"]
+__all__ = ["At", "HasPrior", "beginning", "centre", "is_drawn", "is_own", "own_sites", "sites_of"]
 
 
 class At(Messenger):
@@ -52,6 +53,14 @@ def centre(site: Any) -> Tensor:
     return centre
 
 
+def beginning(site: Any) -> Tensor:
+    """The point where a fit begins: the site's prior mean or the next best thing, as `centre`, and if there is none
+    Pyro's choice. Pyro's own `init_to_mean` has no centre for the laws of a primed model, and would begin at equal
+    chances, far from what earlier runs taught."""
+    middle = _middle(site["fn"])
+    return init_to_mean(site) if middle is None else middle
+
+
 def _middle(law: Any) -> Tensor | None:
     if isinstance(law, torch.distributions.Independent):
         return _middle(law.base_dist)
@@ -81,7 +90,7 @@ class HasPrior(Protocol):
 def sites_of(dynamics: HasPrior, num_prompts: int) -> dict[str, Any]:
     """The sample sites of a model's prior, by name: each as Pyro's trace has it, with "fn", "value" and its plates.
 
-    The choice of rows that a plate makes is no site. The global RNG is left as it was.
+    The rows that a plate chooses are not a site. The global random generator does not change.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block(), poutine.trace() as trace:
         dynamics.prior(pyro.plate("prompts", num_prompts, dim=-1))

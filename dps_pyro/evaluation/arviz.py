@@ -59,7 +59,7 @@ def to_arviz(
         posterior: the fit.
         copies: where prompts have parameters of their own, how many prior draws of those log_likelihood is averaged
             over; 0 takes the fit's, which makes PSIS-LOO over prompts unreliable.
-        seed: of the prior, the replications and the copies.
+        seed: the random seed of the prior draws, the replications and the copies.
 
     Raises:
         ValueError: the posterior is not of this model and these prompts, or the log has no outcomes.
@@ -125,15 +125,16 @@ def to_netcdf(groups: Any, path: str | Path) -> Path:
     """Write what `to_arviz` made to one NetCDF file, atomically; `arviz.from_netcdf` reads it.
 
     Raises:
-        ImportError: neither h5netcdf nor netCDF4 is installed.
+        ImportError: neither h5netcdf with h5py nor netCDF4 is installed.
     """
     from importlib.util import find_spec
 
-    engine = next((name for name in ("h5netcdf", "netCDF4") if find_spec(name) is not None), None)
+    needs = {"h5netcdf": ("h5netcdf", "h5py"), "netcdf4": ("netCDF4",)}  # newer h5netcdf comes without h5py
+    engine = next((name for name, parts in needs.items() if all(map(find_spec, parts))), None)
     if engine is None:
-        raise ImportError("netcdf: expected h5netcdf or netCDF4 to be installed, got neither")
+        raise ImportError("netcdf: expected h5netcdf with h5py, or netCDF4, to be installed, got neither")
     with atomic_path(Path(path)) as aside:
-        groups.to_netcdf(str(aside), engine=engine.lower())
+        groups.to_netcdf(str(aside), engine=engine)
     return Path(path)
 
 

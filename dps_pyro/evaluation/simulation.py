@@ -1,4 +1,4 @@
-"""Logs drawn from a model, with the truth beside them: what a fit should find, and what a replay can be tried on."""
+"""Logs drawn from a model, together with the truth that a fit should find."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.dynamics.sites import centre as centre_of_site
-from dps_pyro.dynamics.step import steps_of
+from dps_pyro.dynamics.step import Step, steps_of
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.support import checks
@@ -52,22 +52,25 @@ def simulate(
 
     Args:
         dynamics: the model.
-        prompts: their number, or their ids.
+        prompts: the number of prompts, or their ids.
         num_steps: T.
-        trials: rollouts a group.
+        trials: the number of rollouts per group.
         values: site name -> value, such as `Posterior.point`; the other sites are drawn from the prior.
-        centre: the other sites stand at the prior's centre instead, as they do in an online filter.
-        observed: the chance that a prompt is rolled out in a step, in (0, 1]; at 1 the log is full, as `replay` wants.
-        trained: the chance that the policy is updated on a group, in [0, 1], for models that ask.
-        progress: [T], the policy's overall progress before each step, for models that ask; unknown if left out.
+        centre: set the other sites to the prior's centre instead, as in an online filter.
+        observed: the chance that a prompt is rolled out in a step, in (0, 1]. With 1 the log is full, as `replay` needs
+            it.
+        trained: the chance that the policy is updated on a group, in [0, 1], for models that use it.
+        progress: [T], the policy's overall progress before each step, for models that use it. By default it is unknown.
         shift_at: a step in 1..T-1 at which prompts' states are drawn anew from the initial distribution, as if the
             policy had been replaced; None for none.
-        shift_share: of the prompts, in (0, 1]: a random one.
-        features: of the prompts, for the log. (The model's own, its constructor took.)
-        seed: of everything. The global RNG is left as it was.
+        shift_share: the share of prompts that get new states, in (0, 1]. They are chosen at random.
+        features: the features of the prompts, for the log. (A model that uses features took them in its constructor.)
+        seed: the random seed of all draws. The global random generator does not change.
 
-    Sums of rewards outside 0..trials, which a Gaussian emission draws, are put at those bounds. Real-valued rewards are
-    drawn as their sums; which groups the log calls useful is what those say (`useful_by_sum`).
+    If the model says what law one reward has (`Dynamics.reward`), the reward of each rollout is drawn from it. The sum
+    of a group is theirs, and the group is useful if its largest and smallest reward are more than `dynamics.tolerance`
+    apart. Otherwise the sum of a group is drawn from the emission, and the log counts the group as useful by its sum
+    (`useful_by_sum`). Sums outside 0..trials, which Gaussian rewards may have, are moved to these bounds.
 
     Raises:
         ValueError: an argument is of another kind or out of range, or the values are not the model's.
@@ -81,7 +84,7 @@ def simulate(
         shift_at = checks.count("shift_at", shift_at, 1, num_steps - 1)
     known = [None] * num_steps if progress is None else checks.numbers("progress", progress).tolist()
     if len(known) != num_steps:
-        raise ValueError(f"progress: expected {num_steps} numbers, one a step, got {len(known)}")
+        raise ValueError(f"progress: expected {num_steps} numbers, one per step, got {len(known)}")
     schedule = RolloutHistory(prompts, num_steps=num_steps, features=features)
     num_prompts = schedule.num_prompts
     dynamics.parameters(num_prompts, values)  # says so where the values are not its
@@ -94,14 +97,15 @@ def simulate(
             nothing = torch.zeros(len(rows))
             schedule.append(rows, step=step, solved=nothing, trials=trials, trained=learned, progress=level)
         steps = steps_of(schedule, schedule.dense())
-        solved = Progress(dynamics, theta, steps).expand([num_prompts]).sample()
+        solved, states = Progress(dynamics, theta, steps).expand([num_prompts]).sample_with_states()
         shifted = torch.zeros(0, dtype=torch.long)
         if shift_at is not None:
             # From there on a process that starts: initial states, and the moves of the steps to come.
             rest = steps.at(slice(shift_at, None))
-            anew = Progress(dynamics, theta, rest).expand([num_prompts]).sample()
+            anew, others = Progress(dynamics, theta, rest).expand([num_prompts]).sample_with_states()
             shifted = torch.randperm(num_prompts)[: max(1, round(shift_share * num_prompts))].sort().values
-            solved[shifted, shift_at:] = anew[shifted]
+            solved[shifted, shift_at:], states[shifted, shift_at:] = anew[shifted], others[shifted]
+        rewarded = _one_by_one(dynamics, theta, steps, states, trials)
     log = RolloutHistory(prompts, num_steps=num_steps, features=features)
     events = schedule.events
     for step, level in enumerate(known):
@@ -109,6 +113,9 @@ def simulate(
         rows, size = events.prompt[now], events.trials[now]
         counts = torch.minimum(solved[rows, step].double().clamp_min(0), size.double())
         mixed = useful_by_sum(counts, size, dynamics.tolerance)
+        if rewarded is not None:
+            counts = rewarded.sum[rows, step].clamp(0, trials)
+            mixed = rewarded.apart[rows, step] > dynamics.tolerance
         learned = events.trained[now]
         log.append(rows, step=step, solved=counts, trials=size, trained=learned, progress=level, useful=mixed)
     about = {
@@ -125,6 +132,29 @@ def simulate(
     drawn = {name: value.unsqueeze(0) for name, value in sites.items()}
     truth = Posterior(draws=drawn, point=sites, losses=torch.zeros(0), converged=True, about=about)
     return Simulated(log, truth, shifted)
+
+
+class _Rewarded(NamedTuple):
+    """Groups whose rewards were drawn one by one."""
+
+    sum: Tensor  # float64 [N, T]
+    apart: Tensor  # float64 [N, T], the largest reward less the smallest
+
+
+def _one_by_one(dynamics: Dynamics[Any], theta: Any, steps: Step, states: Tensor, trials: int) -> _Rewarded | None:
+    """Rewards of groups of `trials` rollouts in the given states [N, T]; None if the model has no law for one
+    reward."""
+    sums, apart = [], []
+    for t in range(states.shape[-1]):
+        law = dynamics.reward(theta, steps.at(t))
+        if law is None:
+            return None
+        z = states[:, t, None].expand(trials, -1, -1)
+        drawn = law.expand([len(states), len(dynamics.states)]).sample(torch.Size([trials])).double()
+        rewards = drawn.gather(-1, z).squeeze(-1)
+        sums.append(rewards.sum(0))
+        apart.append(rewards.amax(0) - rewards.amin(0))
+    return _Rewarded(torch.stack(sums, -1), torch.stack(apart, -1))
 
 
 def _parameters(

@@ -17,7 +17,7 @@ ROUNDING = 1e-6
 
 
 class Counts(NamedTuple):
-    """What `PromptSampler.observe` takes, one entry a prompt, in the order of the prompts' first rollouts."""
+    """What `PromptSampler.observe` takes, one entry per prompt, in the order of the prompts' first rollouts."""
 
     prompts: Tensor  # long [V]
     solved: Tensor  # float64 [V], within 0..trials
@@ -45,7 +45,7 @@ def count_groups(
     """
     rows, values = checks.whole_numbers("prompts", prompts), checks.numbers("rewards", rewards)
     if rows.ndim != 1 or rows.shape != values.shape:
-        raise ValueError(f"rewards: expected one a rollout, shape {tuple(rows.shape)}, got {tuple(values.shape)}")
+        raise ValueError(f"rewards: expected one per rollout, shape {tuple(rows.shape)}, got {tuple(values.shape)}")
     scored = ~values.isnan()
     if solved_at is None:
         partial = values[scored]

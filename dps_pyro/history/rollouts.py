@@ -37,7 +37,7 @@ def history_of(
     every: int = 1,
     ids: Sequence[str] | None = None,
 ) -> RolloutHistory:
-    """Count rollouts into groups, one a prompt and step.
+    """Count rollouts into groups, one per prompt and step.
 
     Args:
         rollouts: in any order.

@@ -117,7 +117,7 @@ def _rows_of_names(table: pa.Table) -> tuple[list[str] | None, pa.Table]:
 
 
 def _numbers(column: pa.ChunkedArray) -> Any:
-    """float64 [E], NaN where there is no value."""
+    """float64 [E], NaN if there is no value."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

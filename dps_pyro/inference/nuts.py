@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import infer, poutine
-from pyro.infer.autoguide import init_to_mean, init_to_sample, init_to_value
+from pyro.infer.autoguide import init_to_sample, init_to_value
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.sites import sites_of
+from dps_pyro.dynamics.sites import beginning, sites_of
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.methods import NUTS
 from dps_pyro.inference.posterior import Posterior
@@ -59,7 +59,7 @@ class _Recording(infer.NUTS):
 def run_chain(
     dynamics: Dynamics[Any], history: RolloutHistory, settings: NUTS, seed: int, progress: bool = False
 ) -> Chain:
-    """Run one chain, which the seed decides; the global RNG is left as it was."""
+    """Run one chain, which depends only on the seed. The global random generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = poutine.reparam(dynamics.model, config=dict(settings.reparam or {}))
@@ -90,7 +90,7 @@ def run_chain(
 
 def agreement(by_chain: dict[str, Tensor]) -> dict[str, Any]:
     """The largest split R-hat and the smallest effective number of draws over all scalars of draws [chains, draws,
-    ...]; None of fewer than four draws."""
+    ...]; None if there are fewer than four draws."""
     if not by_chain or next(iter(by_chain.values())).shape[1] < 4:
         return {"r_hat": None, "effective_draws": None}
     r_hat = max(float(split_gelman_rubin(value).max()) for value in by_chain.values())
@@ -104,7 +104,7 @@ def _start(start: Any) -> Callable[[Any], Tensor]:
         at = int(torch.randint(size, ()))
         made: Callable[[Any], Tensor] = init_to_value(values={name: value[at] for name, value in start.draws.items()})
         return made
-    return init_to_mean if start == "mean" else init_to_sample
+    return beginning if start == "mean" else init_to_sample
 
 
 def _own_sites(

@@ -16,7 +16,6 @@ from pyro.infer.autoguide import (
     AutoLaplaceApproximation,
     AutoLowRankMultivariateNormal,
     AutoNormal,
-    init_to_mean,
     init_to_sample,
 )
 from pyro.infer.autoguide.utils import deep_setattr
@@ -27,7 +26,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.sites import is_own, sites_of
+from dps_pyro.dynamics.sites import beginning, is_own, sites_of
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.methods import SVI, Guide
 from dps_pyro.inference.posterior import Posterior
@@ -104,7 +103,7 @@ class _Run:
     def __init__(self, dynamics: Dynamics[Any], history: RolloutHistory, plan: SVI, again: bool) -> None:
         self.model, self.history, self.plan = dynamics.model, history, plan
         self.batch_size = plan.batch_size if (plan.batch_size or 0) < history.num_prompts else None
-        init = init_to_sample if again else init_to_mean
+        init = init_to_sample if again else beginning
         start = None if again else plan.start
         assert plan.guide is not None
         self.guide = _guide(dynamics, plan.guide, init if start is None else _placed(start, init))
@@ -272,7 +271,7 @@ class _Rows(Messenger):
 
 
 def _placed(start: Posterior, otherwise: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-    """Where an earlier posterior was, at the sites that it has in the same shape."""
+    """Start from an earlier posterior, at the sites that it has in the same shape."""
 
     def init(site: Any) -> Tensor:
         value = start.point.get(site["name"])

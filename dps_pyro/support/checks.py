@@ -49,6 +49,8 @@ def numbers(name: str, value: Any) -> Tensor:
     """Real numbers, float64."""
     try:
         tensor = torch.as_tensor(value, device="cpu").detach()
+        if tensor.is_floating_point() and not hasattr(value, "dtype"):  # Python's floats would be rounded to float32
+            tensor = torch.as_tensor(value, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: expected numbers, got {value!r}") from error
     if tensor.is_complex():

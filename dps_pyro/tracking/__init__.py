@@ -1,6 +1,7 @@
 """The exact online filter: the beliefs of all prompts, step by step."""
 
+from dps_pyro.tracking.over_draws import TrackerOverDraws
 from dps_pyro.tracking.predictor import Filter, Predictor, State
 from dps_pyro.tracking.tracker import Tracker, is_fitted, track
 
-__all__ = ["Filter", "Predictor", "State", "Tracker", "is_fitted", "track"]
+__all__ = ["Filter", "Predictor", "State", "Tracker", "TrackerOverDraws", "is_fitted", "track"]

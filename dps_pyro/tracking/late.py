@@ -73,7 +73,7 @@ class Late:
         start = tracker.dynamics.initial(theta).probs.to(tracker.dtype)
         belief = start.expand(len(self.rows), start.shape[-1]).clone()
         since = torch.zeros(len(self.rows), dtype=torch.long)
-        score = Score.nothing(len(self.rows), tracker.dtype)
+        score = Score.nothing((len(self.rows),), tracker.dtype)
         by_turn = groups.turn.argsort(stable=True)
         for turn in by_turn.split(torch.bincount(groups.turn).tolist() if len(groups.turn) else []):
             for now in self._together(turn, groups.step[turn]):

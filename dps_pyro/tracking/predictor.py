@@ -36,13 +36,15 @@ class Filter(ABC):
 
     Args:
         num_prompts: N; rows are 0..N-1.
-        dtype: of the state.
+        dtype: the dtype of the state.
 
     What is observed is taken as valid: `PromptSampler` checks what users hand in.
     """
 
     states: tuple[str, ...]
     """The names of the belief's columns, from unsolved to solved."""
+    ways: tuple[int, ...] = ()
+    """The shape of a group's score: a number, or [S] numbers where the filter runs at S values of the parameters."""
     tolerance: float = 0.0
     """A group is useful where its largest and smallest reward differ by more than this."""
 
@@ -106,8 +108,8 @@ class Filter(ABC):
 
     @abstractmethod
     def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
-        """The state before the next step, and [V], `log p(y_t | y_<t)` of the groups (0 of those without rollouts).
-        `step` has all rows of the state."""
+        """The state before the next step, and [V, *ways], `log p(y_t | y_<t)` of the groups, 0 of those without
+        rollouts. `step` has all rows of the state."""
 
     # ------------------------------------------------------------------------------------------------- what follows
 
@@ -129,16 +131,17 @@ class Filter(ABC):
             rows: long [V], distinct.
             solved: [V], within 0..trials.
             trials: long [V]; 0 conditions on nothing.
-            step: the training step that the rollouts belong to; the coming one if left out. A later one first lets
+            step: the training step that the rollouts belong to. The default is the coming one. A later one first lets
                 the steps between pass. An earlier one is a late observation: the history of its prompts is filtered
                 again, exactly, and the clock stays.
             predicted: [V], the chances of a useful group predicted at selection, for the log.
-            trained: bool [V], whether the policy was updated on the group; wherever there were rollouts if left out.
-            progress: the policy's overall progress before the step; the last known if left out. Not of a late
-                observation: the steps that followed knew nothing of it.
-            useful: bool [V], whether the group was useful, for the log; what its sum says of it if left out.
-            columns: the user's own numbers of the step, by name; the last known of those left out. Not of a late
-                observation.
+            trained: bool [V], whether the policy was updated on the group. The default is true for groups with
+                rollouts.
+            progress: the policy's overall progress before the step. The default is the last known value. It is ignored
+                for a late observation, because the steps that followed did not know it.
+            useful: bool [V], whether the group was useful, for the log. The default is what its sum says.
+            columns: the user's own numbers for the step, by name. A column that is left out keeps its last known value.
+                Columns are ignored for a late observation.
 
         Returns:
             [V], the prequential scores: the log-probability of each prompt's group given everything observed before
@@ -153,7 +156,7 @@ class Filter(ABC):
         groups: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
         record = partial(self.history.append, rows, step=at, useful=useful, **groups)
         if at < self.step and len(rows) == 0:
-            return torch.zeros(0, dtype=self.dtype)
+            return torch.zeros(0, *self.ways, dtype=self.dtype)
         if at < self.step:
             theta = self._parameters(rows)
             snapshot = self.snapshots.before(at)
@@ -294,7 +297,7 @@ class Filter(ABC):
         step, or `since` a snapshot. `mend` takes the snapshots that are passed to be those of the history as it is."""
         start, state = (0, self._start(len(rows), theta)) if since is None else since
         state = state if since is None else {name: value[rows] for name, value in state.items()}
-        score = Score.nothing(len(rows), self.dtype)
+        score = Score.nothing((len(rows), *self.ways), self.dtype)
         prompt, at, solved, trials, _, trained, *_ = self.history.rows(rows)
         levels = {name: self._levels(name, until) for name in ["progress", *self.history.step_columns]}
         features = self._features(rows)
@@ -329,13 +332,13 @@ class Filter(ABC):
 class Score(NamedTuple):
     """The log-probability of some prompts' groups: -inf a group that the model holds impossible, counted apart."""
 
-    possible: Tensor  # [V], the sum over the groups that are possible
-    impossible: Tensor  # [V], how many are not
+    possible: Tensor  # [V, *ways], the sum over the groups that are possible
+    impossible: Tensor  # [V, *ways], how many are not
 
     @staticmethod
-    def nothing(num_prompts: int, dtype: torch.dtype) -> Score:
+    def nothing(shape: tuple[int, ...], dtype: torch.dtype) -> Score:
         """The score of prompts without groups."""
-        return Score(*torch.zeros(2, num_prompts, dtype=dtype))
+        return Score(*torch.zeros(2, *shape, dtype=dtype))
 
     def plus(self, at: Tensor, evidence: Tensor) -> Score:
         """With one more group for each of the prompts `at`."""
@@ -344,7 +347,7 @@ class Score(NamedTuple):
         return Score(possible, self.impossible.index_add(0, at, never.to(evidence.dtype)))
 
     def less(self, other: Score) -> Tensor:
-        """[V], what these groups say beyond the others: -inf where more of them are impossible."""
+        """[V, *ways], what these groups say beyond the others: -inf where more of them are impossible."""
         more = self.impossible > other.impossible
         return torch.where(more, float("-inf"), self.possible - other.possible)
 

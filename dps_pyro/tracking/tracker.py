@@ -49,7 +49,7 @@ class Tracker(Filter):
         dynamics: the model.
         num_prompts: N.
         values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
-        dtype: of the beliefs; torch's default if left out.
+        dtype: the dtype of the beliefs. The default is torch's.
 
     Raises:
         ValueError: the model brings a filter of its own (`track(dynamics, N)` makes it), or `values` are not its.
@@ -79,17 +79,20 @@ class Tracker(Filter):
 
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance that a group of `trials` rollouts is useful, as the model has it."""
-        by_state = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
-        return self.belief @ by_state[0] if by_state.shape[0] == 1 else (self.belief * by_state).sum(-1)
+        return self._informative(self._theta, self.belief, trials)
+
+    def _informative(self, theta: Any, belief: Tensor, trials: int) -> Tensor:
+        by_state = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
+        return belief @ by_state[0] if by_state.shape[0] == 1 else (belief * by_state).sum(-1)
 
     def rates(self) -> Mixture:
         """The states' mean rewards of one rollout, weighted by the belief. Rewards of 0 and 1 have them for success
-        rates; of graded rewards the law is that of successes which are as frequent.
+        rates. With graded rewards, the law is that of successes with the same frequency.
 
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        return Mixture.of_states(self._means(), self.belief)
+        return Mixture.of_states(self._means(self._theta), self.belief)
 
     def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
         """See `Filter`; the states are weighted by the model's own emission of the others' sum, so that this is exact
@@ -101,7 +104,7 @@ class Tracker(Filter):
         groups = Groups(torch.arange(len(rows)), rows, solved, trials)
         step = self._step(torch.tensor([0])).at(rows).replace(trials=trials)
         weights = condition(self.belief[rows], self._log_likelihood(groups, step)).belief
-        means = self._means()
+        means = self._means(self._theta)
         return (weights * (means if len(means) == 1 else means[rows])).sum(-1).double()
 
     def draw(self, generator: torch.Generator) -> Tensor:
@@ -110,9 +113,11 @@ class Tracker(Filter):
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        rates = self._means()
+        return self._draw(self._means(self._theta), self.belief, generator)
+
+    def _draw(self, rates: Tensor, belief: Tensor, generator: torch.Generator) -> Tensor:
         ceiling = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype)
-        state = (self.belief.cumsum(-1) < ceiling).sum(-1, keepdim=True).clamp_max(self.belief.shape[-1] - 1)
+        state = (belief.cumsum(-1) < ceiling).sum(-1, keepdim=True).clamp_max(belief.shape[-1] - 1)
         drawn: Tensor = rates.expand(self.num_prompts, -1).gather(-1, state).squeeze(-1)
         return drawn
 
@@ -127,14 +132,10 @@ class Tracker(Filter):
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        useful = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
-        means = self._means().unsqueeze(-1)  # [N or 1, K, 1]
-        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
-        ahead = [
-            (self.dynamics.transition(self._theta, step).probs.to(self.dtype) @ means).squeeze(-1)
-            for step in (trained, left)
-        ]
-        return (self.belief * useful * (ahead[0] - ahead[1])).sum(-1)
+        return self._progress(self._theta, self.belief, trials)
+
+    def _progress(self, theta: Any, belief: Tensor, trials: int) -> Tensor:
+        return (belief * self._worth(theta, trials, self._means(theta))).sum(-1)
 
     def refilter(self, values: Mapping[str, Tensor]) -> None:
         """Filter the whole history again at other site values: exactly where the filter would be, had it run at them
@@ -196,16 +197,29 @@ class Tracker(Filter):
         belief = state["belief"].index_copy(0, at, posterior)
         return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
 
-    def _means(self) -> Tensor:
+    def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:
+        """[N or 1, K], `progress` in each state, where `means` [N or 1, K] are the states' mean rewards."""
+        useful = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
+        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
+        ahead = [
+            (self.dynamics.transition(theta, step).probs.to(self.dtype) @ means.unsqueeze(-1)).squeeze(-1)
+            for step in (trained, left)
+        ]
+        return useful * (ahead[0] - ahead[1])
+
+    def _means(self, theta: Any) -> Tensor:
         """[N or 1, K], the mean reward of one rollout in each state."""
-        means: Tensor = self.dynamics.emission(self._theta, self.coming(1)).mean.to(self.dtype)
+        means: Tensor = self.dynamics.emission(theta, self.coming(1)).mean.to(self.dtype)
         return means if means.ndim == 2 else means.unsqueeze(0)
 
     def _log_likelihood(self, groups: Groups, step: Step) -> Tensor:
         """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts. `step` has all rows of the state."""
         if len(groups.at) == 0:  # no plate in Pyro may be empty
             return self.belief[:0]
-        theta = self._parameters(groups.prompts)
+        return self._shown(self._parameters(groups.prompts), groups, step)
+
+    def _shown(self, theta: Any, groups: Groups, step: Step) -> Tensor:
+        """The same of at least one group, at parameters of the groups' prompts."""
         law = unchecked(self.dynamics.emission(theta, step.at(groups.at)))
         outcome = groups.solved.to(self.dtype).unsqueeze(-1)
         return torch.where(groups.trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)

@@ -110,5 +110,9 @@ def test_it_fills_its_table_and_goes_on_where_it_was(
     rows = json.loads(out.read_text(encoding="utf-8"))["tables"]["uniform"]["report"]
     assert set(rows) == {"Covariate, online", benchmark.BASE_RATE}
     assert not math.isnan(rows["Covariate, online"]["log_score"]["mean"])
+    benchmark.main([*arguments, "--priors", "both", "--protocols", "uniform", "--models", "RunStart",
+                    "--logs", "report-easy"])  # fmt: skip
+    rows = json.loads(out.read_text(encoding="utf-8"))["tables"]["uniform"]["report"]
+    assert set(rows) == {"RunStart, fitted and online", benchmark.BASE_RATE}
     assert all(path.read_bytes() == before for path, before in kept.items())
     assert "uniform, report logs" in capsys.readouterr().out

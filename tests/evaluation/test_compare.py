@@ -12,13 +12,14 @@ import torch
 from helpers.fits import svi
 from helpers.tiny import call, words
 
-from dps_pyro import RolloutHistory
+from dps_pyro import SVI, RolloutHistory
 from dps_pyro.evaluation.comparison import compare, halves
 from dps_pyro.evaluation.diagnosis import diagnose
 from dps_pyro.evaluation.predictive import Check
 from dps_pyro.models import BetaBernoulli, LogitWalk, PaperDPS, SolvingProgress
 
-QUICK: dict[str, Any] = {"steps": 120, "draws": 40, "progress": False}
+STEPS: dict[str, Any] = {"steps": 120, "draws": 40}
+QUICK: dict[str, Any] = {"method": SVI(**STEPS), "progress": False}
 
 
 @cache
@@ -81,7 +82,7 @@ def test_halves_share_no_prompt_and_leave_none_out() -> None:
 
 
 def test_findings_say_what_is_bad_and_what_to_do() -> None:
-    posterior = svi(SolvingProgress(), log(), **QUICK)
+    posterior = svi(SolvingProgress(), log(), **STEPS)
     found = diagnose(SolvingProgress(), log(), posterior)
     assert found.occupancy.shape == (6, 3)
     torch.testing.assert_close(found.occupancy.sum(-1), torch.ones(6))
@@ -90,7 +91,7 @@ def test_findings_say_what_is_bad_and_what_to_do() -> None:
     assert not first.good and "still moving" in first.what and "--steps" in first.then
     assert not guide.good and "k-hat 1.20, above" in guide.what and "nuts" in guide.then
     assert leaving.good == (len(found.loo.bad) == 0)
-    assert len(rest) == len(found.checks) == 5
+    assert len(rest) == len(found.checks) == 6
     assert found._replace(converged=True).findings()[0].good
     assert found._replace(guide_k=0.1).findings()[1].good
     assert found._replace(guide_k=None).findings()[1].good is None
@@ -110,8 +111,8 @@ def test_compare_ranks_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[s
     model.write_text("from dps_pyro.models import SolvingProgress\nclass Mine(SolvingProgress):\n    pass\n")
     names = ["SolvingProgress", f"{model}:Mine", "LogitWalk{rungs: 5}", "BetaBernoulli"]
     status, out, err = call(
-        capsys, "compare", "--history", history, "--models", *names, "--score", "prequential", "--steps", "30",
-        "--draws", "12", "--out", str(tmp_path / "compare.png"),
+        capsys, "compare", "--history", history, "--models", *names, "--score", "prequential", "--method", "svi",
+        "--steps", "30", "--draws", "12", "--out", str(tmp_path / "compare.png"),
     )  # fmt: skip
     assert (status, err) == (0, "")
     text = words(out)
@@ -128,7 +129,7 @@ def test_compare_ranks_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_diagnose_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     history = str(log().to_parquet(tmp_path / "history.parquet"))
-    svi(LogitWalk(rungs=7), log(), **QUICK).save(tmp_path / "prior")
+    svi(LogitWalk(rungs=7), log(), **STEPS).save(tmp_path / "prior")
     same = ["--history", history, "--posterior", str(tmp_path / "prior"), "--model", "LogitWalk"]
     arguments = [*same, "--model-args", "{rungs: 7}", "--out", str(tmp_path / "out")]
     status, out, err = call(capsys, "diagnose", *arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,30 @@ def test_arviz_has_all_groups_with_their_dimensions(tmp_path: Path) -> None:
     path = to_netcdf(groups, tmp_path / "fit.nc")
     again = az().from_netcdf(str(path))
     np.testing.assert_array_equal(again["posterior"]["gaps"].values, groups["posterior"]["gaps"].values)
+
+
+@pytest.mark.filterwarnings("ignore")  # ArviZ 0.23 uses what Matplotlib is about to drop
+def test_arvizs_plots_of_chains_run() -> None:
+    """On ArviZ 0.23, which has InferenceData, and on 1.x, which has DataTree."""
+    import matplotlib as mpl
+    from matplotlib import pyplot
+
+    mpl.use("Agg")
+    generator = torch.Generator().manual_seed(0)
+    stats = {
+        "diverging": torch.zeros(60, dtype=torch.bool),
+        "energy": torch.randn(60, generator=generator),
+        "tree_depth": torch.full((60,), 3),
+    }
+    chains = replace(posterior(), about=posterior().about | {"chains": 2}, sample_stats=stats)
+    groups = to_arviz(SolvingProgress(), log(), chains)
+    assert groups["posterior"]["gaps"].shape == (2, 30, 4)
+    for name in ("plot_trace", "plot_rank", "plot_forest"):
+        assert getattr(az(), name)(groups, var_names=["initial"]) is not None, name
+    assert az().plot_energy(groups) is not None
+    summary = az().summary(groups, var_names=["initial"])
+    assert [name.removeprefix("initial") for name in summary.index] == [f"[{name}]" for name in SolvingProgress.states]
+    pyplot.close("all")
 
 
 def test_prompts_own_sites_have_the_prompts_as_a_dimension() -> None:

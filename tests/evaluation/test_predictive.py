@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -64,3 +67,23 @@ def test_classes_are_compared_with_those_that_the_log_has_before() -> None:
     drawn = replicate(SolvingProgress(), history, DRAWS)  # prompt by prompt
     again = ((drawn[:, 1] <= 0).double() + (drawn[:, 2] <= 0).double()) / 2
     torch.testing.assert_close(found["wrong once more"].replicated[:, 0], again)
+
+
+# ------------------------------------------------------------------------------------------------- the committed result
+
+
+def test_tails_are_uniform_at_the_truth_however_groups_were_selected_and_a_wrong_model_is_caught() -> None:
+    """The committed logs: fifty under each acquisition, chi-square over five bins, at least 0.01 over the number of
+    checks (Bonferroni), and nine of ten logs of another model."""
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "predictive.json"
+    parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
+    assert parts.keys() == {"uniform", "soft", "thompson", "top", "wrong"}
+    wrong = parts.pop("wrong")
+    assert wrong["logs"] >= 10 and wrong["caught"] >= 0.9 * wrong["logs"]
+    for name, part in parts.items():
+        assert part["logs"] >= 50
+        for check, tails in part["tails"].items():
+            counts = torch.histc(torch.tensor(tails), 5, 0, 1)
+            p = float(stats.chisquare(counts.numpy()).pvalue)
+            assert p == pytest.approx(part["p"][check], abs=0.05), (name, check)  # tails are rounded
+            assert p > 0.01 / len(part["tails"]), (name, check)

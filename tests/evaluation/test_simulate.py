@@ -13,7 +13,7 @@ from helpers.oracle import OwnLadder, binomial, brute_force, own_values
 from helpers.tiny import call
 from torch import Tensor
 
-from dps_pyro import Posterior, PromptSampler, RolloutHistory
+from dps_pyro import Posterior, PromptSampler, RolloutHistory, Step
 from dps_pyro.evaluation.replays import replay
 from dps_pyro.evaluation.simulation import simulate
 from dps_pyro.models import BetaBernoulli, DenseReward, LogitWalk, PaperDPS, SolvingProgress, Trained
@@ -150,6 +150,33 @@ def test_sums_of_rewards_stay_within_the_group() -> None:
     assert bool((solved == 0).any() or (solved == 2).any())
 
 
+@pytest.mark.parametrize("family", ["gaussian", "beta"])
+def test_useful_groups_of_graded_rewards_are_those_whose_rewards_differ(family: Any) -> None:
+    """As often as the model says in each state, though every sum lies well within 0..trials."""
+    model = DenseReward(family, tolerance=0.3)
+    spread = (
+        {"sd": torch.tensor([0.02, 0.12, 0.3])} if family == "gaussian" else {"share": torch.tensor([0.001, 0.05, 0.3])}
+    )
+    values = {
+        "gaps": torch.tensor([0.4, 0.1, 0.1, 0.4]),
+        "initial": torch.full((3,), 1 / 3),
+        "transition": torch.eye(3).clamp(1e-9, 1 - 2e-9),
+        **spread,
+    }
+    log, _, _ = simulate(model, 6000, 1, 4, values=values, seed=2)
+    events = log.events
+    assert float(((events.solved > 0.3) & (events.solved < 3.7)).double().mean()) > 0.95  # useful by their sums
+    theta = model.parameters(6000, values)
+    chances = model.informative(theta, Step(torch.tensor([4])))[0]
+    assert float(events.useful.double().mean()) == pytest.approx(float(chances.mean()), abs=0.025)
+    law = model.emission(theta, Step(torch.tensor([4])))
+    mean, square = law.mean[0].mean(), (law.variance + law.mean.square())[0].mean()
+    assert float(events.solved.mean()) == pytest.approx(float(mean), abs=0.03)
+    assert float(events.solved.square().mean()) == pytest.approx(float(square), abs=0.15)
+    still, _, _ = simulate(model, 500, 1, 4, values=values | {"initial": torch.tensor([1.0, 0.0, 0.0])}, seed=3)
+    assert float(still.events.useful.double().mean()) < 0.01
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -160,7 +187,7 @@ def test_sums_of_rewards_stay_within_the_group() -> None:
         ({"observed": 0.0}, "observed: expected a number above 0"),
         ({"observed": 1.5}, "observed: expected a share of at most 1, got 1.5"),
         ({"trained": -0.1}, "trained: expected a number of at least 0"),
-        ({"progress": [0.1]}, "progress: expected 3 numbers, one a step, got 1"),
+        ({"progress": [0.1]}, "progress: expected 3 numbers, one per step, got 1"),
         ({"shift_at": 3}, r"shift_at: expected a whole number in 1\.\.2, got 3"),
         ({"shift_share": 0}, "shift_share: expected a number above 0"),
         ({"values": {"gasp": torch.ones(4)}}, "values: expected sites of SolvingProgress .*, got 'gasp'"),

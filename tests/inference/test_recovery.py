@@ -58,14 +58,24 @@ def test_a_row_of_the_benchmark() -> None:
     assert 0.5 < row["global"]["coverage"] <= 1
 
 
+def test_a_row_of_the_default_method() -> None:
+    torch.set_default_dtype(torch.float64)
+    settings = {"histories": 4, "prompts": 20, "steps": 6, "observed": 0.5, "svi_steps": 50, "draws": 100}
+    row = measure("SolvingProgress", "laplace", **settings, seed=1)
+    assert row["global"]["scalars"] == 16 and row["global"]["error"] < row["global"]["prior_error"]
+    assert 0.6 < row["global"]["coverage"] <= 1
+    assert row["cost"] > 0 and row["seconds_a_fit"] > 0 and row["resampled"] <= 4
+
+
 def test_every_fitted_model_of_the_gallery_recovers_what_made_its_histories() -> None:
-    """The committed recoveries: fifty histories a model, points better than the prior's mean, intervals that hold the
-    truth in seven of ten cases at least, and a guide with correlations no worse than one without (the numbers are in
-    docs/evidence/calibration.md)."""
+    """The committed recoveries: fifty histories per model, points better than the prior's mean, intervals that hold the
+    truth in seven of ten cases at least, and a guide with correlations no worse than one without; where the default
+    method was measured, its intervals hold as often as those of either guide (docs/evidence/calibration.md has the
+    numbers)."""
     result = json.loads((evidence.RESULTS / "recovery.json").read_text(encoding="utf-8"))
     assert result["configuration"]["histories"] >= 50
     rows = {(row["model"], row["guide"]): row for row in result["rows"]}
-    assert rows.keys() == {(name, guide) for name in FITTED for guide in GUIDES}
+    assert {(name, guide) for name in FITTED for guide in GUIDES} <= rows.keys()
     for (name, guide), row in rows.items():
         assert row.get("arguments", {}) == SMALL.get(name, {})
         assert row["global"]["error"] < row["global"]["prior_error"], (name, guide)
@@ -73,3 +83,6 @@ def test_every_fitted_model_of_the_gallery_recovers_what_made_its_histories() ->
     for name in FITTED:
         normal, low_rank = (rows[name, guide]["global"] for guide in GUIDES)
         assert low_rank["coverage"] > normal["coverage"] - low_rank["coverage_se"], name
+        if (name, "laplace") in rows:
+            default = rows[name, "laplace"]["global"]
+            assert default["coverage"] > max(normal["coverage"], low_rank["coverage"]) - default["coverage_se"], name

@@ -226,4 +226,4 @@ def test_a_killed_run_leaves_no_worker_at_its_fit() -> None:
         time.sleep(4)  # it is at its million steps
         assert not gone(worker, 0.1)
         process.kill()
-    assert gone(worker, 10)
+    assert gone(worker, 60)  # on a busy machine it may still be importing

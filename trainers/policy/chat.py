@@ -91,7 +91,7 @@ def _templated(reader: Any, messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 _PLACE = "<image>"
-"""Where a prompt's text shows an image, as in published data sets."""
+"""The place of an image in a prompt's text, as in published data sets."""
 
 
 def query(reader: Reader, prompt: Prompt, system: str | None = None, prompt_format: Format = "auto") -> str | Query:

@@ -21,7 +21,7 @@ __all__ = ["SUITES", "Math", "Suite"]
 
 
 class Suite(NamedTuple):
-    """Where an evaluation suite lies on the hub, and what its records call things."""
+    """The place of an evaluation suite on the hub, and the names of its fields."""
 
     source: str
     split: str
@@ -54,7 +54,7 @@ class Math:
         seed: The seed of the problems. The same arguments give the same problems on every platform.
         style: The language of the prompts. ``"compact"`` is that of the embedded policy, ``"3x+5=20:"``;
             ``"instruct"`` is English.
-        grader: The grader of the answers; the one that all tasks share, if left out.
+        grader: The grader of the answers. The default is the one that all tasks share.
 
     Raises:
         ValueError: An argument is out of its range, or there are too few distinct problems.
@@ -123,7 +123,7 @@ class Math:
         a conversation (a list of messages), whose last message is the user's.
 
         Args:
-            train: The records. The answer is what follows the last ``####``, or else the last ``\boxed{}``, where the
+            train: The records. The answer is what follows the last ``####``, or else the last ``\boxed{}``, if the
                 field has one of them. A record without a problem or an answer is left out, and `notes` counts it.
             test: The held-out records. A record of `train` with the same problem is left out of `train`. If `test` is
                 left out, `test_size` records of `train` (at most half) are held out, drawn by `seed`.
@@ -134,7 +134,7 @@ class Math:
                 If it is left out, a sentence that asks for ``\boxed{}`` is added to the problems that do not say it.
             test_size: The number of records that are held out, where `test` is left out.
             seed: The seed that decides which ones are held out.
-            grader: The grader of the answers; the one that all tasks share, if left out.
+            grader: The grader of the answers. The default is the one that all tasks share.
             tolerance: The relative error that a numeric answer may have, in [0, 1); 0.01 for data sets of measured
                 quantities, such as Minerva.
 

@@ -21,7 +21,7 @@ class Rule(NamedTuple):
     Attributes:
         low: The number that is worth 0.
         high: The number that is worth 1. Numbers between the two are worth their share of the way.
-        solved_at: The least number that is worth 1, where all others are worth 0; None where `low` and `high` count.
+        solved_at: The smallest number that is worth 1, if all others are worth 0; None if `low` and `high` count.
         own: Whether the user said any of this. If not, a dictionary with ``acc`` is worth that.
     """
 
