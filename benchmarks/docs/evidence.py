@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.cost import trainer
 from benchmarks.docs import pictures
-from benchmarks.learning import geometry, smollm2, tasks
+from benchmarks.learning import geometry, planning, smollm2, tasks
 from dps_pyro.trainers.bench.results import table as bench_table
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -50,6 +50,7 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
+        "admission": lambda: planning.admission(_read("planning")),
         "planning": lambda: bench_table(_read("planning")),
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
