@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +27,17 @@ def run(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="dps-pyro report", args=arguments)
 
     from dps_pyro.report import write_report
-    from dps_pyro.trainers.run.seals import SEAL, seal_run
+    from dps_pyro.trainers.run.seals import SEAL, broken_seal, seal_run
 
+    finished = (options.run / SEAL).is_file()
+    broken = broken_seal(options.run, "report.html") if finished else None
     print(write_report(options.run, options.compare))
-    if (options.run / SEAL).is_file():  # the run is finished, and its checksums are of the report that was there
+    if broken is not None:
+        print(
+            f"dps-pyro report: {options.run / broken} is not what the run wrote. The report says what it left out, and "
+            f"the checksums stay as they are. `dps-pyro train --resume --out {options.run}` heals what can be healed.",
+            file=sys.stderr,
+        )
+    elif finished:  # the checksums are of the report that was there
         seal_run(options.run)
     return 0

@@ -150,7 +150,7 @@ def test_fit_by_sampling(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_fit_wants_a_history(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for history, message in (
-        (run / "config.yaml", "history: expected a Parquet file"),
+        (run / "config.yaml", "config.yaml: expected a Parquet file"),
         (run / "nothing.parquet", "No such file or directory|nothing.parquet"),
     ):
         status, _, err = call(capsys, "fit", "--history", str(history), "--out", str(tmp_path / "p"))

@@ -15,7 +15,7 @@ from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.run.folder import RunFolder, forget_completions
 from dps_pyro.trainers.run.lock import claimed
-from dps_pyro.trainers.run.seals import check_text, seal_run, sealed_text
+from dps_pyro.trainers.run.seals import broken_seal, check_text, seal_run, sealed_text
 
 
 def checkpointed(path: Path, *steps: int, keep: int = 9) -> RunFolder:
@@ -372,3 +372,14 @@ def test_a_full_disk_is_said_with_the_file_and_the_way_out(tmp_path: Path) -> No
         pytest.raises(OSError, match=r"No space left on device; free some space, then resume: .*metrics.jsonl"),
     ):
         folder.log({"kind": "eval", "step": 0})
+
+
+def test_a_seal_is_whole_while_only_what_is_drawn_again_changes(tmp_path: Path) -> None:
+    for name in ("report.html", "summary.json"):
+        (tmp_path / name).write_text("{}")
+    seal_run(tmp_path)
+    (tmp_path / "report.html").write_text("another")
+    assert broken_seal(tmp_path) == "report.html"
+    assert broken_seal(tmp_path, "report.html") is None
+    (tmp_path / "summary.json").write_text("{")
+    assert broken_seal(tmp_path, "report.html") == "summary.json"

@@ -36,16 +36,16 @@ def seal_run(folder: Path) -> None:
     seal(folder, *(file for file in kept if not file.name.startswith(".")))
 
 
-def broken_seal(folder: Path) -> str | None:
+def broken_seal(folder: Path, *drawn: str) -> str | None:
     """The name of a file in `folder` that is not as it was when the folder was sealed, which may be the seal itself;
-    None where everything is whole."""
+    None where everything is whole. Files that are `drawn` again do not count."""
     try:
         sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return SEAL
     if not isinstance(sums, dict) or not sums:
         return SEAL
-    return not_as_written(folder, sums)
+    return not_as_written(folder, {name: known for name, known in sums.items() if name not in drawn})
 
 
 def sealed_text(text: str) -> str:

@@ -123,10 +123,11 @@ def _single(value: Any) -> Any:
     return value
 
 
-def _awaited(function: Any) -> Any:
+def _awaited(function: Any) -> Callable[..., Any]:
     """The function, or one that waits for it where it is asynchronous."""
     if not inspect.iscoroutinefunction(function):
-        return function
+        plain: Callable[..., Any] = function
+        return plain
     return lambda *arguments, **named: asyncio.run(function(*arguments, **named))
 
 
