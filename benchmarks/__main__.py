@@ -39,6 +39,7 @@ BENCHMARKS = {
     "late": Benchmark("cost.late", _to("late")),
     "serve": Benchmark("cost.serve", _to("serve")),
     "selectors": Benchmark("learning.selectors", _to("selectors")),
+    "planning": Benchmark("learning.planning", _to("planning")),
     "sharpness": Benchmark("learning.selectors", SHARPNESS),
     "tasks": Benchmark("learning.tasks"),
     "geometry": Benchmark("learning.geometry", _to("geometry")),

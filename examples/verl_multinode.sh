@@ -21,7 +21,7 @@ overrides=(
   # process of verl's that reads it needs dps_pyro installed.
   "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES=dps_pyro.trainers.verl.trainer"
   "trainer.v1.trainer_mode=dps_pyro_sync"         # or dps_pyro_colocate_async, dps_pyro_separate_async
-  "+data.dps_pyro.dynamics=SolvingProgress"       # docs/verl.md has the other keys; all of them have defaults
+  "+data.dps_pyro.dynamics=SolvingProgress"       # docs/guides/verl.md lists the other keys; all have defaults
 
   # The rest is verl's.
   "algorithm.adv_estimator=grpo"

@@ -12,6 +12,7 @@ from dps_pyro.models.prompt_types import PromptTypes
 from dps_pyro.models.reward_ema import RewardEMA
 from dps_pyro.models.run_start import RunStart
 from dps_pyro.models.selectors import GRESO, SPO, HistoryResampling, Oracle
+from dps_pyro.models.siblings import Siblings
 from dps_pyro.models.solving_progress import SolvingProgress
 from dps_pyro.models.trained import Trained
 
@@ -31,6 +32,7 @@ __all__ = [
     "PromptTypes",
     "RewardEMA",
     "RunStart",
+    "Siblings",
     "SolvingProgress",
     "Trained",
 ]

@@ -37,8 +37,8 @@ class BetaBernoulli:
     """A discounted Beta posterior of each prompt's success rate.
 
     Args:
-        prior: (alpha_0, beta_0), numbers above 0: the Beta distribution of a rate that nothing is known of. The authors
-            use (1, 1), uniform; numbers below 1 expect rates near 0 and 1, few mixed groups.
+        prior: (alpha_0, beta_0), numbers above 0: the Beta distribution of a rate before anything is known. The authors
+            use (1, 1), uniform. Numbers below 1 expect rates near 0 and 1, and few useful groups.
         decay: what a prompt's counts keep when its next group comes, in [0, 1]. The authors use 0.5 on Countdown and on
             Geometry3k, and 1 (nothing is forgotten) on MATH.
         trials: the group size that the beliefs speak of (any other, of `informative`): the chances that a group of as
@@ -90,7 +90,7 @@ class _BetaTracker(Filter):
         return torch.stack([unsolved, mixed, solved], -1).to(self.dtype)
 
     def informative(self, trials: int) -> Tensor:
-        """[N], the predictive chance of a mixed group, exact by the Beta-binomial distribution."""
+        """[N], the predictive chance of a useful group, exact by the Beta-binomial distribution."""
         return self._classes(trials)[1].to(self.dtype)
 
     def rates(self) -> BetaRates:

@@ -22,12 +22,13 @@ def make(
     optional: Collection[str] = (),
     posterior: Posterior | None = None,
 ) -> Dynamics[Any] | Predictor:
-    """A dynamics model by name: of the gallery (`SolvingProgress`), or of a file (`my_model.py:MyDynamics`).
+    """A dynamics model by its name in the gallery (`SolvingProgress`) or in a file (`my_model.py:MyDynamics`).
 
     Args:
         name: the model.
-        arguments: of its constructor. For one that takes `groups`, the name of a feature stands for its column; for
-            one that takes `features`, so does a list of names, and all of them are taken where it is left out.
+        arguments: of its constructor. For one that takes `groups`, the name of a feature stands for its column, and
+            names joined by "+", such as "blocks+moves", stand for the pairs of their values; for one that takes
+            `features`, a list of names stands for their columns, and all of them are taken where it is left out.
         features: what is known of the prompts: name -> one value a prompt.
         optional: those of the arguments that a model may do without: left out of one that does not take them.
         posterior: of other prompts, that the model is to start from: the labels of its groups, or its reference
@@ -47,7 +48,7 @@ def make(
     given = {key: value for key, value in (arguments or {}).items() if key in taken or key not in optional}
     table = dict(features or {})
     if "groups" in taken and isinstance(given.get("groups"), str):
-        given["groups"] = [str(value) for value in _column(table, given["groups"])]
+        given["groups"] = _labels(table, given["groups"])
     if "features" in taken:
         names = given.get("features", list(table))
         if isinstance(names, list) and all(isinstance(column, str) for column in names):
@@ -59,6 +60,12 @@ def make(
     found_class: Any = found
     made: Dynamics[Any] | Predictor = plugins.call("dynamics_args", found_class, given)
     return made
+
+
+def _labels(table: dict[str, Any], named: str) -> list[str]:
+    """The labels of a feature, or of several that are joined by "+"."""
+    names = [named] if named in table else named.split("+")
+    return ["+".join(map(str, values)) for values in zip(*(_column(table, name) for name in names), strict=True)]
 
 
 def _column(table: dict[str, Any], name: str) -> Any:

@@ -8,7 +8,8 @@ were not:
     initial      ~ Dirichlet(initial)              the start of the average prompt, x = 0, over K levels
     up_k, down_k ~ Normal(logit of leave, base)    its moves, log odds against staying
     scale_r      ~ HalfNormal(effect),  r = initial, up, down
-    weights_r    ~ Normal(0, scale_r / sqrt(F))    F of them: useless features shrink together
+    weights_r    ~ Normal(0, scale_r / sqrt(F))    F of them: useless features shrink together; of features that are
+                                                   said to mean an easier start, those of r = initial have mean 1.5
 
     p(z_1 <= k)  = sigmoid(cut_k - x . weights_initial),  cut_k = logit(initial_1 + ... + initial_k),  k = 1..K-1
     p(z_t+1 | z_t = k) ∝ exp(up_k + x . weights_up)       one level up (k < K)
@@ -42,6 +43,11 @@ from dps_pyro.support import checks
 __all__ = ["Covariate"]
 
 
+LIFT = 1.5
+"""The prior mean of the weight of a feature that is expected to mean an easier start, in log odds per standard
+deviation."""
+
+
 class Parameters(NamedTuple):
     """The model's parameters; [...] are sample dimensions, and the prompts' own come from their features."""
 
@@ -56,10 +62,10 @@ class Covariate(Dynamics[Parameters]):
     """Ordered levels; where a prompt starts and how it moves regress on its features.
 
     Args:
-        features: name -> one number or one string a prompt, or an embedding [N, F]: of all prompts that will be
-            tracked, at least. `design_matrix` tells how they are made columns.
-        reference: the prompts that say what an average feature is, and which strings there are; `features` themselves
-            if left out. Weights are in units of the reference's standard deviations: a posterior that was fitted with
+        features: name -> one number or one string per prompt, or an embedding [N, F], for at least all prompts that
+            will be tracked. `design_matrix` makes columns of them.
+        reference: the prompts that define the average of a feature and the strings that it may have. The default is
+            `features`. Weights are in units of the reference's standard deviations: a posterior that was fitted with
             other prompts' features holds for these where those are the reference, as in
             `Covariate(new_features, reference=fitted.design)` or `Covariate(new_features, reference=log.features)`.
             A string that the reference does not have is taken to be average, as a missing number is.
@@ -71,9 +77,13 @@ class Covariate(Dynamics[Parameters]):
         leave: the chance that the average prompt leaves a level in a step, in (0, 1), as the prior's median has it.
         base: the prior's standard deviation of its logits.
         effect: how far the prior lets features move a logit: the scale of the linear predictors' standard deviation.
+        easier: the names of features of which a larger value is expected to mean an easier start, such as the pass
+            rate of another model. Their weights on the start have a prior mean of `LIFT` in place of 0, so that the
+            first beliefs differ before anything was learned.
 
     Raises:
-        ValueError: the features are none, or have other columns than the reference; or a number is out of range.
+        ValueError: the features are none, or have other columns than the reference; a number is out of range; or
+            `easier` names something else than a feature of numbers.
     """
 
     def __init__(
@@ -87,6 +97,7 @@ class Covariate(Dynamics[Parameters]):
         leave: float = 0.01,
         base: float = 2.0,
         effect: float = 2.0,
+        easier: Sequence[str] = (),
     ) -> None:
         known = None if reference is None else design_of(reference)
         self.design = design_matrix(features) if known is None else known.apply(features)
@@ -104,6 +115,13 @@ class Covariate(Dynamics[Parameters]):
         self.move = torch.tensor([odds, *[odds - math.log(2)] * (levels - 2)])
         self.base = checks.positive("base", base)
         self.effect = checks.positive("effect", effect)
+        names = [str(name) for name in self.design.names]
+        listed = [easier] if isinstance(easier, str) else list(easier)
+        unknown = [name for name in listed if name not in names]
+        if unknown:
+            raise ValueError(f"easier: expected features of numbers among {', '.join(names)}, got {unknown[0]!r}")
+        self.lift = torch.zeros(3, len(names))
+        self.lift[0, [names.index(name) for name in listed]] = LIFT
 
     def carried(self) -> dict[str, Any]:
         """The reference."""
@@ -136,7 +154,7 @@ class Covariate(Dynamics[Parameters]):
         scale = pyro.sample("scale", dist.HalfNormal(self.effect * torch.ones(3)).to_event(1))
         num_columns = self.columns.shape[-1]
         each = (scale / math.sqrt(num_columns)).unsqueeze(-1).expand(*scale.shape, num_columns)
-        weights = pyro.sample("weights", dist.Normal(0.0, each).to_event(2))
+        weights = pyro.sample("weights", dist.Normal(self.lift, each).to_event(2))
         with prompts as rows:
             own = self.columns[rows]
         effects = own @ weights.mT  # with sample dimensions [..., 1, N, 3]: the 1 is the place of the prompts

@@ -75,7 +75,7 @@ class DenseReward(Dynamics[Parameters]):
             log of equal rewards has a likelihood.
         mean_gaps: [K + 1], Dirichlet concentrations of the gaps 0 → m_1 → ... → m_K → 1; if left out, the means are
             expected evenly from 0.1 to 0.9.
-        initial: [K], Dirichlet concentrations of the initial distribution; ones if left out.
+        initial: [K], Dirichlet concentrations of the initial distribution. The default is ones.
         transition: [K, K], Dirichlet concentrations of the transition matrix's rows. If left out, a state is expected
             to last about a hundred steps, and then to move to a neighbour eight times as often as two states away.
     """
@@ -193,7 +193,8 @@ class _SumOfBetas(TorchDistribution):
         return (self._size * self._means * (1 - self._means) * self._share).expand(self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Of sums in 0..n; those whose mean is nearer to an end than the edge are taken to be at the edge."""
+        """The log density of sums in 0..n. A sum with a mean nearer to an end than the edge is taken to be at the
+        edge."""
         inside = (value / self._size).clamp(self._edge, 1 - self._edge)
         density: Tensor = self._law.log_prob(inside) - self._size.log()
         return density
@@ -257,7 +258,8 @@ def _mass_at_zero(a: Tensor, b: Tensor, width: float) -> Tensor:
 
 
 def _sticky(count: int) -> list[list[float]]:
-    """Concentrations of 100 a row: 99 for staying, the other shared out by the distance's inverse cube."""
+    """Concentrations that add up to 100 per row: 99 for staying, and the rest shared by the inverse cube of
+    distance."""
     rows = []
     for now in range(count):
         away = [abs(then - now) ** -3.0 if then != now else 0.0 for then in range(count)]

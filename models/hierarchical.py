@@ -88,8 +88,8 @@ class Hierarchical(Dynamics[Parameters]):
         group_scale: [2], scales of the half-normal priors of how much groups differ, in the start and in the drift.
         prompt_scale: [2], the same of the prompts within a group.
 
-    Of three levels this is `SolvingProgress` where nothing differs. A posterior with "z_prompt" is of the prompts that
-    it was fitted to; its `population()` holds for others, in a model with nodes.
+    With three levels and no differences this is `SolvingProgress`. A posterior with "z_prompt" belongs to the prompts
+    that it was fitted to. Its `population()` holds for others, in a model with nodes.
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class Hierarchical(Dynamics[Parameters]):
         self.prompt_scale = concentrations("prompt_scale", prompt_scale, (2,))
         self.groups = None if groups is None else Groups(groups, labels)
         self.labels: tuple[str | int, ...] = () if self.groups is None else self.groups.labels
-        """The groups' labels, in the order of the site "z_group"; none where there are no groups."""
+        """The groups' labels, in the order of the site "z_group"; none if there are no groups."""
         self.nodes: Tensor | None = None
-        """[Q], the eases that a prompt may have; None where each has its own."""
+        """[Q], the eases that a prompt may have; None if each prompt has its own."""
         self.weights = torch.ones(1)
         """[Q], how common they are."""
         self.states = level_names(levels)
@@ -131,11 +131,11 @@ class Hierarchical(Dynamics[Parameters]):
             self.states = tuple(f"{level}, ease {ease:+.2g}" for level in self.states for ease in at)
 
     def carried(self) -> dict[str, Any]:
-        """The groups' labels, where there are groups."""
+        """The groups' labels, if there are groups."""
         return {} if self.groups is None else {"labels": list(self.groups.labels)}
 
     def kinds(self, num_prompts: int) -> Tensor | None:
-        """Long [N], each prompt's group; None where there are no groups, or where each prompt has an ease of its own.
+        """Long [N], each prompt's group; None if there are no groups, or each prompt has an ease of its own.
 
         Raises:
             ValueError: there are more prompts than labels in `groups`.

@@ -1,6 +1,6 @@
 r"""A random walk on a grid of success logits: difficulty as a ladder instead of three classes.
 
-A prompt's state is the logit of its success rate, on an even grid from `-limit` to `limit`. Where prompts start is a
+A prompt's state is the logit of its success rate, on an even grid from `-limit` to `limit`. Prompts start from a
 population on the grid, of any shape, with room for hopeless and for easy prompts in the end rungs; a group of prompts
 (a subject, a level of difficulty) tilts the population its own way. At each step a prompt's logit goes up a rung,
 stays, or goes down a rung. How often depends on the rung, as the policy gradient of a prompt does: a group of rollouts
@@ -56,18 +56,19 @@ class LogitWalk(Dynamics[Parameters]):
     """Success logits that walk.
 
     Args:
-        groups: a label for each prompt, strings or numbers; at least as many as there are prompts to be tracked. None:
-            prompts of one population.
-        labels: the groups that there are, in the order of the site "z_tilt"; those among `groups`, sorted, if left out.
-            A posterior has them in `about["columns"]`, for a model of other prompts, some of which may have other
-            labels: those stand at the population's centre.
+        groups: a label for each prompt, strings or numbers, for at least all prompts that will be tracked. None treats
+            all prompts as one population.
+        labels: the groups that there are, in the order of the site "z_tilt". The default is those among `groups`,
+            sorted. A posterior has them in `about["columns"]`, for a model of other prompts. Prompts with
+            other labels are at the population's centre.
         rungs: K, the size of the grid, at least 3.
         limit: the largest logit, positive; 6 is a success rate of 0.9975, and -6 one of 0.0025.
         ends: the shares of the prompts that are expected to start in the lowest and in the highest rung, beyond the
             even share of every rung.
         spread: standard deviation of the population's logits around that.
-        resting: [3], Dirichlet concentrations of down, stay and up where nothing is learned.
-        learning: [3], the same where most is learned. The default expects a rung in about five steps, there.
+        resting: [3], Dirichlet concentrations of down, stay and up on rungs on which nothing is learned.
+        learning: [3], the same on rungs on which most is learned. The default expects a move by one rung in about five
+            steps.
         leave: [2, 2], Beta concentrations, of the lowest and of the highest rung.
         tilt_scale: [3], scales of the half-normal priors of how much groups differ: in difficulty, in how far apart
             their prompts are, and in their share of hopeless prompts.
@@ -113,11 +114,11 @@ class LogitWalk(Dynamics[Parameters]):
         self._moves = torch.stack([_shift(rungs, by) for by in (-1, 0, 1)])  # [3, K, K]
 
     def carried(self) -> dict[str, Any]:
-        """The groups' labels, where there are groups."""
+        """The groups' labels, if there are groups."""
         return {} if self.groups is None else {"labels": list(self.groups.labels)}
 
     def kinds(self, num_prompts: int) -> Tensor | None:
-        """Long [N], each prompt's group; None where there are no groups.
+        """Long [N], each prompt's group; None if there are no groups.
 
         Raises:
             ValueError: there are more prompts than labels in `groups`.

@@ -50,7 +50,7 @@ class PaperDPS(Dynamics[Parameters]):
         prior_alpha: the Dirichlet counts `alpha_0`: a positive number, or a [3, 3] tensor of numbers of at least 0,
             rows the state now, columns the next, no row all zero. The paper uses 1.
         decay: what is kept of the counts at each step, in [0, 1]. The paper uses 0.7 on MATH and 0.5 elsewhere.
-        initial: [3], the distribution before the first step; uniform if left out.
+        initial: [3], the distribution before the first step. The default is uniform.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ class PromptTypes(Dynamics[Parameters]):
         types: M + 1 names, at least two: learners from the fastest to the slowest, then the type that never learns.
         speeds: [M], the speeds that are expected of the learners, decreasing: chances of a move up in a step.
         strength: in how many steps' worth of moves the expected speeds are believed, positive.
-        shares: [M + 1], Dirichlet concentrations of how common the types are; ones if left out.
+        shares: [M + 1], Dirichlet concentrations of how common the types are. The default is ones.
         rate_gaps: [4], Dirichlet concentrations of the gaps 0 → rate_1 → rate_2 → rate_3 → 1.
         initial: [3], Dirichlet concentrations of a learner's start.
         fall: [2], Beta concentrations of a move down in a step, yes and no.

@@ -113,7 +113,7 @@ class _EMATracker(Filter):
         return torch.stack([unsolved, _mixed(low, high, trials), solved], -1).to(self.dtype)
 
     def informative(self, trials: int) -> Tensor:
-        """[N], the chance of a mixed group where the rate's variance is the average one."""
+        """[N], the chance of a useful group if the rate's variance is the average one."""
         low, high, _ = _law(self._state)
         return _mixed(low, high, trials).to(self.dtype)
 

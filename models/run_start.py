@@ -1,7 +1,8 @@
 r"""A run effect on the start: how able a policy is when its run begins belongs to the run.
 
-What earlier runs taught of the moves and the success rates holds for the next run. Where its prompts start does not, as
-the base rate differs between problem mixes and between policies. One number of the run tilts the population's start:
+What earlier runs taught about moves and success rates holds for the next run. The start of its prompts does not,
+because the base rate differs between problem mixes and between policies. One number of the run tilts the population's
+start:
 
     gaps       ~ Dirichlet(rate_gaps)                  rates = cumsum(gaps)[:3], so 0 < rate_1 < rate_2 < rate_3 < 1
     initial    ~ Dirichlet(initial)                    over three states, of an average run

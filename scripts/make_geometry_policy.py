@@ -202,9 +202,9 @@ A stock `Idefics3ForConditionalGeneration` of {size:,} parameters (float32): a v
 - Made on {datetime.datetime.now(datetime.UTC).date().isoformat()} with torch {torch.__version__} by
   `python -m scripts.make_geometry_policy --seed {arguments.seed} --steps {arguments.steps}`.
 
-On the test prompts of the default `Geometry()`, {arguments.samples} samples a prompt at temperature 1: accuracy
-{results["seen"]:.3f}, and {results["blank"]:.3f} with every picture blanked, so that it reads the picture. Of the
-prompts, {results["seen useful"]:.1%} were solved by some of the samples and not by all.
+On the test prompts of the default `Geometry()`, {arguments.samples} samples per prompt at temperature 1: accuracy
+{results["seen"]:.3f}, and {results["blank"]:.3f} with every picture blanked, so that it reads the picture. Some
+samples, and not all, solved {results["seen useful"]:.1%} of the prompts.
 
 | kind | accuracy |
 |---|---|

@@ -265,7 +265,7 @@ Stopped early on purpose:
 - Made on {datetime.datetime.now(datetime.UTC).date().isoformat()} with torch {torch.__version__} by
   `python scripts/make_policy.py --seed {arguments.seed} --steps {arguments.steps}`.
 
-Over the default `Countdown()` inventory, {arguments.samples} samples a prompt at temperature 1. *Easy* prompts were
+Over the default `Countdown()` inventory, {arguments.samples} samples per prompt at temperature 1. *Easy* prompts were
 solved by all samples, *hopeless* ones by none; only the *useful* rest gives a group-relative advantage.
 
 | prompts | number | accuracy | easy | useful | hopeless |

@@ -149,8 +149,8 @@ Stopped early on purpose:
 - Made on {datetime.datetime.now(datetime.UTC).date().isoformat()} with torch {torch.__version__} by
   `python -m scripts.make_task_policy --task {arguments.task} --seed {arguments.seed} --steps {arguments.steps}`.
 
-Over the default `{name}()` inventory, {arguments.samples} samples a prompt at temperature 1. *Easy* prompts were solved
-by all samples, *hopeless* ones by none; only the *useful* rest gives a group-relative advantage.
+Over the default `{name}()` inventory, {arguments.samples} samples per prompt at temperature 1. *Easy* prompts were
+solved by all samples, *hopeless* ones by none; only the *useful* rest gives a group-relative advantage.
 
 | prompts | number | accuracy | easy | useful | hopeless |
 |---|---|---|---|---|---|

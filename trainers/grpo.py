@@ -1,9 +1,9 @@
 """The training loop, top to bottom: select, roll out, reward, observe, advantages, update, sync.
 
 One step with the defaults: 32 prompts are selected from the beliefs, 8 rollouts each make 256 completions. Say 24 of
-the 32 groups come back mixed. All 32 are observed (an all-wrong group is news to the tracker); the 24 x 8 = 192
-completions with an advantage are trained on, in one optimizer step; the 64 others cost no forward pass. Uniform
-selection, where a third of the prompts are useful, would have paid 256 rollouts for 88 completions to train on.
+the 32 groups are useful. All 32 are observed, because the tracker also learns from a group that is all wrong. The
+24 x 8 = 192 completions with an advantage are trained on in one optimizer step, and the other 64 cost no forward pass.
+If a third of all prompts are useful, uniform selection would have paid 256 rollouts for 88 completions to train on.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
         engine = opened.enter_context(closing(make_engine(config, policy, tokenizer)))
         ahead = Ahead()
         task = make_task(config, tokenizer)
+        for note in getattr(task, "notes", ()):
+            say(note)
         limit = prompt_limit(config, policy, engine)
         prompts, tests = (fitting(task, split, tokenizer, config, limit, say) for split in ("train", "test"))
         read: Features = {}

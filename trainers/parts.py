@@ -16,9 +16,10 @@ from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.rollouts import RolloutEngine
 from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named
 from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.selection.signal import Signal
 from dps_pyro.selection.worth import by_progress, by_signal, retiring
 from dps_pyro.support.plugins import call
-from dps_pyro.tasks import PromptSet, Task, by_name, feature_columns
+from dps_pyro.tasks import Math, PromptSet, Task, by_name, feature_columns
 from dps_pyro.tasks.own.records import Records
 from dps_pyro.tasks.own.task_process import TaskProcess
 from dps_pyro.testing import check_quickly
@@ -112,14 +113,16 @@ def make_acquisition(config: TrainConfig) -> Acquisition:
     made = ACQUISITIONS[named] if isinstance(named, str) else named
     if config.selection.worth == "signal":
         made = by_signal(made, replace(config.update.signal, power=2.0))
+    elif config.selection.worth == "variance":
+        made = by_signal(made, Signal("dr_grpo"))
     elif config.selection.worth == "progress":
         made = by_progress(made)
     return made if config.selection.retire is None else retiring(made, config.selection.retire)
 
 
 def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
-    """The configured task. Of one that has both, prompts are in English, except for the embedded policies and what was
-    trained from them, whose tokenizers have no words: those read the compact form.
+    """Make the configured task. If a task has prompts in English and in a compact form, they are in English, except for
+    the embedded policies and what was trained from them, because their tokenizers have no words.
 
     Raises:
         ValueError: there is no such task, its arguments are wrong, or it has too few prompts for the configuration.
@@ -127,9 +130,13 @@ def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:
     words: Any = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
     wordless = words is not None and words.unk_token_id in words("Using")["input_ids"]
     style = "compact" if wordless or config.task.policy in EMBEDDED else "instruct"
-    if config.task.data is not None:
+    task: Task
+    if config.task.data is not None and config.task.reward is None:
+        task = call("task_args", Math.from_files, {"train": config.task.data} | config.task.task_args)
+    elif config.task.data is not None:
         own = {"source": config.task.data, "reward": config.task.reward, "timeout": config.task.reward_timeout}
-        task: Task = call("task_args", Records, own | config.task.task_args)
+        rule = {"reward_range": config.task.reward_range, "reward_solved_at": config.task.reward_solved_at}
+        task = call("task_args", Records, own | rule | config.task.task_args)
     else:
         optional = {"style": style}
         task = by_name.make(config.task.task, config.task.task_args, optional)

@@ -2,9 +2,9 @@
 `metrics`.
 
 prime-rl (`prime_rl.orchestrator.curriculum.samplers.TaskSampler`, as of August 2026) asks for one task at a time, has
-many groups under way, and reports each group when it is final. Here a batch of tasks is selected when the last one has
-been handed out, and a batch of groups makes one step of the sampler. Nothing of prime-rl is imported: only the names
-that its episodes have are used.
+many groups under way, and reports each group when it is final. Here a batch of tasks is selected when the last batch is
+used up, and a batch of groups makes one step of the sampler. The module does not import prime-rl. It only uses the
+names in its episodes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["PredictiveTaskSampler"]
 
 
 class Keyed(Protocol):
-    """A task of prime-rl's: what matters of it here is its key."""
+    """A task of prime-rl. Only its key matters here."""
 
     @property
     def key(self) -> str | None:
@@ -38,9 +38,10 @@ class PredictiveTaskSampler(Iterator[TaskT], Generic[TaskT]):
     """Hands out tasks by predicted usefulness.
 
     Args:
-        sampler: one of as many prompts as there are tasks: rows in their order, or with their keys as ids.
+        sampler: a sampler of as many prompts as there are tasks, with rows in their order or with their keys as ids.
         tasks: all of them, with distinct keys.
-        batch_size: tasks selected at a time, and groups observed a step: prime-rl's batch size in groups.
+        batch_size: the number of tasks that are selected together, and of groups per observed step. It is prime-rl's
+            batch size in groups.
         solved_at: a rollout with at least this reward solved its task; None counts rewards within 0..1 as they are.
 
     Raises:
@@ -94,11 +95,12 @@ class PredictiveTaskSampler(Iterator[TaskT], Generic[TaskT]):
             # A task that came twice in the step is one larger group.
             counts = count_groups(self._rows, self._rewards, self.solved_at)
             self._rows, self._rewards, self._groups = [], [], 0
-            self.sampler.observe(counts.prompts, counts.solved, counts.trials)
+            useful = counts.useful(self.sampler.tolerance)
+            self.sampler.observe(counts.prompts, counts.solved, counts.trials, useful=useful)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on; tensors and plain values. Groups under way are not part of it: prime-rl does not
-        save them, and what becomes of them is observed when it is reported."""
+        """Everything that is needed to continue, as tensors and plain values. Groups under way are not part of it:
+        prime-rl does not save them, and what becomes of them is observed when it is reported."""
         return {
             "sampler": self.sampler.state_dict(),
             "coming": torch.tensor(list(self._coming), dtype=torch.long),

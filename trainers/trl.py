@@ -9,12 +9,12 @@ Three lines of a TRL script change::
     sampler = PromptSampler(SolvingProgress(), len(dataset), trials=args.num_generations)
     trainer = PredictiveGRPOTrainer(..., train_dataset=dataset, prompt_sampler=sampler)
 
-How it fits in. TRL's dataloader hands out a generation batch `steps_per_generation * num_iterations` times and rolls
-out one of them; it also fetches ahead, so whatever a sampler says to it is at least a step old. Here the dataloader is
-only the clock. The prompts are selected at the moment that TRL generates, when every reward so far has been observed,
-and laid out as TRL's `RepeatSampler` lays them out: each prompt `num_generations` times in a row, over the processes in
-order. The main process selects and tells the others; rewards are gathered (by TRL) before they are observed. Losses,
-generation with vLLM or without, reward functions and evaluation are TRL's own, untouched.
+How it fits in: TRL's dataloader returns a generation batch `steps_per_generation * num_iterations` times and rolls
+out one of them. It also fetches ahead, so the answers of a sampler would be at least one step old. Here the dataloader
+is only the clock. The prompts are selected at the moment that TRL generates, when every reward so far has been
+observed, and laid out as TRL's `RepeatSampler` lays them out: each prompt `num_generations` times in a row, over the
+processes in order. The main process selects and tells the others; rewards are gathered (by TRL) before they are
+observed. Losses, generation with vLLM or without, reward functions and evaluation are TRL's own, untouched.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ FOLDER = "dps_pyro"
 """The sampler's folder in a checkpoint."""
 
 HOOKS = ("_generate_and_score_completions", "_calculate_rewards", "_save_checkpoint", "_load_optimizer_and_scheduler")
-"""What this module overrides. TRL promises none of these names, so they are looked for."""
+"""The methods that this module overrides. TRL does not promise these names, so their presence is checked."""
 
 MEANS = ("useful", "log_evidence", "informative/selected", "informative/pool")
-"""The sampler's metrics that speak of one generation: their means over a logging interval are logged."""
+"""The sampler's metrics that describe one generation. Their means over a logging interval are logged."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,10 @@ class PredictiveSampling:
 
     Args:
         *args: the trainer's own arguments.
-        prompt_sampler: one that knows the training prompts, row for row, with `trials=num_generations`.
-        solved_by: which reward tells whether a completion solved its prompt: the name of a reward function (its
+        prompt_sampler: a sampler of the training prompts, row for row, with `trials=num_generations`.
+        solved_by: the reward that decides whether a completion solved its prompt: the name of a reward function (its
             `__name__`), `WEIGHTED_SUM`, or a function of all rewards, name -> [R] (NaN where a reward function returned
-            None), that returns [R]. With a single reward function that one, if left out.
+            None), that returns [R]. It may be left out if there is a single reward function.
         solved_at: a completion with at least this reward solved its prompt. None: rewards within 0..1 are partial
             solutions, for models of partial reward such as `DenseReward`.
         prompt_id: the column of `train_dataset` with the sampler's ids. If left out, the sampler's rows are those of
@@ -82,7 +82,7 @@ class PredictiveSampling:
 
     Raises:
         ValueError: the sampler does not fit the dataset or `num_generations`, the dataset is a stream or too small
-            for a batch, or it is not clear which reward tells what is solved.
+            for a batch, or it is not clear which reward decides what is solved.
         RuntimeError: this version of TRL lacks a method that has to be overridden.
     """
 
@@ -123,8 +123,8 @@ class PredictiveSampling:
     # --------------------------------------------------------------------------------------------- TRL's own hooks
 
     def get_train_dataloader(self) -> Any:
-        """TRL's dataloader over as many blank rows: the clock. The real rows are read when they are rolled out, once
-        a rollout, instead of once for each of TRL's `steps_per_generation * num_iterations` repeats."""
+        """TRL's dataloader over as many blank rows, as the clock. The real rows are read when they are rolled out, once
+        per rollout instead of once for each of TRL's `steps_per_generation * num_iterations` repeats."""
         real = self.train_dataset
         self.train_dataset = Dataset.from_dict({"prompt": [""] * len(real)})
         try:
@@ -195,7 +195,7 @@ class PredictiveSampling:
             self._buffered_inputs = None
 
     def _names(self) -> list[str]:
-        """What each of the sampler's rows is, of the content of its row in the dataset."""
+        """A name for each of the sampler's rows, made from the content of its row in the dataset."""
         if self.prompt_sampler.ids is not None:
             return self.prompt_sampler.ids
         names = [prompt_id(prompt) for prompt in self.train_dataset["prompt"]]
@@ -204,8 +204,8 @@ class PredictiveSampling:
         return distinct(names)
 
     def _load_sampler(self, state: Mapping[str, Any]) -> list[int]:
-        """Load the sampler's state, prompts matched by what they are; returns the rows that are being trained on, none
-        where one of them is no longer there.
+        """Load the sampler's state and match its prompts by their content. Returns the rows that are being trained on,
+        or none if one of them is no longer there.
 
         Raises:
             ValueError: it is of other prompts.
@@ -257,11 +257,12 @@ class PredictiveSampling:
             return
         if self.accelerator.is_main_process:
             counts = count_groups(layout, self._verdict(rewards.detach().double().cpu()), self._solved_at)
-            self.prompt_sampler.observe(counts.prompts, counts.solved, counts.trials)
+            useful = counts.useful(self.prompt_sampler.tolerance)
+            self.prompt_sampler.observe(counts.prompts, counts.solved, counts.trials, useful=useful)
             self._seen.append(self.prompt_sampler.metrics())
 
     def _verdict(self, rewards: Tensor) -> Tensor:
-        """[R], the reward that tells what is solved; NaN where no reward function had one."""
+        """[R], the reward that decides what is solved; NaN if no reward function returned one."""
         named = dict(zip(self.reward_func_names, rewards.unbind(-1), strict=True))
         if callable(self._solved_by):
             return self._solved_by(named)
@@ -273,7 +274,7 @@ class PredictiveSampling:
     # ----------------------------------------------------------------------------------------------- the rest
 
     def _from_main(self, value: Any) -> Any:
-        """What the main process has, in every process."""
+        """The main process's value, in every process."""
         box = [value]
         broadcast_object_list(box, from_process=0)
         return box[0]
@@ -304,7 +305,7 @@ class PredictiveSampling:
         return names[0] if solved_by is None else solved_by
 
     def _checked_places(self, prompt_id: str | None) -> list[int]:
-        """Where in the dataset each of the sampler's rows is."""
+        """The position in the dataset of each of the sampler's rows."""
         sampler, dataset = self.prompt_sampler, self.train_dataset
         if not isinstance(dataset, Dataset):
             raise ValueError(
@@ -316,7 +317,7 @@ class PredictiveSampling:
             )
         if prompt_id is None:
             if sampler.num_prompts != len(dataset):
-                rows = f"{len(dataset)} prompts, one a row of train_dataset"
+                rows = f"{len(dataset)} prompts, one per row of train_dataset"
                 raise ValueError(f"prompt_sampler: expected {rows}, got {sampler.num_prompts}")
             return list(range(len(dataset)))
         if prompt_id not in dataset.column_names:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from benchmarks.cost.ratios import ratio, rounded, shown
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("update", "rollouts", "memory", "share")
@@ -97,12 +98,12 @@ def table(result: dict[str, Any]) -> str:
         what = (
             f"{row['rows']} completions of {row['completion_tokens']:.0f} tokens, prompts of {row['prompt_tokens']:.0f}"
         )
-        rows.append(f"| update, {case}: {what} | {ours:.2f} s | TRL: {theirs:.2f} s | {_shown(row['ratio'])} |")
+        rows.append(f"| update, {case}: {what} | {ours:.2f} s | TRL: {theirs:.2f} s | {shown(row['ratio'])} |")
     drawn = result["rollouts"]
     cost = {name: statistics.median(values) for name, values in drawn["milliseconds_a_token"].items()}
     what = f"rollouts, SmolLM2, {drawn['prompts']} groups of {drawn['group']}, up to {drawn['tokens']} tokens"
-    costs = f"vLLM: {cost['vllm']:.1f} ms a token | `generate`: {cost['generate']:.1f} ms"
-    rows.append(f"| {what} | {costs} | {_shown(drawn['ratio'])} |")
+    costs = f"vLLM: {cost['vllm']:.1f} ms per token | `generate`: {cost['generate']:.1f} ms"
+    rows.append(f"| {what} | {costs} | {shown(drawn['ratio'])} |")
     most = {name: row["most"] for name, row in result["memory"].items()}
     for what, ours, theirs in (
         ("an update, SmolLM2, 64 tokens", "update, ours", "update, TRL"),
@@ -115,10 +116,6 @@ def table(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     note = f"Medians of interleaved pairs. {result['machine']}; {versions}; {result['date']}."
     return "\n".join([*rows, "", note])
-
-
-def _shown(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.2f} ({ratio['least']:.2f}, {ratio['largest']:.2f})"
 
 
 def _ask(name: str, options: argparse.Namespace) -> Any:
@@ -270,8 +267,8 @@ def _update(options: argparse.Namespace, case: str) -> dict[str, Any]:
         "prompt_tokens": round(float(drawn.prompt_mask.sum(1).double().mean()), 1),
         "completion_tokens": round(float(drawn.completion_mask.sum(1).double().mean()), 1),
         "micro_batch": config.update.micro_batch,
-        "seconds": {"ours": _rounded(ours), "theirs": _rounded(theirs)},
-        "ratio": _ratio(ours, theirs),
+        "seconds": {"ours": rounded(ours), "theirs": rounded(theirs)},
+        "ratio": ratio(ours, theirs),
         "gradient_norms_apart": float(f"{apart:.1e}"),
     }
 
@@ -335,8 +332,8 @@ def _rollouts(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **{name: DRAWN[name] for name in ("prompts", "group", "tokens")},
         "tokens_drawn": drawn,
-        "milliseconds_a_token": {name: _rounded([1000 * value for value in values]) for name, values in cost.items()},
-        "ratio": _ratio(cost["vllm"], cost["generate"]),
+        "milliseconds_a_token": {name: rounded([1000 * value for value in values]) for name, values in cost.items()},
+        "ratio": ratio(cost["vllm"], cost["generate"]),
     }
 
 
@@ -384,17 +381,6 @@ def _share(options: argparse.Namespace) -> dict[str, Any]:
         summary = train(config)
     return {"share": float(f"{summary['selection_share']:.2e}"), "rollouts": summary["rollouts"],
             "seconds": round(summary["seconds"], 1)}  # fmt: skip
-
-
-def _rounded(values: list[float]) -> list[float]:
-    return [float(f"{value:.4g}") for value in values]
-
-
-def _ratio(one: list[float], other: list[float]) -> dict[str, float]:
-    """Of pairs: the median, the least and the largest."""
-    ratios = [a / b for a, b in zip(one, other, strict=True)]
-    found = {"median": statistics.median(ratios), "least": min(ratios), "largest": max(ratios)}
-    return {name: round(value, 3) for name, value in found.items()}
 
 
 ONE: dict[str, Callable[[argparse.Namespace], Any]] = {

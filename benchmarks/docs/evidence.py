@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.cost import trainer
 from benchmarks.docs import pictures
 from benchmarks.learning import geometry, smollm2, tasks
+from dps_pyro.trainers.bench.results import table as bench_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -30,6 +31,7 @@ def main() -> None:
         page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")
     drawn = {
         "selectors": pictures.selectors,
+        "planning": pictures.planning,
         "demo": pictures.demo,
         "replay": pictures.replay,
         "smollm2": smollm2.draw,
@@ -48,6 +50,7 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
+        "planning": lambda: bench_table(_read("planning")),
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "replay-own": lambda: replay(_read("replay"), "own"),
@@ -109,9 +112,9 @@ def sampler(result: dict[str, Any]) -> str:
     note = [
         f"Processor time on one thread, of the last 100 steps. {result['machine']}; {result['date']}.",
         "*Copy*: the beliefs of all prompts, read and written once. *Memory*: what the process holds more than before",
-        f"the sampler was made, the model's labels included. Published: {published['seconds']} s a step and",
+        f"the sampler was made, the model's labels included. Published: {published['seconds']} s per step and",
         f"{published['gibibytes']} GiB at {published['prompts']:,} prompts ({published['source']}). A Python loop",
-        f"over prompts took {published['loop_us_a_prompt']:.0f} µs a prompt here.",
+        f"over prompts took {published['loop_us_a_prompt']:.0f} µs per prompt here.",
     ]
     return "\n".join([*rows, "", " ".join(note)])
 
@@ -153,7 +156,7 @@ def replay(result: dict[str, Any], protocol: str) -> str:
         lines.append(f"| {row} | {' | '.join(cells)} |")
     settings = result["configuration"]
     note = (
-        f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts a "
+        f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts per "
         f"step, refits every {settings['refit_every']} steps; in bold the best of a column. "
         f"{result['machine']}; {result['date']}."
     )
@@ -271,8 +274,8 @@ def labels(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     settings = result["configuration"]
     note = (
-        f"A log a model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} of "
-        f"the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
+        f"One log per model of {settings['prompts']} prompts and {settings['steps']} steps, {settings['observed']:.0%} "
+        f"of the groups rolled out; {settings['svi_steps']} SVI steps. {result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
 

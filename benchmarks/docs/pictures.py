@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["demo", "replay", "selectors"]
+__all__ = ["demo", "planning", "replay", "selectors"]
 
 SHOWN = {
     "PaperDPS": "#D55E00",
@@ -81,6 +81,48 @@ def selectors(result: dict[str, Any], path: Path) -> None:
         axes.fill_between(arm["steps"], mean - error, mean + error, color=hue, alpha=0.1, linewidth=0)
     axes.set_xlabel("training steps")
     axes.set_ylabel("held-out accuracy")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160)
+
+
+PLANNED = {
+    "dynamic sampling": "#000000",
+    "Siblings, soft": "#0072B2",
+    "Siblings without groups, soft": "#56B4E9",
+    "MoPPS": "#009E73",
+    "SolvingProgress, soft": "#CC79A7",
+    "PaperDPS, top": "#D55E00",
+    "uniform": "#999999",
+}
+"""Which arms the picture of the planning testbed shows, and in which colour."""
+
+
+def planning(result: dict[str, Any], path: Path) -> None:
+    """Accuracy against rollouts, on a logarithmic axis: the mean over seeds, with one standard error."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    (curves,) = result["curves"].values()
+    for arm, hue in PLANNED.items():
+        runs = list(curves[arm].values())
+        rollouts = np.mean([run["rollouts"] for run in runs], 0)[1:] / 1000
+        accuracy = np.array([run["accuracy"] for run in runs])[:, 1:]
+        mean = accuracy.mean(0)
+        error = accuracy.std(0, ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else np.zeros_like(mean)
+        axes.plot(rollouts, mean, color=hue, label=arm, linewidth=1.6, marker="o", markersize=2.5)
+        axes.fill_between(rollouts, mean - error, mean + error, color=hue, alpha=0.1, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes.set_xlabel("training rollouts, thousands")
+    axes.set_ylabel("held-out accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False, fontsize=7, loc="lower right")

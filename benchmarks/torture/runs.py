@@ -75,7 +75,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 def make_config(file: Path, **settings: Any) -> Path:
     """Write the configuration of a tiny run; returns its file."""
-    file.write_text(save_config(TrainConfig(**{**_TINY, **settings})), encoding="utf-8")
+    file.write_text(save_config(TrainConfig.flat(**{**_TINY, **settings})), encoding="utf-8")
     return file
 
 

@@ -1,6 +1,6 @@
-"""The command line: `dps-pyro COMMAND`, the commands being the modules of `dps_pyro.cli`.
+"""The command line: `dps-pyro COMMAND`. Each command is a module of `dps_pyro.cli`.
 
-Errors that a user can mend are one line; everything else keeps its traceback.
+An error that a user can fix is printed in one line. Every other error keeps its traceback.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ __all__ = ["main"]
 
 
 COMMANDS = {
-    "demo": "fine-tune the embedded policy, beside a short uniform arm, and draw a report",
-    "train": "fine-tune a language model on prompts predicted to be partially solved",
-    "fit": "fit a dynamics model to logged rollouts: a prior for the next run",
-    "check": "hold a model of your own against the contract, and say what to mend",
-    "diagnose": "whether a fit is to be relied on, and whether its model describes the log",
-    "compare": "fit models to a log, and rank them by how well they predict",
-    "sbc": "simulation-based calibration of a model and its fits",
+    "demo": "fine-tune the embedded policy, next to a short run with uniform selection, and draw a report",
+    "train": "fine-tune a language model on prompts that are predicted to be partially solved",
+    "fit": "fit a dynamics model to logged rollouts, as a prior for the next run",
+    "check": "test whether your own model keeps the contract, and say what to change",
+    "diagnose": "show whether a fit can be trusted, and whether its model describes the log",
+    "compare": "fit several models to a log, and rank them by how well they predict",
+    "sbc": "run simulation-based calibration of a model and its fits",
     "simulate": "draw a log from a dynamics model",
-    "replay": "play models on full logs, and score what they predict on all prompts",
-    "serve": "serve one prompt sampler to several trainers, over HTTP",
-    "report": "draw the report of a run, others beside it",
-    "bench": "compare ways of choosing prompts by training runs over seeds",
-    "cost": "what runs cost in tokens, GPU-hours and money, and what they save against others",
+    "replay": "replay models on full logs, and score their predictions on all prompts",
+    "serve": "serve one prompt sampler to several trainers over HTTP",
+    "report": "draw the report of a run, with other runs beside it",
+    "bench": "compare ways of choosing prompts by training runs with several seeds",
+    "cost": "show what runs cost in tokens, GPU-hours and money, and how much they save",
 }
-"""The modules of `dps_pyro.cli`, and what each is for."""
+"""The modules of `dps_pyro.cli`, and what each command does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0 where all went well; 1 where numbers or the engine broke down, or the demo failed; 2 for what
-        the user can mend; 130 after Ctrl-C, and 143 after the SIGTERM with which schedulers end a job, which ends a
-        command in the same way.
+        The exit status: 0 for success; 1 if numbers or the engine broke down, or the demo failed; 2 for an error that
+        the user can fix; 130 after Ctrl-C; and 143 after SIGTERM, with which schedulers end a job. SIGTERM ends a
+        command in the same way as Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in COMMANDS:
@@ -66,7 +66,8 @@ def _run(given: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         return _say(given[0], "stopped", stop, 130)
     except FloatingPointError as error:
-        again = "" if given[0] == "fit" else "\nResumed as it is, it would end here again: try a lower --learning-rate."
+        advice = "\nResumed with the same settings, it will end here again. Try a lower --learning-rate."
+        again = "" if given[0] == "fit" else advice
         return _say(given[0], f"{error}{again}", error, 1)
     except RuntimeError as error:
         from dps_pyro.rollouts import EngineError
@@ -86,7 +87,7 @@ def _say(command: str, message: object, error: BaseException, status: int) -> in
 
 
 def _ours(error: Exception) -> bool:
-    """Whether the message is meant for the user: the file system's, or raised here and not in a library's depths."""
+    """Whether the message is meant for the user: it comes from the file system or this package, not from a library."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -101,11 +102,11 @@ def _usage(given: Sequence[str]) -> int:
         print(dps_pyro.__version__)
         return 0
     what = "\n".join(f"  dps-pyro {name:<10} {line}" for name, line in COMMANDS.items())
-    text = f"""Predict which prompts are worth a rollout, before any rollout.
+    text = f"""Predict which prompts are worth a rollout before any rollout is made.
 
 {what}
 
-Each has --help. dps-pyro --version prints the version."""
+Add --help to a command to see its options. dps-pyro --version prints the version."""
     if given[:1] in ([], ["-h"], ["--help"]):
         print(text)
         return 0

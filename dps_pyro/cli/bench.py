@@ -15,20 +15,22 @@ __all__ = ["Options", "run"]
 class Options:
     """Compare ways of choosing prompts by real training runs: every arm on every testbed with every seed.
 
-    The curve of each run is kept as the run ends. The same command goes on where it was stopped, and runs nothing again
-    whose settings are as they were. It ends with a table, results.json and accuracy.png: accuracy against rollouts, and
-    the rollouts that each arm takes to the final accuracy of others, with bootstrap intervals over seeds."""
+    The curve of each run is saved when the run ends. If the command is stopped, the same command continues, and does
+    not repeat runs whose settings are unchanged. It prints a table and writes results.json and accuracy.png: the
+    accuracy against rollouts, and the number of rollouts that each arm needs to reach the final accuracy of the others,
+    with bootstrap intervals over seeds.
+    """
 
     plan: tyro.conf.Positional[Path]
-    """The YAML file that says what runs: seeds, shared settings, testbeds, arms, and the arms to measure against."""
+    """The YAML file with the plan: seeds, shared settings, testbeds, arms, and the arms to compare with."""
     out: Path = Path("runs/bench")
-    """The folder of curves and results."""
+    """The folder for curves and results."""
     workers: int = 1
-    """Runs at a time, each in a process of its own."""
+    """The number of runs at a time. Each has a process of its own."""
     keep_runs: bool = False
     """Keep the run folders, with their logs of rollouts, below the curves."""
     table: Annotated[bool, tyro.conf.arg(name="table")] = False
-    """Run nothing: results and table of the runs that have ended."""
+    """Do not run anything. Print the table and write the results of the runs that have ended."""
 
 
 def run(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`dps-pyro check`: whether a model of one's own keeps the contract."""
+"""`dps-pyro check`: test whether your own model keeps the contract."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ __all__ = ["Options", "run"]
 
 @dataclass
 class Options:
-    """Hold a model against the contract of `Dynamics`: shapes, probabilities, order of the states, gradients, draws,
-    likelihood and filter against brute force over all paths, a few steps of a fit. It takes seconds."""
+    """Test whether a model keeps the contract of `Dynamics`: shapes, probabilities, the order of the states, gradients,
+    draws, the likelihood and the filter (compared with a sum over all paths), and a few steps of a fit. It takes
+    seconds."""
 
     model: Annotated[str, tyro.conf.Positional]
     """The model: path/to/file.py:Name, or a name in dps_pyro.models."""
     model_args: str = "{}"
-    """The arguments of its constructor, as YAML. Columns of the prompts are lists, of at least --prompts entries."""
+    """Arguments for the constructor of the model, as YAML. Columns of the prompts are lists of at least --prompts
+    entries."""
     prompts: int = 6
-    """The number of prompts to try it with, at least 3."""
+    """The number of prompts in the test, at least 3."""
     steps: int = 5
-    """The number of steps to try it with, at least 2."""
+    """The number of steps in the test, at least 2."""
     columns: tuple[str, ...] = ()
-    """The names of the steps' own columns that the model asks for (`step.columns`)."""
+    """The names of step columns that the model asks for (`step.columns`)."""
     features: tuple[str, ...] = ()
-    """The names of the prompts' own numbers that the model asks for there; they are drawn at random."""
+    """The names of numeric prompt features that the model asks for in `step.columns`. Their values are drawn at
+    random."""
     quick: bool = False
-    """Check only the cheap half, as `dps-pyro fit` and `dps-pyro train` do first."""
+    """Run only the quick checks. `dps-pyro fit` and `dps-pyro train` run them first, too."""
     seed: int = 0
-    """The random seed of everything that is drawn."""
+    """The random seed of the test."""
 
 
 def run(arguments: list[str]) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
+
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from dps_pyro.dynamics.contract import Dynamics
@@ -16,30 +19,31 @@ if TYPE_CHECKING:
 __all__ = ["Options", "run"]
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(LogOptions):
     """Fit models to a log, score them on prompts that were left out, and rank them."""
 
     history: Path
-    """A history.parquet: columns prompt, step, solved, trials."""
+    """A history.parquet (columns prompt, step, solved, trials), or another loop's log, as `dps-pyro fit` takes it."""
     models: tuple[str, ...] = ("LogitWalk", "SolvingProgress")
-    """Names in dps_pyro.models, or path/to/file.py:Name; each may have arguments of its constructor after it, as YAML:
-    "LogitWalk{groups: operands}". Features of the history go by their names."""
+    """The models: names in dps_pyro.models, or path/to/file.py:Name. Arguments for the constructor may follow a name as
+    YAML: "LogitWalk{groups: operands}". The value of groups or features is the name of a feature in the history."""
     score: Literal["loo", "prequential", "held-out"] = "loo"
-    """Of what is left out: each prompt in turn, by PSIS-LOO from one fit; or a random half of the prompts, filtered
-    online (baselines, which are not fitted, can be scored too) or as a whole."""
+    """What is left out and predicted. "loo" leaves out one prompt at a time (PSIS-LOO, from one fit). "prequential"
+    filters a random half of the prompts online, and can also score baselines, which are not fitted. "held-out" predicts
+    the logs of that half as a whole."""
     method: Literal["laplace", "svi", "nuts"] | None = None
-    """How to fit. If left out: as `dps-pyro fit` would, model by model."""
+    """The method of the fits: laplace, svi or nuts. By default it is chosen for each model as `dps-pyro fit` does."""
     guide: Literal["normal", "low_rank"] | None = None
-    """The approximation that svi fits: independent normals, or one with correlations."""
+    """The approximation that svi fits: normal (independent normals) or low_rank (normals with correlations)."""
     steps: int | None = None
-    """The most steps that laplace or svi take, or the warm-up steps of nuts."""
+    """The largest number of steps of laplace or svi, or the number of warm-up steps of nuts."""
     draws: int | None = None
-    """The number of posterior draws to keep. If left out: 200."""
+    """The number of posterior draws to keep. The default is 200."""
     seed: int = 0
-    """The random seed of the fits and of the halves."""
+    """The random seed of the fits and of the random half."""
     out: Path | None = None
-    """A PNG file to draw the differences to."""
+    """A PNG file for a drawing of the differences."""
 
 
 def run(arguments: list[str]) -> int:
@@ -53,14 +57,14 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.inference.methods import method_named
     from dps_pyro.support.console import plain_console
 
-    history = read_history(options.history)
+    console = plain_console()
+    history = read_history(options.history, options, partial(console.print, highlight=False, soft_wrap=True))
     settings = {"guide": options.guide, "steps": options.steps, "draws": options.draws}
     if options.method is None and any(setting is not None for setting in settings.values()):
         raise ValueError("method: expected one of laplace, svi and nuts with settings of a method, got none")
     method = None if options.method is None else method_named(options.method, **settings)
     models = {name: _read(name, history) for name in options.models}
     ranked = compare(models, history, score=options.score, method=method, seed=options.seed)
-    console = plain_console()
     table = Table(title=f"{options.score}: log predictive density of {len(ranked[0].elpd.rows)} prompts, in nats")
     for heading in ("model", "elpd", "behind the best", "± se", "a group", "bad k", "fit, s"):
         table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")

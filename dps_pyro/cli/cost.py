@@ -15,25 +15,27 @@ __all__ = ["Options", "run"]
 
 @dataclass
 class Options:
-    """Tokens, rollouts, GPU-hours and money of finished runs, with their spread over seeds; and beside other runs, the
-    share of the bill that is saved to the same held-out accuracy."""
+    """Print the tokens, rollouts, GPU-hours and money that finished runs took, with the spread over seeds. With
+    --against, also print how much less they cost than other runs to reach the same held-out accuracy."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders: the same settings with different seeds."""
+    """Run folders of the same settings with different seeds."""
     against: Annotated[tuple[Path, ...], tyro.conf.arg(name="against")] = ()
-    """Runs to compare with, for instance with uniform selection."""
+    """Run folders to compare with, for instance of runs with uniform selection."""
     accuracy: float | None = None
-    """The held-out accuracy to compare at; the mean of the last ones of --against if left out."""
+    """The held-out accuracy at which costs are compared. The default is the mean final accuracy of the runs in
+    --against."""
     gpu_hour: float = 2.0
-    """The price of a GPU for an hour, in any currency."""
+    """The price of one GPU for one hour, in any currency."""
     gpus: int = 1
-    """GPUs that a run occupies; used where no throughputs are given."""
+    """The number of GPUs that a run occupies. It is used if --drawing and --training are not given."""
     drawing: float | None = None
-    """Tokens that a GPU generates in a second; the seconds that the run took if left out."""
+    """The number of tokens that a GPU generates per second. By default, GPU-hours come from the time that the run
+    took."""
     training: float | None = None
-    """Tokens that a GPU learns from in a second; with --drawing."""
+    """The number of tokens that a GPU trains on per second. It is needed together with --drawing."""
     json: bool = False
-    """Print JSON in place of a table."""
+    """Print JSON instead of a table."""
 
 
 def run(arguments: list[str]) -> int:

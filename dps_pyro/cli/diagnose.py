@@ -1,32 +1,41 @@
-"""`dps-pyro diagnose`: whether a fit is to be relied on, and whether its model describes the log."""
+"""`dps-pyro diagnose`: whether a fit can be trusted, and whether its model describes the log."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
+
+from dps_pyro.cli.inputs import LogOptions
+
+if TYPE_CHECKING:
+    from dps_pyro.inference.posterior import Posterior
 
 __all__ = ["Options", "run"]
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(LogOptions):
     """Diagnose a fit: how it ended, how well it predicts, what its model cannot do. Prints tables; with --out, writes
     diagnosis.png and groups.nc, the fit as ArviZ has it."""
 
     history: Path
-    """The history.parquet that the model was fitted to."""
+    """The history.parquet, or another loop's log, that the model was fitted to."""
     posterior: Path
     """The folder of dps-pyro fit."""
-    model: str = "LogitWalk"
-    """The model that was fitted: a name in dps_pyro.models, or path/to/file.py:Name."""
-    model_args: str = "{}"
-    """Arguments of its constructor, as YAML, as they were of the fit."""
+    model: str | None = None
+    """The model that was fitted: a name in dps_pyro.models, or path/to/file.py:Name. If left out, it is the one that
+    the posterior names."""
+    model_args: str | None = None
+    """Arguments of its constructor, as YAML, as they were of the fit. If left out, they are those that the posterior
+    names."""
     out: Path | None = None
-    """The folder to write the picture and ArviZ's groups to."""
+    """The folder for diagnosis.png and groups.nc."""
     seed: int = 0
-    """Of the replicated logs."""
+    """The random seed of the replicated logs."""
 
 
 def run(arguments: list[str]) -> int:
@@ -41,13 +50,14 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.inference.posterior import Posterior
     from dps_pyro.support.console import plain_console
 
-    history = read_history(options.history)
-    posterior = Posterior.load(options.posterior)
-    model = read_model(options.model, options.model_args, history, posterior)
-    found = diagnose(model, history, posterior, seed=options.seed)
     console = plain_console()
+    history = read_history(options.history, options, partial(console.print, highlight=False, soft_wrap=True))
+    posterior = Posterior.load(options.posterior)
+    name, made_with = _fitted(options, posterior)
+    model = read_model(name, made_with, history, posterior)
+    found = diagnose(model, history, posterior, seed=options.seed)
 
-    scores = Table("score", "total", "standard error", "a group", title=f"{options.model} on {len(history)} groups")
+    scores = Table("score", "total", "standard error", "a group", title=f"{name} on {len(history)} groups")
     groups = int(found.prequential.groups.sum())
     weighted = " (weighted)" if found.loo.corrected else ""
     for name, elpd in ((f"PSIS-LOO{weighted}", found.loo), ("prequential", found.prequential.elpd)):
@@ -85,3 +95,14 @@ def run(arguments: list[str]) -> int:
         except ImportError as error:
             console.print(f"groups.nc is not written: {error}")
     return 0
+
+
+def _fitted(options: Options, posterior: Posterior) -> tuple[str, str]:
+    """The model that was fitted, and its arguments: as the options name them, or else as the posterior does."""
+    made = posterior.about.get("made") or {}
+    name = options.model or made.get("model") or posterior.about.get("model")
+    if not isinstance(name, str):
+        raise ValueError(f"model: expected the name of the model, as {options.posterior} does not tell it, got none")
+    same = options.model in (None, made.get("model"))
+    told = str(made.get("model_args", "{}")) if same else "{}"
+    return name, told if options.model_args is None else options.model_args

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
+
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,67 +17,57 @@ if TYPE_CHECKING:
 __all__ = ["Options", "run"]
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(LogOptions):
     """Fit a dynamics model to logged rollouts; the result is a prior for `dps-pyro train --prior`."""
 
     history: Path
     """A history.parquet (columns prompt, step, solved, trials), or another loop's log: TRL's completions folder, verl's
-    rollout_data_dir, a table exported from W&B."""
+    rollout_data_dir, the rollouts of prime-rl, open-instruct, NeMo-RL or OpenRLHF, a table exported from W&B."""
     out: Path
-    """The folder to write the posterior to."""
+    """The folder that the posterior is written to."""
     model: str = "SolvingProgress"
-    """A name in dps_pyro.models, or path/to/file.py:Name."""
+    """The model: a name in dps_pyro.models, or path/to/file.py:Name."""
     model_args: str = "{}"
-    """Arguments of its constructor, as YAML: "{groups: operands}". Features of the history go by their names."""
+    """Arguments for the constructor of the model, as YAML: "{groups: operands}". The value of groups or features is the
+    name of a feature in the history."""
     method: Literal["laplace", "svi", "nuts"] | None = None
-    """How to fit: around the most probable point (laplace), by stochastic variational inference (svi), or by sampling,
-    for small histories (nuts). If left out: laplace for up to 256 parameters that all prompts share and up to 4,096
-    prompts, and svi for the others. A setting that the method does not have is refused."""
+    """The method of the fit: laplace (a normal approximation around the most probable point), svi (stochastic
+    variational inference) or nuts (sampling, for small histories). The default is laplace for up to 256 shared
+    parameters and up to 4,096 prompts, and svi otherwise. A setting that belongs to another method is an error."""
     guide: Literal["normal", "low_rank", "delta"] | None = None
-    """The approximation that svi fits: independent normals, normals with correlations, or the most probable point. If
-    left out: low_rank, but normal where prompts have parameters of their own or there are more than 256 parameters."""
+    """The approximation that svi fits: normal (independent normals), low_rank (normals with correlations) or delta (the
+    most probable point). The default is normal if prompts have parameters of their own or there are more than 256
+    parameters, and low_rank otherwise."""
     restarts: int | None = None
-    """The number of searches that svi begins with; the best one goes on. If left out: 1."""
+    """The number of searches that svi begins with. It continues with the best one. The default is 1."""
     batch_size: int | None = None
-    """The number of prompts in a mini-batch of svi. If left out: all of up to 4,096 prompts, and 2,048 of more."""
+    """The number of prompts per mini-batch of svi. The default is all prompts if there are up to 4,096, and 2,048
+    otherwise."""
     seconds: float | None = None
-    """The search of laplace or svi ends after that time, if it has not before."""
+    """The time limit in seconds for the search of laplace or svi. There is none by default."""
     chains: int | None = None
-    """The number of chains of nuts; from 2 on they are compared. If left out: 1."""
+    """The number of chains of nuts. Two or more chains are compared with each other. The default is 1."""
     processes: int | None = None
-    """The number of processes that the chains of nuts run in. If left out: 1."""
+    """The number of processes that run the chains of nuts. The default is 1."""
     target_accept: float | None = None
-    """The acceptance probability that nuts adapts its step size to. If left out: 0.8. Raise it where transitions
-    diverge."""
+    """The acceptance probability to which nuts adapts its step size. The default is 0.8. Use a higher value if
+    transitions diverge."""
     start: Path | None = None
-    """The folder of an earlier posterior of the same model, from which the search or the chains start."""
+    """The folder of an earlier posterior of the same model. The search or the chains start there."""
     prior: Path | None = None
-    """The folder of an earlier posterior of the same model, which becomes the prior of this fit, widened by --widen."""
+    """The folder of an earlier posterior of the same model. It becomes the prior of this fit, widened by --widen."""
     widen: float = 1.5
-    """The factor by which the standard deviations of --prior are multiplied."""
+    """The factor that multiplies the standard deviations of --prior."""
     steps: int | None = None
-    """The most steps that laplace or svi take (they end sooner when the loss is flat), or the warm-up steps of nuts. If
-    left out: 1000, 2000 or 200."""
+    """The largest number of steps of laplace (default 1000) or svi (default 2000), which end sooner if the loss is
+    flat, or the number of warm-up steps of nuts (default 200)."""
     draws: int = 200
-    """The number of posterior draws to keep; from each chain, with nuts."""
+    """The number of posterior draws to keep. With nuts, this is the number per chain."""
     seed: int = 0
     """The random seed of the fit."""
     check: bool = True
     """Check first that the model keeps the contract (the cheap half of `dps-pyro check`)."""
-    # Of another loop's log:
-    format: Literal["auto", "history", "trl", "verl", "wandb"] = "auto"
-    """What the log is; told by its content if left out."""
-    reward: str | None = None
-    """The column with the reward that tells what is solved, where there are several."""
-    id_column: str | None = None
-    """The column with the prompts' ids; a hash of the prompt if left out."""
-    solved_at: float = 1.0
-    """A completion with at least this reward solved its prompt."""
-    partial: bool = False
-    """Rewards within 0..1 are partial solutions (for DenseReward); solved_at is left aside."""
-    every: int = 1
-    """Optimizer steps a generation, where the loop uses rollouts for several."""
 
 
 def run(arguments: list[str]) -> int:
@@ -83,22 +76,15 @@ def run(arguments: list[str]) -> int:
 
     from rich.table import Table
 
-    from dps_pyro.cli.inputs import read_model
-    from dps_pyro.history.foreign import read_log
+    from dps_pyro.cli.inputs import read_history, read_model
     from dps_pyro.inference.fitting import fit, suits_laplace
     from dps_pyro.inference.methods import method_named
     from dps_pyro.inference.posterior import Posterior
     from dps_pyro.support.console import plain_console
     from dps_pyro.testing import check_quickly
 
-    history = read_log(
-        options.history,
-        options.format,
-        reward=options.reward,
-        id_column=options.id_column,
-        solved_at=None if options.partial else options.solved_at,
-        every=options.every,
-    )
+    console = plain_console()
+    history = read_history(options.history, options, partial(console.print, highlight=False, soft_wrap=True))
     start, prior = (None if path is None else Posterior.load(path) for path in (options.start, options.prior))
     model = read_model(options.model, options.model_args, history, prior or start)
     if options.check:
@@ -117,12 +103,13 @@ def run(arguments: list[str]) -> int:
         draws=options.draws,
     )
     posterior = fit(model, history, method, prior=prior, widen=options.widen, seed=options.seed)
+    made = {"model": options.model, "model_args": options.model_args}
+    posterior = replace(posterior, about={**posterior.about, "made": made})
     posterior.save(options.out)
     table = Table("site", "mean", "standard deviation", title=f"{options.model} on {len(history)} groups")
     for name, draws in posterior.draws.items():
         shown = draws if draws[0].numel() <= 25 else draws.reshape(len(draws), -1)[:, :3]
         table.add_row(name, _text(shown.mean(0)), _text(shown.std(0)) if len(draws) > 1 else "")
-    console = plain_console()
     console.print(table)
     ended = {"svi": "the ELBO is flat", "laplace": "the search is at the top", "nuts": "the draws agree"}
     if not posterior.converged:
@@ -130,7 +117,7 @@ def run(arguments: list[str]) -> int:
         ended = {
             "svi": "the ELBO was still moving: try more --steps",
             "laplace": "the search was still rising: try more --steps",
-            "nuts": f"the draws are not to be relied on ({found}): try more --steps and --draws",
+            "nuts": f"the draws are not reliable ({found}): try more --steps and --draws",
         }
     about = posterior.about
     console.print(f"{options.out}: {about['steps']} steps, {about['seconds']} s; {ended[about['method']]}.")
@@ -138,7 +125,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _text(value: Tensor) -> str:
-    """Three digits; of a matrix a row a line."""
+    """The numbers with three digits. A matrix has one line per row."""
     if value.ndim == 0:
         return f"{value:.3f}"
     rows = value.reshape(-1, value.shape[-1]).tolist()

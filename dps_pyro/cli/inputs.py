@@ -1,47 +1,96 @@
-"""What commands read: logs, and models by their names."""
+"""What commands read: logs, and models by their names. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.history.log import RolloutHistory
-from dps_pyro.inference.posterior import Posterior
-from dps_pyro.support.yaml_files import load_yaml
-from dps_pyro.tracking.predictor import Predictor
-from dps_pyro.tracking.tracker import is_fitted
+if TYPE_CHECKING:
+    from dps_pyro.dynamics.contract import Dynamics
+    from dps_pyro.history.log import RolloutHistory
+    from dps_pyro.inference.posterior import Posterior
+    from dps_pyro.tracking.predictor import Predictor
 
-__all__ = ["read_history", "read_model", "read_predictor"]
+__all__ = ["LogOptions", "contents", "read_history", "read_model", "read_predictor"]
 
 
-def read_history(path: Path) -> RolloutHistory:
-    """A log: ours, or one that `dps_pyro.history.foreign.read_log` reads without being told more.
+@dataclass(kw_only=True)
+class LogOptions:
+    """What a command may be told of a log that another loop wrote."""
+
+    format: Literal["auto", "history", "trl", "verl", "wandb", "prime-rl", "open-instruct", "openrlhf", "nemo-rl"] = (
+        "auto"
+    )
+    """What the log is. If left out, its content tells."""
+    reward: str | None = None
+    """The column with the reward that tells what is solved, if there are several. If left out, it is verl's acc, or
+    the only reward there is."""
+    id_column: str | None = None
+    """The column with the prompts' ids. If left out, it is prompt_id, problem_id or example_id, or a hash of the
+    prompt."""
+    solved_at: float = 1.0
+    """A completion with at least this reward solved its prompt."""
+    partial: bool = False
+    """Rewards within 0..1 are partial solutions (for DenseReward); solved_at is left aside."""
+    every: int = 1
+    """The number of optimizer steps that one generation serves, if the loop uses rollouts for several."""
+
+
+def read_history(path: Path, options: LogOptions, say: Callable[[str], None] = print) -> RolloutHistory:
+    """Read a log, ours or another loop's, and say how many rollouts were solved and how many groups are useful.
 
     Raises:
-        ValueError: the file is not of a log.
-        OSError: it cannot be read.
+        ValueError: The file is not of a log, or what counts as solved is on another scale than its rewards.
+        OSError: It cannot be read.
     """
     from dps_pyro.history.foreign import read_log
 
-    return read_log(path)
+    history = read_log(
+        path,
+        options.format,
+        reward=options.reward,
+        id_column=options.id_column,
+        solved_at=None if options.partial else options.solved_at,
+        every=options.every,
+    )
+    say(f"{path}: {contents(history)}")
+    return history
+
+
+def contents(history: RolloutHistory) -> str:
+    """Say in a sentence what a log holds; and a warning where it holds nothing that tells prompts apart."""
+    events = history.events
+    rollouts, solved = int(events.trials.sum()), float(events.solved.sum())
+    groups, useful = int((events.trials > 0).sum()), int(events.useful.sum())
+    text = (
+        f"{solved:,.10g} of {rollouts:,} rollouts solved their prompt, and {useful:,} of {groups:,} groups are useful."
+    )
+    if groups and solved in (0, rollouts):
+        which = "No rollout" if solved == 0 else "Every rollout"
+        return f"{text} {which} counts as solved: is --solved-at, or --reward, the right one?"
+    if groups and useful == 0:
+        return f"{text} No group is useful: are the groups of one rollout, or is every prompt another one each time?"
+    return text
 
 
 def read_predictor(
     name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None
 ) -> Dynamics[Any] | Predictor:
-    """A model, or a baseline that brings its own filter, for the prompts of a log.
+    """Make a model, or a baseline that brings its own filter, for the prompts of a log.
 
     Args:
-        name: in dps_pyro.models, or path/to/file.py:Name.
-        arguments: of its constructor, as YAML.
-        history: whose features `groups` and `features` name.
-        posterior: that it is to be run at, which knows the labels of groups and what an average feature is.
+        name: a name in dps_pyro.models, or path/to/file.py:Name.
+        arguments: the arguments for its constructor, as YAML.
+        history: the log. The arguments `groups` and `features` name its features.
+        posterior: the posterior that the model will use. It knows the labels of groups and the average features.
 
     Raises:
-        ValueError: there is no such model, or the arguments are not its.
+        ValueError: there is no such model, or it does not take these arguments.
     """
     from dps_pyro.models.by_name import make
+    from dps_pyro.support.yaml_files import load_yaml
 
     given = load_yaml(arguments, "model-args")
     if not isinstance(given, dict):
@@ -50,11 +99,13 @@ def read_predictor(
 
 
 def read_model(name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None) -> Dynamics[Any]:
-    """A model that can be fitted.
+    """Make a model that can be fitted.
 
     Raises:
-        ValueError: as `read_predictor`, or it is a baseline that learns while it filters.
+        ValueError: as in `read_predictor`, or the model is a baseline that learns while it filters.
     """
+    from dps_pyro.tracking.tracker import is_fitted
+
     found = read_predictor(name, arguments, history, posterior)
     if not is_fitted(found):
         raise ValueError(f"model: expected one that is fitted, got {name}, which learns while it filters")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
+
+from dps_pyro.cli.inputs import LogOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,43 +24,49 @@ if TYPE_CHECKING:
 __all__ = ["Options", "run"]
 
 LEGEND = (
-    "Log score and Brier: 0 is perfect. Early: the log score of the first steps; unvisited: of prompts never shown so "
-    "far. Top, chosen: useful groups among the likeliest, and among the shown"
+    "For log score and Brier, 0 is perfect. Early: the log score of the first steps. Unvisited: the log score of "
+    "prompts that were not shown before. Top: the share of useful groups among the likeliest prompts. Chosen: the "
+    "share among the shown prompts"
 )
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(LogOptions):
     """Play models on logs in which every prompt was rolled out at every step, as if each had seen only what was
     selected, and score their predictions on all prompts: a table, replay.json and replay.png."""
 
     log: tuple[Path, ...]
-    """One or more full logs: the full_log.parquet of a run, or of dps-pyro simulate."""
+    """One or more full logs: the full_log.parquet of a run, or the output of `dps-pyro simulate`."""
     out: Path
-    """The folder to write replay.json and replay.png to."""
+    """The folder for replay.json and replay.png."""
     models: tuple[str, ...] = ("LogitWalk", "SolvingProgress", "BetaBernoulli", "PaperDPS")
-    """Names in dps_pyro.models, or path/to/file.py:Name."""
+    """The models: names in dps_pyro.models, or path/to/file.py:Name."""
     model_args: str = "{}"
-    """Arguments of their constructors, as YAML, by model: "{LogitWalk: {groups: operands}}", features by name."""
+    """Arguments for the constructors of the models, as YAML: "{LogitWalk: {groups: operands}}". The value of groups or
+    features is the name of a feature in the log."""
     prior: tuple[Path, ...] = ()
-    """Folders of dps-pyro fit. A model is played from its own prior, and again from each that was fitted with it. What
-    a fit learned of single prompts is left out; the truth of dps-pyro simulate, for its own log, is used whole."""
+    """Folders that `dps-pyro fit` wrote. A model is replayed with its own prior, and again with each of these that was
+    fitted with it. What a fit learned about single prompts is not used, except the truth that `dps-pyro simulate`
+    writes for its own log."""
     acquisition: str = "soft"
-    """How a model selects, by its name."""
+    """The acquisition with which models select: soft, covering, thompson, top, target, priority,
+    entropy or uniform."""
     refit_every: int | None = None
-    """Every so many steps each model is fitted again to what it was shown, and goes on from that (not baselines)."""
+    """The number of steps between refits of each model to what it has seen. Baselines are not fitted. By default there
+    are no refits."""
     selection: Literal["own", "recorded", "uniform"] = "uniform"
-    """What a model is shown: its own selection, the batches that the run was trained on, or the same random ones."""
+    """The prompts that a model sees: "own" is its own selection, "recorded" the batches that the run was trained on,
+    and "uniform" the same random batches for all models."""
     batch_size: int = 32
-    """Prompts shown a step (not of recorded batches)."""
+    """The number of prompts that are shown per step. It does not apply to recorded batches."""
     first: int = 15
-    """How many steps count as the first ones."""
+    """The number of first steps over which the early score is computed."""
     target: int | None = None
-    """The rollouts to so many useful groups are counted; a quarter of the groups shown if left out."""
+    """The number of useful groups to which rollouts are counted. The default is a quarter of the groups shown."""
     shift_at: int | None = None
-    """The step at which the log's distribution shifted, where it did: the recovery from it is measured."""
+    """The step at which the distribution of the log shifted, to measure how fast models recover from it."""
     seed: int = 0
-    """Of the selections."""
+    """The random seed of the selections."""
 
 
 def run(arguments: list[str]) -> int:
@@ -70,7 +79,10 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.storage import atomic_path, strict_json
     from dps_pyro.support.console import plain_console
 
-    logs = {_name(path, options.log): read_history(path) for path in options.log}
+    console = plain_console()
+    console = console if console.is_terminal else plain_console(width=120)  # in a file nothing is to be cut off
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    logs = {_name(path, options.log): read_history(path, options, say) for path in options.log}
     priors = {path: _population(Posterior.load(path)) for path in options.prior}
     arguments_of = _arguments(options.model_args, options.models)
     replays = {
@@ -97,8 +109,6 @@ def run(arguments: list[str]) -> int:
     with atomic_path(options.out / "replay.json") as aside:
         aside.write_text(strict_json(result, indent=1) + "\n", encoding="utf-8")
     draw(replays, options.out / "replay.png", f"{', '.join(logs)}: {title}")
-    console = plain_console()
-    console = console if console.is_terminal else plain_console(width=120)  # in a file nothing is to be cut off
     console.print(_table(rows, title, len(logs), options.selection == "own"))
     console.print(f"{options.out}: replay.json, replay.png", soft_wrap=True)
     return 0
@@ -172,6 +182,7 @@ def _table(rows: dict[str, dict[str, Spread]], title: str, num_logs: int, own: b
     selection decides is shown of models that selected on their `own`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     from dps_pyro.report.replay import COLUMNS, best
 
@@ -191,7 +202,7 @@ def _table(rows: dict[str, dict[str, Spread]], title: str, num_logs: int, own: b
         for column in columns:
             mean, deviation = row.get(column.title, (math.nan, math.nan))
             text = "–" if math.isnan(mean) else f"{mean:.{column.digits}f}"
-            text = f"[bold]{text}*[/bold]" if name in leaders[column.title] else text
-            cells.append(f"{text}\n[dim]±{deviation:.{column.digits}f}[/dim]" if num_logs > 1 else text)
+            cell = Text(f"{text}*", style="bold") if name in leaders[column.title] else Text(text)
+            cells.append(cell.append(f"\n±{deviation:.{column.digits}f}", style="dim") if num_logs > 1 else cell)
         table.add_row(name, *cells)
     return table

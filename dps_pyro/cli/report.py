@@ -13,12 +13,12 @@ __all__ = ["Options", "run"]
 
 @dataclass
 class Options:
-    """Draw the report of a run (report.html in its folder), with other runs beside it."""
+    """Draw the report of a run, as report.html in its folder, with other runs beside it."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
     compare: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Runs to draw beside it."""
+    """Run folders that are drawn beside it."""
 
 
 def run(arguments: list[str]) -> int:

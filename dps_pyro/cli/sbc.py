@@ -13,38 +13,40 @@ __all__ = ["Options", "run"]
 
 @dataclass
 class Options:
-    """Simulation-based calibration (Talts et al. 2018): draw parameters from the prior and a log from the parameters,
-    fit, and see whether the ranks of the parameters among the fit's draws are uniform."""
+    """Run simulation-based calibration (Talts et al. 2018): draw parameters from the prior and a log from the
+    parameters, fit the model, and test whether the parameters' ranks among the draws of the fit are uniform."""
 
     model: str = "LogitWalk"
-    """A name in dps_pyro.models, or path/to/file.py:Name."""
+    """The model: a name in dps_pyro.models, or path/to/file.py:Name."""
     model_args: str = "{}"
-    """Arguments of its constructor, as YAML. The simulated prompts have the features group (a, b) and difficulty."""
+    """Arguments for the constructor of the model, as YAML. The simulated prompts have the features group (a or b) and
+    difficulty."""
     simulations: int = 200
-    """How many logs to simulate and fit."""
+    """The number of logs to simulate and fit."""
     prompts: int = 16
-    """Prompts of each."""
+    """The number of prompts per log."""
     steps: int = 12
-    """Steps of each; every prompt is rolled out in half of them."""
+    """The number of steps per log. Every prompt is rolled out in half of them."""
     trials: int = 8
-    """Rollouts a group."""
+    """The number of rollouts per group."""
     method: Literal["hmc", "nuts", "svi"] = "hmc"
-    """How to fit: hmc samples all posteriors side by side, nuts one after the other (slow), svi is approximate."""
+    """The method of the fits: "hmc" samples all posteriors side by side, "nuts" samples one after the other (slow), and
+    "svi" is approximate."""
     draws: int = 99
-    """Posterior draws of each; one less than a multiple of --bins."""
+    """The number of posterior draws per fit. It must be one less than a multiple of --bins."""
     thin: int = 3
-    """Iterations of a chain a draw."""
+    """The number of iterations of a chain per draw that is kept."""
     warmup: int = 300
-    """Iterations of a chain before the first; SVI steps at most."""
+    """The number of iterations of a chain before the first draw, or the largest number of steps of svi."""
     powers: tuple[float, ...] = (1.0,)
-    """Of the likelihood, falling from 1, for hmc: tempered copies of each chain, where posteriors have several modes.
-    Each is as much work again."""
+    """Powers of the likelihood for tempered copies of each chain of hmc, falling from 1. They help if posteriors have
+    several modes. Each copy takes as long as the chain itself."""
     bins: int = 20
-    """Of the rank histograms that the chi-square tests are of."""
+    """The number of bins in the rank histograms of the chi-square tests."""
     seed: int = 0
-    """Of the whole."""
+    """The random seed of the simulations and the fits."""
     out: Path | None = None
-    """The folder to write sbc.json and sbc.png to."""
+    """The folder for sbc.json and sbc.png."""
 
 
 def run(arguments: list[str]) -> int:

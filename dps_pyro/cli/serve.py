@@ -14,34 +14,36 @@ __all__ = ["Options", "run"]
 
 @dataclass
 class Options:
-    """Serve a prompt sampler over HTTP. Every request brings the key; every change is on disk before it is answered.
+    """Serve a prompt sampler over HTTP. Every request must carry the key, and every change is on disk before it is
+    answered.
 
-    The key is read from the environment variable DPS_PYRO_KEY, of at least 16 characters. The connection is not
-    encrypted: keep it on a private network, or put a proxy with TLS before it.
+    The key comes from the environment variable DPS_PYRO_KEY and has at least 16 characters. The connection is not
+    encrypted: use a private network, or put a proxy with TLS in front.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """Where state and journal are kept. A service that is started again with the same folder goes on."""
+    """The folder for the state and the journal. If the service is started again with the same folder, it continues."""
     prompts: int = 0
-    """The number of prompts; or give their ids."""
+    """The number of prompts. Give either this or --ids."""
     ids: Path | None = None
-    """A text file with the prompts' ids, one a line."""
+    """A text file with the prompts' ids, one per line."""
     model: str = "LogitWalk"
-    """A name in dps_pyro.models, or path/to/file.py:Name."""
+    """The model: a name in dps_pyro.models, or path/to/file.py:Name."""
     model_args: str = "{}"
-    """Arguments of its constructor, as YAML."""
+    """Arguments for the constructor of the model, as YAML."""
     prior: Path | None = None
-    """A posterior that dps-pyro fit wrote, of the same model."""
+    """A posterior of the same model, as a folder that `dps-pyro fit` wrote."""
     acquisition: str = "soft"
-    """How beliefs become a batch."""
+    """How beliefs become a batch: soft, covering, thompson, top, target, priority,
+    entropy or uniform."""
     trials: int = 8
-    """The group size planned."""
+    """The planned group size."""
     seed: int = 0
-    """Of the selections."""
+    """The random seed of the selections."""
     host: str = "127.0.0.1"
-    """The address to listen at."""
+    """The address to listen on."""
     port: int = 8700
-    """The port to listen at; 0 takes a free one."""
+    """The port to listen on. 0 takes any free port."""
     sync: bool = False
     """Flush each change to the disk, for machines that may lose power."""
 

@@ -12,41 +12,46 @@ __all__ = ["Options", "run"]
 
 @dataclass
 class Options:
-    """Draw a log from a model, for dps-pyro replay and dps-pyro fit to be tried on. What it was drawn from is written
-    beside it, as a folder that --prior and --values take: OUT without .parquet, and -truth."""
+    """Draw a log from a model, to try `dps-pyro replay` and `dps-pyro fit` on. The parameters behind the log are saved
+    beside it, in a folder named like OUT with -truth in place of .parquet. The options --prior and --values of other
+    commands take that folder."""
 
     out: Path
     """The Parquet file to write."""
     model: str = "LogitWalk"
-    """A name in dps_pyro.models, or path/to/file.py:Name."""
+    """The model: a name in dps_pyro.models, or path/to/file.py:Name."""
     model_args: str = "{}"
-    """Arguments of its constructor, as YAML: "{groups: group}". Features go by their names."""
+    """Arguments for the constructor of the model, as YAML: "{groups: group}". The value of groups or features is the
+    name of a feature of the prompts."""
     prompts: int = 512
-    """How many prompts."""
+    """The number of prompts."""
     steps: int = 120
-    """How many training steps."""
+    """The number of training steps."""
     trials: int = 8
-    """Rollouts a group."""
+    """The number of rollouts per group."""
     groups: int = 0
-    """The prompts get a feature named group, of this many labels in turn, for models that take groups or features."""
+    """The number of labels of a prompt feature named "group", for models that take groups or features. Prompts get the
+    labels in turn. With 0 there is no such feature."""
     like: Path | None = None
-    """A log whose prompts and features to take instead of --prompts and --groups."""
+    """A log from which prompts and features are taken, instead of --prompts and --groups."""
     values: Path | None = None
-    """A folder of dps-pyro fit: its point estimates are the parameters. Without it they are drawn from the prior."""
+    """A folder that `dps-pyro fit` wrote. Its point estimates become the parameters. By default, parameters are drawn
+    from the prior."""
     centre: bool = False
-    """Parameters that are not among the values stand at the prior's centre, rather than being drawn from it."""
+    """Set parameters that are not in --values to the centre of the prior, instead of drawing them from it."""
     observed: float = 1.0
-    """The chance that a prompt is rolled out in a step. At 1 the log is full, as dps-pyro replay wants it."""
+    """The chance that a prompt is rolled out in a step. With 1 the log is full, as `dps-pyro replay` needs it."""
     trained: float = 1.0
-    """The chance that the policy is updated on a group, for models that ask."""
+    """The chance that the policy is updated on a group, for models that use it."""
     progress: tuple[float, float] | None = None
-    """The policy's overall progress at the first and at the last step, for models that ask; it rises evenly."""
+    """The policy's overall progress at the first and at the last step, for models that use it. It rises evenly in
+    between."""
     shift_at: int | None = None
-    """A step at which prompts' states are drawn anew from the initial distribution."""
+    """A step at which some prompts get new states, drawn from the initial distribution."""
     shift_share: float = 0.5
-    """The share of prompts that this befalls."""
+    """The share of prompts that get new states at --shift-at."""
     seed: int = 0
-    """Of everything."""
+    """The random seed of all draws."""
 
 
 def run(arguments: list[str]) -> int:
@@ -55,9 +60,10 @@ def run(arguments: list[str]) -> int:
 
     import torch
 
-    from dps_pyro.cli.inputs import read_history, read_predictor
+    from dps_pyro.cli.inputs import read_predictor
     from dps_pyro.dynamics.contract import Dynamics
     from dps_pyro.evaluation.simulation import simulate
+    from dps_pyro.history.foreign import read_log
     from dps_pyro.history.log import RolloutHistory
     from dps_pyro.inference.posterior import Posterior
     from dps_pyro.support import checks
@@ -67,7 +73,7 @@ def run(arguments: list[str]) -> int:
         features = {"group": [str(row % groups) for row in range(prompts)]} if groups else {}
         like = RolloutHistory(prompts, features=features)
     else:
-        like = read_history(options.like)
+        like = read_log(options.like)
     progress = None if options.progress is None else torch.linspace(*options.progress, max(options.steps, 1))
     given = None if options.values is None else Posterior.load(options.values)
     model = read_predictor(options.model, options.model_args, like, given)

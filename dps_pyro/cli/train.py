@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from dps_pyro.trainers.config.settings import TrainConfig
+
+__all__ = ["read_settings", "run"]
 
 
 def run(arguments: list[str]) -> int:
     """Train, or resume training."""
+    from dps_pyro.trainers.grpo import train
+
+    train(read_settings(arguments))
+    return 0
+
+
+def read_settings(arguments: list[str]) -> TrainConfig:
+    """Return the configuration that a command line and its --config file give.
+
+    Raises:
+        ValueError: A file or a setting is wrong.
+    """
     from dps_pyro.trainers.config.config_file import load_config
     from dps_pyro.trainers.config.settings import TrainConfig
     from dps_pyro.trainers.run.seals import check_text
@@ -28,7 +44,7 @@ def run(arguments: list[str]) -> int:
 Settings come from --config FILE (YAML, in the sections below, names with underscores) and from the options below.
 The options replace the settings of the file. task_args, dynamics_args and vllm_args can be set only in the file, for
 instance `task: {{task_args: {{train_size: 4096}}}}`."""
-    config = tyro.cli(
+    return tyro.cli(
         TrainConfig,
         prog="dps-pyro train",
         args=rest,
@@ -36,11 +52,6 @@ instance `task: {{task_args: {{train_size: 4096}}}}`."""
         description=description,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-
-    from dps_pyro.trainers.grpo import train
-
-    train(config)
-    return 0
 
 
 def _take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:

@@ -1,4 +1,4 @@
-r"""The one contract a model fulfils, and the exact filter that follows from it.
+r"""The contract that every model fulfils, and the exact filter that follows from it.
 
 A dynamics model says how a prompt's solving progress `z_t`, one of K ordered states, starts, moves and shows:
 
@@ -54,7 +54,7 @@ class HasDraws(Protocol):
 
 
 class Dynamics(ABC, Generic[Theta]):
-    """A model of solving progress. Say four things, and nothing twice; the rest follows.
+    """A model of solving progress. A subclass defines four methods, and the rest follows from them.
 
     A model's methods must broadcast: `theta` may carry leading sample dimensions, `step` leading time dimensions.
     Batch dimensions that all prompts share may be 1 or left out. Every site is sampled in `prior`; the other three
@@ -64,17 +64,17 @@ class Dynamics(ABC, Generic[Theta]):
     states: tuple[str, ...] = ("unsolved", "partially solved", "solved")
     """The states' names in order, from unsolved to solved; K of them."""
     tolerance: float = 0.0
-    """A group is useful where its largest and smallest reward differ by more than this, in [0, 1). Whoever counts
-    useful groups (sampler, trainer, replay, report) counts by it, and `informative` is the chance of it."""
+    """A group is useful if its largest and smallest reward differ by more than this, in [0, 1). The sampler, the
+    trainer, replay and reports count useful groups by it, and `informative` is the chance of a useful group."""
 
     run_sites: tuple[str, ...] = ()
-    """The names of sites that are one run's own, such as how able its policy was at the start: `primed`, and a sampler
-    that is given a posterior, leave them to the model's prior."""
+    """The names of sites that belong to a single run, such as how able its policy was at the start. `primed`, and a
+    sampler that is given a posterior, leave them to the model's prior."""
 
     @abstractmethod
     def prior(self, prompts: pyro.plate) -> Theta:
-        """Draw the parameters with `pyro.sample`; per-prompt ones inside `with prompts as rows:` (`rows` are the
-        prompts' indices, for covariates), global ones outside. Returns whatever the other methods want."""
+        """Draw the parameters with `pyro.sample`: those of each prompt inside `with prompts as rows:` (`rows` are the
+        prompts' indices, for covariates), and global ones outside. Return whatever the other methods need."""
 
     @abstractmethod
     def initial(self, theta: Theta) -> dist.Categorical:
@@ -86,8 +86,8 @@ class Dynamics(ABC, Generic[Theta]):
 
     @abstractmethod
     def emission(self, theta: Theta, step: Step) -> TorchDistribution:
-        """`p(y_t | z_t)`, batch [..., N or 1, K], over a group's number of solved rollouts. Outcomes are not held
-        against its support: where rewards are partial a Binomial, say, is asked for fractions of a count."""
+        """`p(y_t | z_t)`, batch [..., N or 1, K], over a group's number of solved rollouts. Outcomes are not
+        checked against its support: with partial rewards, a Binomial for instance is asked for fractions of a count."""
 
     def reward(self, theta: Theta, step: Step) -> TorchDistribution | None:
         """The law of one rollout's reward in each state, batch [..., N or 1, K]; the rewards of a group are independent
@@ -97,8 +97,8 @@ class Dynamics(ABC, Generic[Theta]):
 
     def informative(self, theta: Theta, step: Step) -> Tensor:
         """[..., N or 1, K], the chance in each state that a group of `step.trials` rollouts is useful, in [0, 1]: with
-        rewards of 0 and 1, that it is neither all wrong nor all right. Override it where rewards are others, together
-        with `tolerance`."""
+        rewards of 0 and 1, that it is neither all wrong nor all right. Override it
+        together with `tolerance` for other rewards."""
         trials = step.trials.unsqueeze(-1)
         emission = self.emission(theta, step)
         useless = emission.log_prob(torch.zeros_like(trials)).exp() + emission.log_prob(trials).exp()
@@ -107,18 +107,17 @@ class Dynamics(ABC, Generic[Theta]):
     def kinds(self, num_prompts: int) -> Tensor | None:
         """Long [N], which prompts are alike: those with the same number have the same initial law, and at the same step
         the same moves, outcomes and chances. One belief then stands for all prompts of a kind that were never rolled
-        out. None: the model does not say, and prompts are alike only where no law has an entry for each prompt."""
+        out. With None the model does not say, and prompts are alike only if no law has an entry for each prompt."""
         return None
 
     def carried(self) -> dict[str, Any]:
-        """Arguments of the constructor that a posterior's values mean nothing without, as plain values for JSON: which
-        labels groups have, what an average feature is. `fit` keeps them as `posterior.about["columns"]`, and a model
-        of other prompts is made with them: `Hierarchical(groups, **posterior.about["columns"])`."""
+        """Arguments of the constructor without which the values of a posterior have no meaning, as plain values for
+        JSON: the labels of groups, or the average of a feature. `fit` keeps them as `posterior.about["columns"]`, and a
+        model of other prompts is made with them: `Hierarchical(groups, **posterior.about["columns"])`."""
         return {}
 
     def primed(self, posterior: HasDraws, widen: float = 1.5) -> Self:
-        """The same model with a fitted posterior as its prior: what earlier runs taught is where the next fit starts
-        from, and what it is held against.
+        """The same model with a fitted posterior as its prior. The next fit starts from what earlier runs taught.
 
         Each number of a site that all prompts share is independently normal in unconstrained space, with the mean of
         the posterior's draws and `widen` times their standard deviation. The prompts' own sites keep their law given
@@ -126,8 +125,8 @@ class Dynamics(ABC, Generic[Theta]):
         too narrow, is trusted less with a larger factor.
 
         Args:
-            posterior: of this model; other prompts may have been fitted.
-            widen: the factor, positive; 1 takes the posterior at its word.
+            posterior: a posterior of this model. It may have been fitted to other prompts.
+            widen: the factor, positive. 1 keeps the posterior's standard deviations.
 
         Raises:
             ValueError: the posterior has fewer than two draws (that of a "delta" guide), or a factor out of range.
@@ -145,13 +144,13 @@ class Dynamics(ABC, Generic[Theta]):
     def parameters(
         self, num_prompts: int, values: Mapping[str, Tensor] | None = None, rows: Tensor | None = None
     ) -> Theta:
-        """The parameters at given site values; a site that is not given stands at its prior mean (where that is not
-        finite, at its median; where neither has a formula, at its base distribution's, transformed).
+        """The parameters at given site values. A site that is not given is at its prior mean. If the mean is not finite
+        it is at the median, and if neither has a formula, at that of its base distribution, transformed.
 
         Args:
             num_prompts: N, the size of the prompts plate.
             values: site name -> value, such as `Posterior.point`; per-prompt sites for all N prompts.
-            rows: long [V], the prompts wanted; None for all.
+            rows: long [V], the wanted prompts; None for all.
 
         Raises:
             ValueError: a value is of another shape than its site (a per-prompt one not of N prompts, for instance), or
@@ -167,7 +166,7 @@ class Dynamics(ABC, Generic[Theta]):
         return theta
 
     def model(self, history: RolloutHistory, batch_size: int | None = None) -> Tensor:
-        """The Pyro model: the prior, and one observed site "outcomes" a prompt whose states are summed out exactly.
+        """The Pyro model: the prior, and one observed site "outcomes" per prompt, with its states summed out exactly.
 
         Args:
             history: the log; `history.schedule()` leaves the outcomes to be drawn.
@@ -206,7 +205,7 @@ class Dynamics(ABC, Generic[Theta]):
 
 
 def _laid_out(history: RolloutHistory, rows: Tensor) -> tuple[Outcomes, Tensor | None]:
-    """The prompts' outcomes, and the rounds in which there were any; None where they are to be drawn."""
+    """The prompts' outcomes, and the rounds that have any; None if they are to be drawn."""
     every = len(rows) == history.num_prompts
     if not history.observed:
         solved, trials, trained, progress = history.dense()

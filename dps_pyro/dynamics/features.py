@@ -103,7 +103,7 @@ def design_matrix(features: Features | Tensor) -> Design:
     Args:
         features: name -> N numbers or N strings, or an embedding [N, F]. Numbers and embeddings are standardised, a
             column at a time (mean 0, standard deviation 1); a missing number (NaN) is 0 afterwards, as if it were the
-            mean. Of a feature of strings each different string has a column of zeros and ones, less its mean. A column
+            mean. A feature of strings has one column per different string, of zeros and ones, less its mean. A column
             that is the same for all prompts is all zeros.
 
     Raises:
@@ -186,7 +186,7 @@ class Groups:
 
     Args:
         groups: a label for each prompt, strings or numbers.
-        labels: the groups that there are, in order; those among `groups`, sorted, if left out. A prompt of another
+        labels: the groups that there are, in order. The default is those among `groups`, sorted. A prompt of another
             label is of none of them: it stands at the population's centre.
     """
 

@@ -113,7 +113,7 @@ def log_likelihood(initial: Tensor, transition: Tensor, emitted: Tensor, leaps: 
         [..., N]. Differentiable in all three, by smoothing rather than by recording the T steps: the gradient of
         `log p(y)` is the expected number of times each factor is used (Fisher's identity). For the entries of
         `transition` this is the gradient with every row free; whatever normalises the rows takes it from there.
-        Where the gradient is to be differentiated again (`create_graph`: a Hessian), the steps are recorded after all.
+        If the gradient is to be differentiated again (`create_graph`, for a Hessian), the steps are recorded after all.
     """
     transition = _aligned(transition, emitted)
     if leaps is None:

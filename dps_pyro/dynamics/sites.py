@@ -54,7 +54,7 @@ def centre(site: Any) -> Tensor:
 
 
 def beginning(site: Any) -> Tensor:
-    """Where a fit begins: at the site's prior mean or the next best thing, as `centre`, and where there is none at
+    """The point where a fit begins: the site's prior mean or the next best thing, as `centre`, and if there is none
     Pyro's choice. Pyro's own `init_to_mean` has no centre for the laws of a primed model, and would begin at equal
     chances, far from what earlier runs taught."""
     middle = _middle(site["fn"])
@@ -90,7 +90,7 @@ class HasPrior(Protocol):
 def sites_of(dynamics: HasPrior, num_prompts: int) -> dict[str, Any]:
     """The sample sites of a model's prior, by name: each as Pyro's trace has it, with "fn", "value" and its plates.
 
-    The choice of rows that a plate makes is no site. The global RNG is left as it was.
+    The rows that a plate chooses are not a site. The global random generator does not change.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block(), poutine.trace() as trace:
         dynamics.prior(pyro.plate("prompts", num_prompts, dim=-1))

@@ -47,19 +47,19 @@ class Step:
     """What is known of a training step besides its outcomes.
 
     Every field broadcasts against a model's batch [..., N], where N is the number of prompts. A field that all prompts
-    share has a last dimension of 1. Time and sample dimensions, where there are any, stand to the left of the prompts.
+    share has a last dimension of 1. Time and sample dimensions, if there are any, stand to the left of the prompts.
     The likelihood, the online filter, simulations and the replay of late groups all pass the same fields.
 
     Args:
-        trials: rollouts per prompt, [..., N or 1]; 0 where the prompt was not rolled out.
-        trained: whether the policy was updated on the prompt in this step, bool [..., N or 1]. Left out: wherever
+        trials: rollouts per prompt, [..., N or 1]; 0 for a prompt that was not rolled out.
+        trained: whether the policy was updated on the prompt in this step, bool [..., N or 1]. The default is
             `trials > 0`.
-        progress: the policy's overall progress before the step, for instance its held-out accuracy, [..., 1]. Left
-            out: 0.
-        number: the step's number, counted from 0, long [..., 1]. Left out: 0.
+        progress: the policy's overall progress before the step, for instance its held-out accuracy, [..., 1]. The
+            default is 0.
+        number: the step's number, counted from 0, long [..., 1]. The default is 0.
         since: how many steps ago the prompt was last rolled out, before this step, long [..., N or 1], at least 1. A
-            prompt that never was counts from the step before the first, so that `since > number` says so. Left out:
-            `number + 1`.
+            prompt that never was counts from the step before the first, so that `since > number` says so. The default
+            is `number + 1`.
         columns: the user's own columns by name: a prompt's [..., N], the same at every step, and a step's [..., 1].
             Asking for a column that is not there is a ValueError.
 
@@ -102,7 +102,7 @@ class Step:
 
     @property
     def since(self) -> Tensor:
-        """How many steps ago the prompt was last rolled out, long [..., N or 1], at least 1; `number + 1` where it
+        """How many steps ago the prompt was last rolled out, long [..., N or 1], at least 1; `number + 1` if it
         never was."""
         return self.number + 1 if "since" not in self._given else self._field("since")
 
@@ -113,7 +113,8 @@ class Step:
         return field
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Step:
-        """The step with `change` applied to each field that was given; to those that are computed, when they are."""
+        """The step with `change` applied to each field that was given. A computed field is changed when it is
+        computed."""
 
         def later(field: Field) -> Field:
             return change(field) if isinstance(field, Tensor) else lambda: change(field())
@@ -128,8 +129,8 @@ class Step:
         return self.each(lambda field: field[..., rows] if field.shape[-1] > 1 else field[..., whole])
 
     def dated(self) -> Step:
-        """Of steps with time last, [..., T]: with the steps' numbers and the times since visits, where they were left
-        out."""
+        """For steps with time last, [..., T]: the same steps, with their numbers and the times since the last visits
+        filled in if they were left out."""
         trials = self.trials
         number = torch.arange(trials.shape[-1], device=trials.device).expand(*[1] * (trials.ndim - 1), -1)
         return Step(trials, **{"number": number, "since": lambda: _since(trials), **self._given}, columns=self.columns)
@@ -167,7 +168,7 @@ def steps_of(history: RolloutHistory, outcomes: Outcomes, rows: Tensor | None = 
 
 
 def _since(trials: Tensor) -> Tensor:
-    """Long [B, T], steps since the last one before in which `trials` [B, T] were above 0; since step -1 if none was."""
+    """Long [B, T], the number of steps since the last earlier step with `trials` [B, T] above 0, or since step -1."""
     number = torch.arange(trials.shape[-1], device=trials.device)
     last = torch.where(trials > 0, number, -1).cummax(-1).values
     return number - torch.nn.functional.pad(last[..., :-1], (1, 0), value=-1)

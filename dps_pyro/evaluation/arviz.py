@@ -59,7 +59,7 @@ def to_arviz(
         posterior: the fit.
         copies: where prompts have parameters of their own, how many prior draws of those log_likelihood is averaged
             over; 0 takes the fit's, which makes PSIS-LOO over prompts unreliable.
-        seed: of the prior, the replications and the copies.
+        seed: the random seed of the prior draws, the replications and the copies.
 
     Raises:
         ValueError: the posterior is not of this model and these prompts, or the log has no outcomes.

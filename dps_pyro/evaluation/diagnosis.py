@@ -1,4 +1,4 @@
-"""Is a fit to be relied on, and does the model describe the log? The numbers, and what they say in plain words."""
+"""Can a fit be trusted, and does the model describe the log? The numbers, and what they mean in plain words."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ RARE = 0.01
 class Finding(NamedTuple):
     """One sentence of a diagnosis."""
 
-    good: bool | None  # None: not known
+    good: bool | None  # None if it is not known
     what: str
-    then: str  # what to do about it; "" where there is nothing to do
+    then: str  # what to do about it; "" if there is nothing to do
 
 
 class Diagnosis(NamedTuple):
@@ -34,7 +34,7 @@ class Diagnosis(NamedTuple):
     states: tuple[str, ...]
     loo: Elpd
     prequential: Prequential
-    guide_k: float | None  # None where it is not known
+    guide_k: float | None  # None if it is not known
     checks: list[Check]
     occupancy: Tensor  # [T, K], the share of prompts in each state at each step, in hindsight
     about: dict[str, Any]  # of the fit

@@ -1,6 +1,6 @@
 """How well a fitted model predicts: expected log predictive densities, whose unit is the prompt.
 
-Three questions, three scores, all in nats and the higher the better:
+There are three scores for three questions. All are in nats, and higher is better:
 
     loo          how well are a prompt's outcomes predicted by what was learned from the others?  PSIS-LOO (Vehtari,
                  Gelman and Gabry 2017, arXiv 1507.04544), from one fit
@@ -9,8 +9,8 @@ Three questions, three scores, all in nats and the higher the better:
                  sum of log p(y_t | y_<t): what the online filter would have scored. The parameters have seen the log;
                  models that are not fitted have not
 
-A site of which each prompt has its own is integrated over its prior given the others, not read off the fit: leaving a
-prompt out leaves out what was learned of its own parameters. Prompts that were never rolled out have no say.
+A site that each prompt has of its own is integrated over its prior given the other sites, and not taken from the fit:
+without a prompt, nothing is learned about its own parameters. Prompts that were never rolled out do not count.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class Elpd(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Of the total, as the prompts are a sample of prompts; NaN of a single one."""
+        """Standard error of `total`, treating the prompts as a sample from a population. NaN if there is only one."""
         return _error(self.terms)
 
     @property
     def bad(self) -> Tensor:
-        """Long, the prompts whose term is not to be relied on: leaving them out moves the posterior too far."""
+        """Long, the prompts with an unreliable term: leaving them out moves the posterior too far."""
         return self.rows[:0] if self.pareto_k is None else self.rows[~(self.pareto_k <= self.good_k)]
 
 
@@ -91,7 +91,7 @@ class Prequential(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Of two expected log predictive densities, paired by prompt."""
+    """The difference of two expected log predictive densities, paired by prompt."""
 
     total: float
     standard_error: float
@@ -106,11 +106,11 @@ def loo(
         dynamics: the model.
         history: the log that it was fitted to.
         posterior: the fit.
-        copies: points in prompts' own parameters, where they have some.
-        seed: of those.
+        copies: the number of points for the parameters of each prompt's own, if there are any.
+        seed: the random seed of these points.
 
-    Draws of an SVI guide are weighted to be the posterior's (Magnusson et al. 2019, arXiv 1902.06504) where their own
-    Pareto k-hat is good; where it is not, or not known, the score is that of the guide as it is (`corrected` says).
+    Draws of an SVI guide are weighted towards the posterior (Magnusson et al. 2019, arXiv 1902.06504) if their own
+    Pareto k-hat is good. Otherwise the score is that of the guide itself. `corrected` says which.
     """
     terms = log_likelihood(dynamics, history, posterior.draws, copies=copies, seed=seed)
     rows = _visited(history)
@@ -135,8 +135,8 @@ def held_out(
         dynamics: the model.
         history: what was held out, over the same prompts as the training log (`history.where`).
         posterior: the fit to the rest.
-        copies: points in prompts' own parameters, where they have some.
-        seed: of those.
+        copies: the number of points for the parameters of each prompt's own, if there are any.
+        seed: the random seed of these points.
     """
     terms = log_likelihood(dynamics, history, posterior.draws, copies=copies, seed=seed)
     rows = _visited(history)
@@ -146,7 +146,7 @@ def held_out(
 def prequential(
     dynamics: Dynamics[Any] | Predictor, history: RolloutHistory, values: Mapping[str, Tensor] | None = None
 ) -> Prequential:
-    """What the online filter scores on a log: the sum of `log p(y_t | y_<t)`.
+    """The score of the online filter on a log: the sum of `log p(y_t | y_<t)`.
 
     Args:
         dynamics: a model, or a baseline that brings a filter of its own.
@@ -185,11 +185,11 @@ def prequential(
 
 
 def difference(one: Elpd, other: Elpd) -> Difference:
-    """`one - other` with the standard error of the paired differences: much smaller than the two scores' own errors
-    suggest, since what makes a prompt hard to predict does so for all models.
+    """`one - other` with the standard error of the paired differences. It is much smaller than the errors of the two
+    scores suggest, because prompts that are hard to predict are hard for all models.
 
     Raises:
-        ValueError: they are not of the same prompts.
+        ValueError: the two scores are not of the same prompts.
     """
     if not torch.equal(one.rows, other.rows):
         raise ValueError(f"other: expected scores of the same {len(one.rows)} prompts, got others")
@@ -210,12 +210,12 @@ def log_likelihood(
     Args:
         dynamics: the model.
         history: the log, with outcomes.
-        draws: site -> [S, ...], of a fit to the same prompts. Of sites that each prompt has its own only the names
-            matter.
+        draws: site -> [S, ...], of a fit to the same prompts. For sites that each prompt has of its own, only the
+            names matter.
         copies: points in prompts' own parameters, drawn from their prior given the others, over which p is averaged;
             0 takes each prompt's own draws from `draws`. Sites whose law has an inverse distribution function (a
-            Normal) are evened out by a Sobol sequence: of one such number a few dozen points say it all.
-        seed: of those.
+            Normal) are evened out by a Sobol sequence: for one such number, a few dozen points are enough.
+        seed: the random seed of these points.
 
     Raises:
         ValueError: there are no draws of a site, or the log has no outcomes.

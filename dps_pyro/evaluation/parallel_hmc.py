@@ -4,8 +4,8 @@ NUTS spends its time in Python: a leapfrog step of a small history takes millise
 of histories of one model are sampled side by side, each by a chain of its own with its own step size and mass matrix,
 and a leapfrog step of all of them costs little more than that of one. The number of leapfrog steps is drawn anew for
 each iteration and shared (jittered HMC, Neal 2011, arXiv 1206.1901, section 4.2), so that no chain is caught in a
-period. Where posteriors have several modes, tempered copies of each chain swap places with it (replica exchange, Geyer
-1991): flatter ones cross between modes, and hand on what they find.
+period. If a posterior has several modes, tempered copies of each chain swap places with it (replica exchange, Geyer
+1991): flatter copies cross between modes, and pass on what they find.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ def hmc(
         thin: iterations a draw.
         leapfrogs: an iteration takes 1 to this many leapfrog steps, uniformly.
         target: the chance of acceptance to adapt to, in (0, 1).
-        powers: of the likelihood, falling from 1: where there are R of them, `posteriors` are R copies of S, one after
-            the other, the r-th tempered by the r-th power. Only those of power 1 are kept.
-        seed: of the momenta and acceptances. The global RNG is left as it was.
+        powers: the powers of the likelihood, falling from 1. If there are R of them, `posteriors` are R copies of S,
+            one after the other, the r-th tempered by the r-th power. Only those of power 1 are kept.
+        seed: the random seed of the momenta and acceptances. The global random generator does not change.
         progress: show a progress bar.
     """
     warmup, draws = checks.count("warmup", warmup, 20), checks.count("draws", draws, 1)

@@ -1,11 +1,11 @@
-"""Posterior predictive checks: would the fitted model have made a log like this one?
+"""Posterior predictive checks: could the fitted model have produced a log like this one?
 
 Each posterior draw replicates every group of the log given what the log has before it, from `p(y_t | y_<t)`, after the
-prequential principle (Dawid 1984). A run's schedule follows from the outcomes, through what the sampler selects. A
-whole log drawn on a fixed schedule therefore differs from the real one even where the model is true. One step ahead it
-does not, as what is selected depends on the past alone. A statistic of the log that lies outside those of the
-replications is something that the model cannot do (Gelman, Meng and Stern 1996). The tail probabilities are
-conservative, as the fit has seen the log: a small one is a misfit, a large one is no proof.
+prequential principle (Dawid 1984). The schedule of a run depends on the outcomes, because the sampler selects by them.
+A whole log on a fixed schedule therefore differs from the real one even if the model is true. One step ahead there is
+no such difference, because a selection depends only on the past. If a statistic of the log lies outside those of the
+replications, the model cannot produce it (Gelman, Meng and Stern 1996). The tail probabilities are conservative,
+because the fit has seen the log: a small one is a misfit, and a large one is no proof.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dps_pyro.support import checks
 __all__ = ["Check", "predictive_checks", "replicate"]
 
 FEW = 10
-"""A step, or a visit number, that fewer prompts have is not looked at, as its share is all noise; in a small log, that
-fewer than half as many have as any."""
+"""A step or a visit number with fewer prompts than this is left out, because its share is only noise. In a small log,
+one is left out if fewer than half as many prompts have it as any other."""
 
 
 MOST_AT_ONCE = 4_000_000
@@ -39,7 +39,7 @@ RANKS = 10
 
 
 class Check(NamedTuple):
-    """A statistic of the log, one number or a curve of Q, beside those of S replications."""
+    """A statistic of the log, which is one number or a curve of Q numbers, and the same of S replications."""
 
     name: str
     at: Tensor  # long [Q], the steps or the visit numbers; [0] of one number
@@ -48,8 +48,8 @@ class Check(NamedTuple):
 
     @property
     def tail(self) -> float:
-        """The share of replications at least as far from their mean as the log is, a curve's distance being that of its
-        furthest point, in standard deviations; counting the log as one of them, so that it is never 0."""
+        """The share of replications that are at least as far from their mean as the log. The distance of a curve is
+        that of its furthest point, in standard deviations. The log counts as a replication, so the share is never 0."""
         mean, spread = self.replicated.mean(0), self.replicated.std(0).clamp_min(1e-12)
         off = ((self.observed - mean).abs() / spread).max()
         others = ((self.replicated - mean).abs() / spread).amax(-1)
@@ -75,11 +75,11 @@ def replicate(
     Args:
         dynamics: the model.
         history: the log, with outcomes if `sequential`.
-        draws: site -> [S, ...]; of sites left out, each replication draws its own from the prior.
+        draws: site -> [S, ...]. For sites that are left out, each replication draws its own value from the prior.
         sequential: each group is drawn from `p(y_t | y_<t)`, given what the log has before it. That holds however the
-            groups were selected, as a selection only looks at what came before. Otherwise whole logs are drawn on the
-            log's schedule, which is right only where the schedule does not depend on the outcomes.
-        seed: the random seed of the replications. The global RNG is left as it was.
+            groups were selected, because a selection depends only on earlier groups. Otherwise whole logs are drawn on
+            the log's schedule, which is right only if the schedule does not depend on the outcomes.
+        seed: the random seed of the replications. The global random generator does not change.
     """
     groups, made = layout(history), []
     solved, schedule = (observed(history), history) if sequential else (None, history.schedule())
@@ -120,7 +120,7 @@ def predictive_checks(
     sequential: bool = True,
     seed: int = 0,
 ) -> list[Check]:
-    """What a selector lives on, in the log and in its replications.
+    """Compare what matters for selection in the log and in its replications.
 
     The checks are "useful share by step" (groups neither all wrong nor all right), "solve rate by visit", "changes of
     class" (the share of visits whose group is of another class, all wrong, mixed or all right, than the prompt's visit
@@ -128,9 +128,9 @@ def predictive_checks(
     or all right, whose group is so again) and "predictive ranks": the ranks of the groups among their replications, in
     ten bins, which are even where the predictions are right (randomised probability integral transforms).
 
-    Where groups are replicated one step ahead, a group's class before is the log's own, for the replications too. Where
-    whole logs are replicated, "prompts always wrong" and "prompts always right" (shares of the prompts with rollouts)
-    take the place of the last three checks.
+    If groups are replicated one step ahead, the class of a group before is that of the log, also for the replications.
+    If whole logs are replicated, "prompts always wrong" and "prompts always right" (shares of the prompts with
+    rollouts) take the place of the last three checks.
 
     Args:
         dynamics: the model.

@@ -1,7 +1,7 @@
-"""Play a sampler on a log in which every prompt was rolled out at every step, as if it had seen only what it chose.
+"""Replay a sampler on a log in which every prompt was rolled out at every step, and show it only what it chose.
 
-The policy of the log was trained on what the log's own run chose: a replay tells how well a sampler predicts, on all
-prompts, and what its batches would have been made of. It does not tell how well a policy would have learned from them.
+A replay says how well a sampler predicts on all prompts, and which groups its batches would have had. It does not say
+how well a policy would have learned from them, because the policy of the log was trained on other prompts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Selection = Literal["own", "recorded", "uniform"]
 
 
 class Recovery(NamedTuple):
-    """How the log score fared when the prompts' states changed all at once."""
+    """The log score around a step at which the prompts' states changed all at once."""
 
     before: float  # the mean log score of the steps before the shift
     after: float  # of the steps from the shift on
@@ -36,12 +36,12 @@ class Recovery(NamedTuple):
 
 @dataclass(frozen=True)
 class Replay:
-    """What a sampler predicted at every step of a log, before it was shown anything of the step, and what happened.
+    """The predictions of a sampler at every step of a log, before it saw anything of the step, and the outcomes.
 
     Attributes:
         chance: float64 [T, N], the predicted chance that the prompt's group is useful.
         useful: bool [T, N], whether it was.
-        chosen: bool [T, N], the groups that the sampler was shown after it had predicted.
+        chosen: bool [T, N], the groups that the sampler saw after its prediction.
         trials: long [T, N], the groups' sizes.
         about: the model, how prompts were selected, and how long it took.
     """
@@ -74,8 +74,8 @@ class Replay:
 
     @property
     def useful_top(self) -> Tensor:
-        """[T], the share of useful groups among the B highest chances, B as many as were chosen; where the chance of
-        the B-th is others' too, the share expected of a random choice among those."""
+        """[T], the share of useful groups among the B prompts with the highest chances, where B is the number of chosen
+        prompts. If several prompts share the B-th chance, it is the expected share for a random choice among them."""
         size = self.chosen.sum(1, keepdim=True)
         least = self.chance.sort(descending=True).values.gather(1, size - 1)
         above, level = self.chance > least, self.chance == least
@@ -88,8 +88,8 @@ class Replay:
         return quality(self.chance[place], self.useful[place])
 
     def rollouts_to(self, useful_groups: int) -> int | None:
-        """How many rollouts were spent on the chosen until that many of their groups were useful, whole steps counted;
-        None if there were never so many."""
+        """The number of rollouts of chosen prompts, in whole steps, until that many of their groups were useful; None
+        if there were never so many."""
         useful = (self.useful & self.chosen).sum(1).cumsum(0)
         enough = (useful >= checks.count("useful_groups", useful_groups, 1)).nonzero()
         spent = (self.trials * self.chosen).sum(1).cumsum(0)
@@ -119,7 +119,7 @@ class Replay:
 
         Args:
             first: how many steps are early ones.
-            target: of useful groups, for `rollouts_to`; a quarter of the groups chosen if left out.
+            target: the number of useful groups for `rollouts_to`. The default is a quarter of the chosen groups.
             shift: the step of a distribution shift, for `recovery`; None: there was none.
 
         Returns:
@@ -180,21 +180,21 @@ def replay(
     tolerance: float | None = None,
     progress: bool = True,
 ) -> Replay:
-    """Play a sampler on a full log. At each step it first predicts every prompt's chance of a useful group, and is then
-    shown the groups of the prompts selected.
+    """Replay a sampler on a full log. At each step it first predicts every prompt's chance of a useful group, and then
+    sees the groups of the selected prompts.
 
     Args:
-        log: every prompt rolled out at every step: a run's full_log.parquet, or `simulate`d.
-        sampler: a new one, of the log's prompts. It is played forward, and ends where the log does.
+        log: a log in which every prompt was rolled out at every step: a run's full_log.parquet, or one from `simulate`.
+        sampler: a new sampler of the log's prompts. It moves forward to the end of the log.
         selection: "own", the sampler's choice; "recorded", the batches that the log's run was trained on; "uniform",
             random batches, the same for every sampler.
-        batch_size: prompts a step, within 1..N; not of "recorded".
-        seed: of "uniform" selections.
+        batch_size: the number of prompts per step, within 1..N. It does not apply to "recorded".
+        seed: the random seed of "uniform" selections.
         tolerance: a group is useful where `tolerance < solved < trials - tolerance`, which is all that the sum of
             real-valued rewards can say of them (`useful_by_sum`). If left out, where the log has recorded that it was.
         progress: show a progress bar.
 
-    The policy's progress and what it was trained on are told as they happened in the log, whoever selected.
+    The sampler is told the policy's progress and the trained prompts as they were in the log, for every `selection`.
 
     Raises:
         ValueError: a prompt was not rolled out at some step; the sampler is of other prompts, or has observed
@@ -263,7 +263,7 @@ def _useful(log: RolloutHistory) -> Tensor:
 
 
 def _batches(log: RolloutHistory, selection: Selection, batch_size: int, seed: int) -> Iterator[Tensor | None]:
-    """Step by step the rows to show, or None where the sampler chooses."""
+    """The rows to show at each step, or None if the sampler chooses."""
     steps, prompts = log.num_steps, log.num_prompts
     if selection == "recorded":
         events = log.events

@@ -1,4 +1,4 @@
-r"""Simulation-based calibration: does a fit find the parameters that its own model made the data with?
+r"""Simulation-based calibration: does a fit find the parameters with which its own model made the data?
 
 Talts, Betancourt, Simpson, Vehtari and Gelman (2018), arXiv 1804.06788. For each of S simulations
 
@@ -6,9 +6,9 @@ Talts, Betancourt, Simpson, Vehtari and Gelman (2018), arXiv 1804.06788. For eac
     rank   = how many of theta_1..L lie below theta
 
 If the model's density, its simulator and the sampler all agree, each scalar's rank is uniform over 0..L. A hump in the
-ranks' histogram says that posteriors are too wide, a bowl that they are too narrow, a slope that they are biased. The
-log likelihood is ranked beside the parameters (Modrák et al. 2023, arXiv 2211.02383): it notices a posterior that does
-not heed the data, which the parameters alone do not.
+ranks' histogram means that posteriors are too wide, a bowl that they are too narrow, and a slope that they are biased.
+The log likelihood is ranked beside the parameters (Modrák et al. 2023, arXiv 2211.02383): it notices a posterior that
+does not heed the data, which the parameters alone do not.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dps_pyro.support.console import progress_bar
 __all__ = ["Ranks", "design", "filled", "joined", "sbc", "simulated"]
 
 LEVEL = 0.01
-"""A calibration passes where the smallest p-value times their number (Bonferroni) is at least this."""
+"""A calibration passes if the smallest p-value times the number of p-values (Bonferroni) is at least this."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Ranks:
         return torch.bincount(self.ranks[name] * self._fit(bins) // (self.draws + 1), minlength=bins)
 
     def p_values(self, bins: int = 20) -> dict[str, float]:
-        """Scalar -> the chance of a histogram at least this uneven if ranks are uniform (Pearson's chi-square; have at
-        least five simulations a bin).
+        """Scalar -> the chance of a histogram at least this uneven if ranks are uniform (Pearson's chi-square; use
+        at least five simulations per bin).
 
         Raises:
             ValueError: L + 1 is not a multiple of `bins`, so that uniform ranks would not fill them evenly.
@@ -84,7 +84,7 @@ class Ranks:
         return min(self.p_values(bins).values()) * len(self.ranks) >= LEVEL
 
     def summary(self, bins: int = 20) -> dict[str, Any]:
-        """Everything as numbers for JSON: what was done, the verdict, and of each scalar the histogram, the p-value
+        """Everything as numbers for JSON: what was done, the verdict, and for each scalar the histogram, the p-value
         and the effective number of draws (median and 5 % quantile over simulations)."""
         chances = self.p_values(bins)
         rows = {}
@@ -198,17 +198,18 @@ def sbc(
         schedule: the prompts, steps and trials of each simulation, such as `design` makes.
         simulations: S.
         draws: L, of each posterior, at least 4; one less than a multiple of the number of bins.
-        thin: iterations of a chain a draw, for "hmc" and "nuts".
-        warmup: of each chain; SVI steps at most for "svi".
+        thin: the number of iterations of a chain per kept draw, for "hmc" and "nuts".
+        warmup: the number of iterations of each chain before the first draw, or the largest number of steps of "svi".
         method: "hmc" samples all simulations' posteriors side by side (`parallel_hmc`), the only way to do
             hundreds in minutes; "nuts" is `fit` with `NUTS(...)`, one after the other; "svi" is `fit` with its usual
             guide, whose approximation shows as ranks that are not uniform.
-        powers: for "hmc", the powers of the likelihood of tempered copies of each chain, falling from 1: where
-            posteriors have several modes, between which a chain alone would not cross. As many times the work.
+        powers: for "hmc", the powers of the likelihood of tempered copies of each chain, falling from 1. They
+            help if posteriors have several modes, which a single chain would not leave. Each copy costs as much as the
+            chain.
         reparam: for "hmc", site -> how to sample it, such as `LocScaleReparam(0)` where a site's scale is a parameter
             too: as the scale falls there is less and less room, and a chain does not get in. It is then the new site
             that is ranked, `"weights_decentered"`.
-        seed: of the whole. The global RNG is left as it was.
+        seed: the random seed of the simulations and fits. The global random generator does not change.
         progress: show a progress bar.
 
     Returns:

@@ -1,6 +1,6 @@
 """How good predicted chances are: proper scores and calibration. Pure functions of tensors.
 
-`chance` holds predicted probabilities in [0, 1], `happened` what came of them, bool of the same shape.
+`chance` holds predicted probabilities in [0, 1], and `happened` the outcomes, bool of the same shape.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Logs drawn from a model, with the truth beside them: what a fit should find, and what a replay can be tried on."""
+"""Logs drawn from a model, together with the truth that a fit should find."""
 
 from __future__ import annotations
 
@@ -52,19 +52,20 @@ def simulate(
 
     Args:
         dynamics: the model.
-        prompts: their number, or their ids.
+        prompts: the number of prompts, or their ids.
         num_steps: T.
-        trials: rollouts a group.
+        trials: the number of rollouts per group.
         values: site name -> value, such as `Posterior.point`; the other sites are drawn from the prior.
-        centre: the other sites stand at the prior's centre instead, as they do in an online filter.
-        observed: the chance that a prompt is rolled out in a step, in (0, 1]; at 1 the log is full, as `replay` wants.
-        trained: the chance that the policy is updated on a group, in [0, 1], for models that ask.
-        progress: [T], the policy's overall progress before each step, for models that ask; unknown if left out.
+        centre: set the other sites to the prior's centre instead, as in an online filter.
+        observed: the chance that a prompt is rolled out in a step, in (0, 1]; with 1 the log is full, as `replay` needs
+            it.
+        trained: the chance that the policy is updated on a group, in [0, 1], for models that use it.
+        progress: [T], the policy's overall progress before each step, for models that use it. By default it is unknown.
         shift_at: a step in 1..T-1 at which prompts' states are drawn anew from the initial distribution, as if the
             policy had been replaced; None for none.
-        shift_share: of the prompts, in (0, 1]: a random one.
-        features: of the prompts, for the log. (The model's own, its constructor took.)
-        seed: of everything. The global RNG is left as it was.
+        shift_share: the share of prompts that get new states, in (0, 1]. They are chosen at random.
+        features: the features of the prompts, for the log. (A model that uses features took them in its constructor.)
+        seed: the random seed of all draws. The global random generator does not change.
 
     Where the model says what law one reward has (`Dynamics.reward`), each rollout's reward is drawn from it: a group's
     sum is theirs, and it is useful where the largest and the smallest are more than `dynamics.tolerance` apart.
@@ -83,7 +84,7 @@ def simulate(
         shift_at = checks.count("shift_at", shift_at, 1, num_steps - 1)
     known = [None] * num_steps if progress is None else checks.numbers("progress", progress).tolist()
     if len(known) != num_steps:
-        raise ValueError(f"progress: expected {num_steps} numbers, one a step, got {len(known)}")
+        raise ValueError(f"progress: expected {num_steps} numbers, one per step, got {len(known)}")
     schedule = RolloutHistory(prompts, num_steps=num_steps, features=features)
     num_prompts = schedule.num_prompts
     dynamics.parameters(num_prompts, values)  # says so where the values are not its
@@ -141,7 +142,8 @@ class _Rewarded(NamedTuple):
 
 
 def _one_by_one(dynamics: Dynamics[Any], theta: Any, steps: Step, states: Tensor, trials: int) -> _Rewarded | None:
-    """Rewards of groups of `trials` rollouts in the given states [N, T]; None where the model has no law of one."""
+    """Rewards of groups of `trials` rollouts in the given states [N, T]; None if the model has no law for one
+    reward."""
     sums, apart = [], []
     for t in range(states.shape[-1]):
         law = dynamics.reward(theta, steps.at(t))

@@ -1,6 +1,6 @@
-"""What prompts went through, in hindsight: each state's chance at every step given the whole log, and whole paths.
+"""The states of prompts in hindsight: the chance of each state at every step given the whole log, and whole paths.
 
-The online belief is `p(z_t | y_<t)`. These are for looking back: which prompts were learned, and when.
+The online belief is `p(z_t | y_<t)`. These functions look back: which prompts were learned, and when?
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def smoothed(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[s
     Args:
         dynamics: the model; not one that brings a filter of its own.
         history: the log, with outcomes.
-        values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
+        values: site name -> value, such as `Posterior.point`. Sites that are left out are at their prior means.
 
     Raises:
         ValueError: the model is none of those, the log is a schedule, the values are not the model's, or at
@@ -83,15 +83,15 @@ def paths(
     temperature: int = 1,
     seed: int = 0,
 ) -> Tensor:
-    """Long [N, T], one path of states a prompt given all of its outcomes, by Pyro's `infer_discrete`.
+    """Long [N, T], one path of states per prompt given all of its outcomes, by Pyro's `infer_discrete`.
 
     Args:
         dynamics: the model; not one that brings a filter of its own.
         history: the log, with outcomes.
-        values: as of `smoothed`.
+        values: as for `smoothed`.
         temperature: 1 draws from `p(z_1:T | y_1:T)`; 0 is its maximum (Viterbi), the single likeliest path, which need
             not pass through the likeliest state of every step.
-        seed: of the draw. The global RNG is left as it was.
+        seed: the random seed of the draw. The global random generator does not change.
 
     Raises:
         ValueError: as `smoothed`, or the temperature is neither 0 nor 1.

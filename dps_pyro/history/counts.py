@@ -17,11 +17,16 @@ ROUNDING = 1e-6
 
 
 class Counts(NamedTuple):
-    """What `PromptSampler.observe` takes, one entry a prompt, in the order of the prompts' first rollouts."""
+    """What `PromptSampler.observe` takes, one entry per prompt, in the order of the prompts' first rollouts."""
 
     prompts: Tensor  # long [V]
     solved: Tensor  # float64 [V], within 0..trials
     trials: Tensor  # long [V]; 0 where no rollout of the prompt was scored
+    spread: Tensor  # float64 [V], the group's largest reward (of 0 and 1, or partial) less its smallest; at least 0
+
+    def useful(self, tolerance: float = 0.0) -> Tensor:
+        """Return bool [V], whether the group's rewards differ by more than `tolerance`, and than rounding."""
+        return self.spread > max(tolerance, ROUNDING)
 
 
 def count_groups(
@@ -40,7 +45,7 @@ def count_groups(
     """
     rows, values = checks.whole_numbers("prompts", prompts), checks.numbers("rewards", rewards)
     if rows.ndim != 1 or rows.shape != values.shape:
-        raise ValueError(f"rewards: expected one a rollout, shape {tuple(rows.shape)}, got {tuple(values.shape)}")
+        raise ValueError(f"rewards: expected one per rollout, shape {tuple(rows.shape)}, got {tuple(values.shape)}")
     scored = ~values.isnan()
     if solved_at is None:
         partial = values[scored]
@@ -56,5 +61,10 @@ def count_groups(
     order = first.argsort()
     trials = torch.zeros_like(found).index_add(0, place, scored.long())
     solved = torch.zeros(len(found), dtype=torch.float64).index_add(0, place, torch.where(scored, worth, 0.0))
+    ends = [
+        torch.full_like(solved, start).scatter_reduce(0, place[scored], worth[scored], way)
+        for start, way in ((torch.inf, "amin"), (-torch.inf, "amax"))
+    ]
+    spread = (ends[1] - ends[0]).clamp(min=0)
     # A sum of many partial rewards may round above the number of rollouts.
-    return Counts(found[order], solved.minimum(trials.double())[order], trials[order])
+    return Counts(found[order], solved.minimum(trials.double())[order], trials[order], spread[order])

@@ -1,25 +1,38 @@
-"""Logs of TRL, verl and W&B, told apart by what is in them."""
+"""Logs of other training loops, told apart by what is in them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from dps_pyro.history.log import RolloutHistory
+from dps_pyro.history.loops import files_of, number, plain, step_of
 from dps_pyro.history.rollouts import Rollout, history_of, prompt_id
-from dps_pyro.support.readers import _READERS, Record, _parquet_columns, _records
+from dps_pyro.support import checks
+from dps_pyro.support.readers import Record, column_names, read_file
 
 __all__ = ["FORMATS", "read_log"]
 
 
-FORMATS = ("auto", "history", "trl", "verl", "wandb")
-"""What `read_log` reads. "wandb" is the file, "trl" and "verl" are the columns: a table of TRL's in W&B is both."""
+FORMATS = ("auto", "history", "trl", "verl", "wandb", "prime-rl", "open-instruct", "openrlhf", "nemo-rl")
+"""What `read_log` reads. "wandb" is the file, the others are the columns: a table of TRL's in W&B is both."""
 
+_IDS = ("prompt_id", "problem_id", "example_id")
+"""The columns that hold a stable id of the prompt. (verl's `uid` is another one at every step.)"""
 
-PROMPT = ("prompt", "input")
-REWARD = ("reward", "score")
+_PROMPT = ("prompt", "input", "query", "question", "problem", "messages")
+_REWARD = ("reward", "score")
+_ACCURACY = "acc"
+"""verl's column of what was right, beside a score that DAPO punishes for its length."""
+
+_OTHERS = ("step", "global_step", "_step", "advantage", "completion", "output", "gts", "image", "images")
+_COUNTED = ("step", "solved", "trials")
+_LOOKED_AT = 1000
+"""The number of records that say which columns there are, for the first may lack some."""
+
+_OWN = {"trl": "completion", "verl": "output", "prime-rl": "prompt_id", "open-instruct": "prompt_id"}
+_OWN |= {"openrlhf": "prompt_id", "nemo-rl": "prompt_id"}
 
 
 def read_log(
@@ -35,61 +48,110 @@ def read_log(
     """Read a log of rollouts.
 
     Args:
-        path: a file, or a folder of them (each logging step's).
-        format: "history": our own Parquet. "trl": the Parquet files below `completions/` (`log_completions=True`).
-            "verl": the JSON lines of `trainer.rollout_data_dir`. "wandb": a table of W&B's, `.table.json` as it is kept
-            or CSV as it is exported, with the columns of either. "auto": what it looks like.
-        reward: the column with the reward that tells what is solved; the only one there is, if left out.
-        id_column: the column with the prompts' ids; if left out the prompt's text is its id, shortened (`prompt_id`).
-        solved_at: a completion with at least this reward solved its prompt; None counts rewards within 0..1.
-        every: optimizer steps a generation, where rollouts are used for several.
-        ids: the prompts of the history, in row order; others are left out.
+        path: A file, or a folder of them (each logging step's). ``~`` is the home folder.
+        format: "history" is our own Parquet, or any table of counted groups with the columns prompt, step, solved and
+            trials. "trl" is the Parquet files below `completions/` (`log_completions=True`), "verl" the JSON lines of
+            `trainer.rollout_data_dir`, "prime-rl" a run folder or its `rollouts/`, "open-instruct" the folder of
+            `--save_traces`, "nemo-rl" the folder of `train_data_step<n>.jsonl`, "openrlhf" its table of samples in
+            W&B. "wandb" is a table of W&B's, `.table.json` as it is kept or CSV as it is exported. "auto" is what the
+            log looks like.
+        reward: The column with the reward that tells what is solved. If it is left out, it is `acc` where verl logs it
+            beside the score, or else the only reward there is.
+        id_column: The column with the prompts' ids. If it is left out, it is prompt_id, problem_id or example_id where
+            there is one, or else the prompt's text is its id, shortened (`prompt_id`).
+        solved_at: A completion with at least this reward solved its prompt; None counts rewards within 0..1.
+        every: The number of optimizer steps that one generation serves.
+        ids: The prompts of the history, in row order; others are left out.
 
     All but the first two are for single rollouts; a history has been counted.
 
     Raises:
-        ValueError: the file is none of these, or it is not clear which of its columns is meant.
-        OSError: it cannot be read.
+        ValueError: The log is none of these, it is not clear which of its columns is meant, or its rewards vary, and
+            yet none, or every one, reaches `solved_at`.
+        OSError: It cannot be read.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    files = sorted(file for file in path.iterdir() if file.suffix in _READERS) if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f"{path}: expected files that end in {', '.join(_READERS)}, got a folder of none")
-    if len(files) == 1 and files[0].suffix not in (".jsonl", ".json", ".csv"):
-        columns = _parquet_columns(files[0])
+    files = files_of(path)
+    if len(files) == 1 and files[0].suffix not in (".jsonl", ".json", ".csv", ".arrow"):
+        columns = column_names(files[0])
         # Counted groups without their sizes are read as a history too, which says what is missing.
         if format == "history" or (format == "auto" and {"prompt", "step", "solved"} <= set(columns)):
             return RolloutHistory.from_parquet(files[0])
-    if format == "history":
-        raise ValueError(f"{path}: expected one Parquet file of a history, got {len(files)} of {files[0].suffix}")
-    by_step: dict[int, list[Record]] = {}
-    for file in files:
-        for record in _records(file):
-            by_step.setdefault(_step(record, file), []).append(record)
-    if not by_step:
-        raise ValueError(f"{path}: expected rollouts, got none")
-    first = next(iter(by_step.values()))[0]
-    _check_single(first, path, format == "auto" and reward is None)
-    prompt = id_column or _one_of(PROMPT, first, path, "a prompt")
-    if prompt not in first:
-        raise ValueError(f"id-column: expected one of {', '.join(first)}, got {prompt!r}")
-    if (format == "trl" and "completion" not in first) or (format == "verl" and "output" not in first):
-        raise ValueError(f"{path}: expected columns of {format}, got {', '.join(first)}")
-    verdict = reward or _reward(first, path)
-    if verdict not in first:
-        raise ValueError(f"reward: expected one of {', '.join(first)}, got {verdict!r}")
-    rollouts = _rollouts(by_step, prompt, verdict, hashed=id_column is None)
+    by_step, looked_at = _read(files, path)
+    names = list(dict.fromkeys(name for record in looked_at for name in record))
+    counted = {*_COUNTED, id_column or "prompt"} <= set(names) and not {"completion", "output"} & set(names)
+    if format == "history" or (format == "auto" and counted and reward is None):
+        return _counted(by_step, id_column or "prompt", path)
+    _check_single(names, path, format == "auto" and reward is None)
+    known = next((name for name in _IDS if name in names), None)
+    prompt = id_column or known or _one_of(_PROMPT, names, path, "a prompt")
+    if prompt not in names:
+        raise ValueError(f"id-column: expected one of {', '.join(names)}, got {prompt!r}")
+    if (own := _OWN.get(format)) is not None and own not in names:
+        raise ValueError(f"{path}: expected columns of {format}, got {', '.join(names)}")
+    verdict = reward or _reward(looked_at, names, prompt, path)
+    if verdict not in names:
+        raise ValueError(f"reward: expected one of {', '.join(names)}, got {verdict!r}")
+    rollouts = list(_rollouts(by_step, prompt, verdict, hashed=id_column is None and known is None))
+    if solved_at is not None:
+        _check_solved(rollouts, verdict, solved_at, path)
     return history_of(rollouts, solved_at=solved_at, every=every, ids=ids)
 
 
-def _check_single(record: Record, path: Path, guessed: bool) -> None:
+def _read(files: Sequence[Path], path: Path) -> tuple[dict[int, list[Record]], list[Record]]:
+    """The records of the files by their steps, and the first of them."""
+    by_step: dict[int, list[Record]] = {}
+    first: list[Record] = []
+    for file in files:
+        for record in (one for found in read_file(file) for one in plain(found, file)):
+            by_step.setdefault(step_of(record, file), []).append(record)
+            if len(first) < _LOOKED_AT:
+                first.append(record)
+    if not by_step:
+        raise ValueError(f"{path}: expected rollouts, got none")
+    return by_step, first
+
+
+def _counted(by_step: dict[int, list[Record]], prompt: str, path: Path) -> RolloutHistory:
+    """A history of groups that were counted, whose prompts are ids; numbers are ids here too."""
+    names = dict.fromkeys(str(record.get(prompt)) for step in sorted(by_step) for record in by_step[step])
+    history = RolloutHistory(list(names))
+    for step in sorted(by_step):
+        groups = by_step[step]
+        for name in (prompt, "solved", "trials"):
+            if any(record.get(name) is None for record in groups):
+                raise ValueError(f"{path}: expected {name} in every record, got a record of step {step} without it")
+        rows = [str(record[prompt]) for record in groups]
+        solved, trials = ([number(record[name]) for record in groups] for name in ("solved", "trials"))
+        try:
+            history.append(rows, step=step, solved=solved, trials=checks.whole_numbers("trials", trials))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return history
+
+
+def _check_single(names: Sequence[str], path: Path, guessed: bool) -> None:
     """Groups that were counted are not single rollouts, whose reward would be the count."""
-    if guessed and "solved" in record and not {"completion", "output"} & record.keys():
+    if guessed and "solved" in names and not {"completion", "output"} & set(names):
         raise ValueError(
-            f"{path}: expected single rollouts, got groups that were counted (solved): save them as Parquet with the "
-            "columns prompt, step, solved, trials, or name the column with the reward of a single rollout"
+            f"{path}: expected single rollouts, or groups that were counted with the columns prompt, step, solved and "
+            f"trials, got {', '.join(names)}: --reward names the reward of a single rollout"
+        )
+
+
+def _check_solved(rollouts: Sequence[Rollout], reward: str, solved_at: float, path: Path) -> None:
+    """Rewards that vary, and of which none or every one is held for a solution, are on another scale."""
+    known = [one.reward for one in rollouts if not math.isnan(one.reward)]
+    least, most = min(known, default=math.nan), max(known, default=math.nan)
+    solved = sum(reward >= solved_at - 1e-6 for reward in known)
+    if least < most and solved in (0, len(known)):
+        which = "none" if solved == 0 else "every one"
+        raise ValueError(
+            f"{path}: {which} of {len(known):,} rollouts has a reward of {solved_at:g} or more, and they go from "
+            f"{least:g} to {most:g} ({reward}): --solved-at says what counts as solved, --reward names another column, "
+            "and --partial takes rewards within 0..1 as they are"
         )
 
 
@@ -102,44 +164,33 @@ def _rollouts(by_step: dict[int, list[Record]], prompt: str, reward: str, *, has
             continue
         before = content
         for record in by_step[step]:
-            name = prompt_id(record[prompt]) if hashed else str(record[prompt])
-            yield Rollout(name, step, _number(record.get(reward)))
+            asked = record.get(prompt)
+            name = prompt_id(asked) if hashed else str(asked)
+            yield Rollout(name, step, number(record.get(reward)))
 
 
-def _step(record: Record, file: Path) -> int:
-    """The record's step; of verl's older dumps it is the file's name."""
-    value = record.get("step", file.stem if file.stem.isdigit() else None)
-    try:
-        step = int(float(value))  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{file}: expected a column step of whole numbers, got {value!r}") from error
-    return step
-
-
-def _reward(record: Record, path: Path) -> str:
+def _reward(records: Sequence[Record], names: Sequence[str], prompt: str, path: Path) -> str:
     """The only column that can be the reward."""
-    named = [name for name in REWARD if name in record]
-    others = ("step", "advantage", *PROMPT, "completion", "output", "gts", "image", "images")
-    numbers = [name for name in record if name not in others and not math.isnan(_number(record[name]))]
+    numbers = [
+        name
+        for name in names
+        if name not in (*_OTHERS, *_PROMPT, *_IDS, prompt)
+        and any(not math.isnan(number(record.get(name))) for record in records)
+    ]
+    named = [name for name in _REWARD if name in names]
+    if _ACCURACY in numbers and named:
+        return _ACCURACY
     found = named if len(named) == 1 else numbers
     if len(found) != 1:
-        raise ValueError(f"{path}: expected reward= to name one of {', '.join(found) or 'its columns'}: {list(record)}")
+        raise ValueError(
+            f"{path}: expected --reward to name one of {', '.join(found) or 'its columns'}, got columns "
+            f"{', '.join(names)}"
+        )
     return found[0]
 
 
-def _one_of(names: Sequence[str], record: Record, path: Path, what: str) -> str:
-    for name in names:
-        if name in record:
+def _one_of(wanted: Sequence[str], names: Sequence[str], path: Path, what: str) -> str:
+    for name in wanted:
+        if name in names:
             return name
-    raise ValueError(f"{path}: expected {what} in a column {' or '.join(names)}, got columns {', '.join(record)}")
-
-
-def _number(value: Any) -> float:
-    """NaN of what is none, as TRL's rewards that do not apply."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-# ------------------------------------------------------------------------------------------------ files to records
+    raise ValueError(f"{path}: expected {what} in a column {' or '.join(wanted)}, got columns {', '.join(names)}")

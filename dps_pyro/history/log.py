@@ -1,6 +1,6 @@
 """The event log: which prompt was rolled out at which step, and how many of its rollouts solved it.
 
-A history is what models are fitted to, and what a run leaves behind. It is sparse: one row per group.
+Models are fitted to a history, and every run leaves one. It is sparse: one row per group.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class RolloutHistory:
     """An append-only log of groups of rollouts over `num_prompts` prompts.
 
     Args:
-        prompts: their number, or their stable ids (distinct strings), in row order.
-        num_steps: the number of training steps covered, at least; it grows with what is appended. Steps in which
-            nothing was observed count too, because states move on in them.
+        prompts: the number of prompts, or their stable ids (distinct strings) in row order.
+        num_steps: the smallest number of training steps that the log covers. It grows with what is appended. Steps in
+            which nothing was observed count too, because states move on in them.
 
     Raises:
         ValueError: the sizes are no whole numbers of at least 0, or the ids not distinct strings.
@@ -89,12 +89,12 @@ class RolloutHistory:
             step: the training step that the rollouts belong to.
             solved: [V], within 0..trials.
             trials: [V] or one number.
-            predicted: [V], the chances of a useful group predicted at selection, where there were any.
-            trained: [V], whether the policy was updated on the group; wherever there were rollouts if left out.
+            predicted: [V], the chances of a useful group that were predicted at selection, if there were any.
+            trained: [V], whether the policy was updated on the group. The default is true for groups with rollouts.
             progress: the policy's overall progress before the step, for instance its held-out accuracy. It is kept
                 for a step without groups, too.
-            useful: [V], whether the group's rewards differed; if left out, wherever it is neither all wrong nor all
-                right (`useful_by_sum`).
+            useful: [V], whether the group's rewards differed. The default is true for groups that are neither all wrong
+                nor all right (`useful_by_sum`).
             columns: the user's own numbers of the step, by name, such as a temperature. They are kept for a step
                 without groups, too, and hold until the next step that names them.
 
@@ -129,12 +129,12 @@ class RolloutHistory:
         self._outcomes = None
 
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
-        """Make room for more prompts: their number, or their ids where the prompts of this history have ids; and
-        their features, where these have some.
+        """Make room for more prompts. Give their number, or their ids if the prompts of this history have ids, and
+        their features if these have some.
 
         Raises:
-            ValueError: ids where there are none, or none where there are; an id that is there already; features of
-                other names.
+            ValueError: ids are given and this history has none, or the other way round; an id exists already; or the
+                features have other names.
         """
         names = checks.ids("prompts", prompts)
         if (names is None) != (self.ids is None):
@@ -177,12 +177,12 @@ class RolloutHistory:
 
     @property
     def events(self) -> Events:
-        """Every group so far, as columns. Not copies: read them only."""
+        """Every group so far, as columns. They are not copies: do not write to them."""
         return self._columns.events
 
     def keep_on_disk(self, folder: str | Path) -> None:
         """Keep the columns in files of a folder from now on, so that a long run needs no more memory as the log grows.
-        The files are this process's working space, and no log to keep: `to_parquet` writes that.
+        The files are the working space of this process. To keep the log, use `to_parquet`.
 
         Raises:
             OSError: the folder cannot be made or written to.
@@ -221,7 +221,7 @@ class RolloutHistory:
         """The log as [N, T] rectangles (kept until the next append).
 
         Raises:
-            ValueError: this machine has not the memory that they would take.
+            ValueError: this machine does not have enough memory for them.
         """
         if self._outcomes is None:
             events = self.events
@@ -244,7 +244,7 @@ class RolloutHistory:
 
     @property
     def step_columns(self) -> list[str]:
-        """The names of the steps' columns that are the user's own, in the order in which they were first recorded."""
+        """The names of the user's own step columns, in the order in which they were first recorded."""
         return [name for name in self._marks if name != "progress"]
 
     @property

@@ -37,7 +37,7 @@ def history_of(
     every: int = 1,
     ids: Sequence[str] | None = None,
 ) -> RolloutHistory:
-    """Count rollouts into groups, one a prompt and step.
+    """Count rollouts into groups, one per prompt and step.
 
     Args:
         rollouts: in any order.
@@ -66,5 +66,5 @@ def history_of(
     history = RolloutHistory(names)
     for step, group in groups.items():
         counts = count_groups([row[one.prompt] for one in group], [one.reward for one in group], solved_at)
-        history.append(counts.prompts, step=step, solved=counts.solved, trials=counts.trials)
+        history.append(counts.prompts, step=step, solved=counts.solved, trials=counts.trials, useful=counts.useful())
     return history

@@ -67,6 +67,7 @@ def read_table(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], Abo
         if error.errno is not None:
             raise
         raise ValueError(f"{path}: expected a whole Parquet file, got {' '.join(str(error).split())}") from error
+    names_of_prompts, table = _rows_of_names(table)
     columns = {name: torch.from_numpy(_numbers(table[name])) for name in present}
     strange = [name for name in ("prompt", "step", "trials") if not bool((columns[name] % 1 == 0).all())]
     if strange:
@@ -79,19 +80,44 @@ def read_table(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], Abo
                 + (": steps are counted from 0" if name == "step" else "")
             )
     seen = int(columns["prompt"].max()) + 1 if len(table) else 0
-    return columns, _about(path, schema.metadata or {}, max(seen, 0))
+    about = _about(path, schema.metadata or {}, max(seen, 0))
+    return columns, about if names_of_prompts is None else about._replace(ids=names_of_prompts)
 
 
 def _check_type(path: Path, name: str, kind: pa.DataType) -> None:
     import pyarrow as pa
 
     plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if name == "prompt" and _is_text(kind):
+        return
     if not plain and not pa.types.is_null(kind):
         raise ValueError(f"{path}: expected columns of numbers, got {name} of {kind}")
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
+
+
+def _rows_of_names(table: pa.Table) -> tuple[list[str] | None, pa.Table]:
+    """The ids of the prompts in the order in which they appear, where the table has ids in place of rows, and the table
+    with their rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    place = table.schema.get_field_index("prompt")
+    column = table["prompt"]
+    if not _is_text(column.type):
+        return None, table
+    whole = pc.cast(column, pa.large_string()).combine_chunks().dictionary_encode()
+    whole = whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
+    return whole.dictionary.to_pylist(), table.set_column(place, "prompt", whole.indices)
+
+
 def _numbers(column: pa.ChunkedArray) -> Any:
-    """float64 [E], NaN where there is no value."""
+    """float64 [E], NaN if there is no value."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

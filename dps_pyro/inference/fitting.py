@@ -27,7 +27,7 @@ from dps_pyro.support.console import progress_bar
 __all__ = ["fit", "suits_laplace"]
 
 MANY = 4096
-"""More prompts than this are fitted in mini-batches, unless told otherwise, ..."""
+"""More prompts than this are fitted in mini-batches by default, ..."""
 BATCH = 2048
 """... of this many."""
 
@@ -47,20 +47,21 @@ def fit(
 
     Args:
         dynamics: the model.
-        history: the log; at least one group, with outcomes.
-        method: how, with the method's own settings: `Laplace(...)`, `SVI(...)` or `NUTS(...)`. Left out: `Laplace()`,
-            whose intervals hold the truth most often (docs/evidence/calibration.md), for up to 256 parameters that all
-            prompts share and up to 4,096 prompts; `SVI()` for the others.
-        prior: a posterior of the same model from earlier runs, which takes the place of the model's own prior
-            (`dynamics.primed(prior, widen)`). Left out: the model's own.
+        history: the log, with outcomes and at least one group.
+        method: the method with its own settings: `Laplace(...)`, `SVI(...)` or `NUTS(...)`. The default is `Laplace()`
+            for up to 256 parameters that all prompts share and up to 4,096 prompts, because its intervals contain the
+            truth most often (docs/evidence/calibration.md). Otherwise it is `SVI()`.
+        prior: a posterior of the same model from earlier runs, which replaces the model's own prior
+            (`dynamics.primed(prior, widen)`). The default is the model's own prior.
         widen: the factor by which that posterior's standard deviations are multiplied.
-        seed: the random seed of the whole fit; the same seed gives the same fit (unless `seconds` cut it short). The
-            global RNGs, Pyro's parameter store and torch's number of threads (one, meanwhile) are left as they were.
+        seed: the random seed of the whole fit. The same seed gives the same fit, unless `seconds` cut it short. The fit
+            runs on one thread. It does not change the global random generators, Pyro's parameter store or torch's
+            number of threads.
         progress: show a progress bar.
         **old: settings of a method, in the form of earlier versions.
 
     Raises:
-        TypeError: settings were given beside the method, or the method as a string; the message shows the new form.
+        TypeError: settings were given beside the method, or the method is a string. The message shows the new form.
         ValueError: the history has no groups or no outcomes, or an argument is of another kind or out of range.
         FloatingPointError: the loss became NaN or infinite; the message says at which step.
     """
@@ -109,7 +110,7 @@ def fit(
 
 
 def suits_laplace(dynamics: Dynamics[Any], history: RolloutHistory) -> bool:
-    """Whether `fit` takes `Laplace()` for a model and a log, unless told otherwise."""
+    """Whether `fit` uses `Laplace()` by default for a model and a log."""
     return history.num_prompts <= MANY and few_and_shared(dynamics, history.num_prompts)
 
 

@@ -28,7 +28,7 @@ PROPOSALS = 4
 ROUNDS = 5
 """How often the distribution that points are drawn from is adapted, at most."""
 GOOD = 0.7
-"""The Pareto k up to which weights are relied on."""
+"""The largest Pareto k with which weights are used."""
 REACH = 0.02
 """How far to either side gradients are compared, in unconstrained space."""
 MOST_AT_ONCE = 4_000_000
@@ -75,7 +75,7 @@ def approximate(
         history: the log, with outcomes.
         steps: evaluations of the gradient at most.
         draws: S.
-        start: site -> value to start at; the prior's mean where there is none.
+        start: site -> value to start at. A site that is left out starts at the prior's mean.
         seconds: the search ends after that time, if it has not before.
         advance: told after every step.
 
@@ -108,7 +108,7 @@ class _Round(NamedTuple):
     """Points from a Student-t distribution, weighed."""
 
     points: Tensor  # [M, D]
-    weights: Tensor  # [M], log p less log q; -inf where there is no density
+    weights: Tensor  # [M], log p less log q; -inf if there is no density
     smoothed: Tensor  # [M], the same, smoothed and normalised
     k_hat: float
 

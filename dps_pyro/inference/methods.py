@@ -24,24 +24,24 @@ class SVI:
 
     Attributes:
         guide: the approximation of the posterior, in unconstrained space. "normal": independent normals. "low_rank": a
-            normal with correlations; not for mini-batches where prompts have sites of their own. "delta": the most
-            probable point alone (MAP). A function makes a Pyro guide of `dynamics.model`, and the guide is called like
-            that. Left out: "low_rank" for up to 256 parameters that all prompts share, and "normal" for more, or where
-            prompts have sites of their own.
-        steps: steps at most, at least 1. The search ends sooner where the loss has gone flat.
+            normal with correlations; it cannot be used with mini-batches if prompts have sites of their own. "delta":
+            only the most probable point (MAP). A function makes a Pyro guide from `dynamics.model`, which is called
+            like that model. The default is "low_rank" for up to 256 parameters that all prompts share, and "normal" for
+            more, or if prompts have sites of their own.
+        steps: the largest number of steps, at least 1. The search ends sooner if the loss is flat.
         learning_rate: Adam's, positive. It falls tenfold on the way, and at once when the loss is flat.
-        batch_size: prompts per mini-batch, within 1..N. Left out: all of up to 4,096 prompts, and 2,048 of more.
-        restarts: searches to begin with, at least 1: the first from the prior's mean, the others from draws of the
-            prior. Each takes 15 % of the steps (with many restarts less: half of the steps in all), and the search
-            with the lowest loss goes on.
-        start: an earlier posterior. The search starts at its point, as wide as its draws. Sites of another shape (the
-            prompts' own, where the prompts are others) start where they would without it, and so does the guide of a
-            function.
-        seconds: the search ends after that time, if it has not before.
-        draws: posterior draws to keep, at least 1.
+        batch_size: prompts per mini-batch, within 1..N. The default is all prompts if there are up to 4,096, and 2,048
+            otherwise.
+        restarts: the number of searches at the beginning, at least 1. The first starts from the prior's mean, the
+            others from draws of the prior. Each takes 15 % of the steps, or less if there are many: at most half of the
+            steps in total. The search with the lowest loss continues.
+        start: an earlier posterior. The search starts at its point, as wide as its draws. Sites of another shape (those
+            of other prompts) start as they would without it, and so does a guide that a function made.
+        seconds: the time limit of the search, in seconds.
+        draws: the number of posterior draws to keep, at least 1.
         tolerance: the loss is flat when the mean of the last hundred steps is within this fraction of the mean of the
-            hundred before, and within the standard error of the difference. With mini-batches it is whole epochs that
-            are compared, at least four. The search ends when the loss is flat again at the lowest learning rate.
+            hundred before, and within the standard error of the difference. With mini-batches, whole epochs are
+            compared, at least four. The search ends when the loss is flat again at the lowest learning rate.
 
     Raises:
         ValueError: a setting is of another kind or out of range.
@@ -78,13 +78,13 @@ class Laplace:
     """The most probable point by L-BFGS, and draws from a Student-t distribution with the curvature there, kept
     by their importance weights. Fast, and close to exact, for some 256 parameters at most that all prompts share.
 
-    Where the weights cannot be relied on (Pareto k above 0.7), the draws are those of the Student-t distribution, which
-    is rather too wide than too narrow.
+    If the weights are not reliable (Pareto k above 0.7), the draws come from the Student-t distribution, which is
+    rather too wide than too narrow.
 
     Attributes:
-        steps: evaluations of the gradient at most, at least 1. The search ends sooner where it is at the top.
-        draws: posterior draws to keep, at least 1.
-        start: an earlier posterior, at whose point the search starts; the prior's mean if left out.
+        steps: the largest number of gradient evaluations, at least 1. The search ends sooner if it is at the top.
+        draws: the number of posterior draws to keep, at least 1.
+        start: an earlier posterior, at whose point the search starts. The default is the prior's mean.
         seconds: the search ends after that time, if it has not before.
 
     Raises:
@@ -110,15 +110,16 @@ class NUTS:
     """The No-U-Turn Sampler (Hoffman and Gelman 2014): draws from the exact posterior. For small histories.
 
     Attributes:
-        warmup: steps before the first draw is kept, exactly, at least 1. Step size and mass are adapted in them.
-        draws: draws to keep from each chain, at least 1.
-        chains: chains, at least 1; from 2 on R-hat compares them.
-        processes: processes that the chains are run in, at least 1. 1 runs them here, one after the other. The draws
-            do not depend on it.
-        target_accept: the mean acceptance probability that the step size is adapted to, in (0, 1). Raise it (0.95)
-            where transitions diverge.
-        max_tree_depth: a transition doubles its trajectory at most so many times, at least 1.
-        dense_mass: adapt a full covariance of the parameters in place of their variances.
+        warmup: the exact number of steps before the first draw is kept, at least 1. They adapt the step size and the
+            mass.
+        draws: the number of draws to keep from each chain, at least 1.
+        chains: the number of chains, at least 1. R-hat compares two or more.
+        processes: the number of processes for the chains, at least 1. With 1 they run in this process, one after the
+            other. The draws do not depend on it.
+        target_accept: the mean acceptance probability to which the step size is adapted, in (0, 1). Use a higher value
+            (0.95) if transitions diverge.
+        max_tree_depth: how often a transition may double its trajectory, at least 1.
+        dense_mass: adapt a full covariance of the parameters instead of their variances.
         start: where chains start: "prior", at a draw of the prior; "mean", at the prior's mean; or a posterior, such
             as one of SVI, at one of its draws.
         reparam: site -> a Pyro reparametrisation of it, such as `LocScaleReparam(0.0)` for the offsets of groups whose
@@ -154,7 +155,7 @@ Method = SVI | Laplace | NUTS
 
 
 def method_named(name: Literal["laplace", "svi", "nuts"], **settings: Any) -> Method:
-    """A method by its name, with those of the settings that are not None; "steps" are NUTS's `warmup`.
+    """A method by its name, with the settings that are not None. For NUTS, "steps" is `warmup`.
 
     Raises:
         ValueError: the method has no such setting, or a setting is out of range.
@@ -171,7 +172,7 @@ _MOVED = {"nuts": {"steps": "warmup"}, "svi": dict[str, str](), "laplace": dict[
 
 
 def new_form(method: Any, old: Mapping[str, Any]) -> TypeError:
-    """The error for a call in the form `fit(model, history, "nuts", steps=...)`, which shows the form of today."""
+    """The error for a call in the form `fit(model, history, "nuts", steps=...)`. It shows the present form."""
     kind = method if method in ("svi", "nuts") else "nuts" if isinstance(method, NUTS) else "svi"
     known = (NUTS if kind == "nuts" else SVI).__dataclass_fields__
     named = {_MOVED[kind].get(name, name): value for name, value in old.items()}

@@ -59,7 +59,7 @@ class _Recording(infer.NUTS):
 def run_chain(
     dynamics: Dynamics[Any], history: RolloutHistory, settings: NUTS, seed: int, progress: bool = False
 ) -> Chain:
-    """Run one chain, which the seed decides; the global RNG is left as it was."""
+    """Run one chain, which depends only on the seed. The global random generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = poutine.reparam(dynamics.model, config=dict(settings.reparam or {}))
@@ -90,7 +90,7 @@ def run_chain(
 
 def agreement(by_chain: dict[str, Tensor]) -> dict[str, Any]:
     """The largest split R-hat and the smallest effective number of draws over all scalars of draws [chains, draws,
-    ...]; None of fewer than four draws."""
+    ...]; None if there are fewer than four draws."""
     if not by_chain or next(iter(by_chain.values())).shape[1] < 4:
         return {"r_hat": None, "effective_draws": None}
     r_hat = max(float(split_gelman_rubin(value).max()) for value in by_chain.values())

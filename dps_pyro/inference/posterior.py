@@ -19,21 +19,22 @@ class Posterior:
     """What a fit learned.
 
     Attributes:
-        draws: site name -> [S, ...] draws from the (approximate) posterior; of several chains one after the other; of a
-            "delta" guide its point alone, S = 1.
+        draws: site name -> [S, ...] draws from the (approximate) posterior. Several chains follow one after the other.
+            A "delta" guide has only its point, S = 1.
         point: site name -> [...] the draws' mean, which the online filter runs at. Means of simplexes are simplexes.
-        losses: float [steps], the negative ELBO an SVI step; empty for NUTS.
-        converged: whether the ELBO had gone flat when the fit ended; of NUTS, whether no transition diverged and split
+        losses: float [steps], the negative ELBO per SVI step; empty for NUTS.
+        converged: whether the ELBO was flat when the fit ended. For NUTS, whether no transition diverged and split
             R-hat is below 1.05 at every site.
-        about: what was fitted, how, and how long it took: "steps" are those that SVI took, or NUTS's warm-up; "draws"
-            those kept; "per_prompt" the names of the sites of which each prompt has its own; "columns" the arguments
-            that a model of other prompts is to be made with, for the values to mean the same (`Dynamics.carried`). Of
-            SVI also "guide", "batch_size", "stopped" ("flat", "steps" or "time") and, with restarts, the
-            "restart_losses" they were judged by (None where one broke down); of NUTS "chains", "divergences", the
-            largest "r_hat" (None for fewer than four draws a chain) and the smallest "effective_draws".
-        log_weights: [S], `log p(draw, outcomes) - log q(draw)` of each draw from an SVI guide q: how far the guide is
-            from the posterior (its Pareto k-hat). None where they were not to be had: mini-batches, sites of which each
-            prompt has its own, a "delta" guide, NUTS.
+        about: what was fitted, how, and how long it took: "steps" are those that SVI took, or NUTS's warm-up;
+            "draws" is the number of draws kept; "per_prompt" has the names of the sites that each prompt has of its
+            own; "columns" has the arguments that give the values the same meaning in a model of other prompts
+            (`Dynamics.carried`). For SVI there are also "guide", "batch_size", "stopped" ("flat", "steps" or "time")
+            and, with restarts, the "restart_losses" (None for a restart that broke down). For NUTS there are "chains",
+            "divergences", the largest "r_hat" (None for fewer than four draws per chain) and the smallest
+            "effective_draws".
+        log_weights: [S], `log p(draw, outcomes) - log q(draw)` of each draw from an SVI guide q: they say how far the
+            guide is from the posterior (its Pareto k-hat). None for mini-batches, sites that each prompt has of its
+            own, a "delta" guide, and NUTS.
     """
 
     draws: Mapping[str, Tensor]
@@ -45,9 +46,9 @@ class Posterior:
     sample_stats: Mapping[str, Tensor] = field(default_factory=dict)
 
     def population(self) -> Posterior:
-        """The same without the sites of which each prompt has its own: for other prompts. Filter them with a model that
-        sums such sites out (`Hierarchical` with its nodes): one that has them leaves each prompt at its population's
-        centre, which is not the mean of its prompts."""
+        """The posterior for other prompts: it has no sites that each prompt has of its own. Use it with a model that
+        sums such sites out (`Hierarchical` with its nodes). A model that has these sites would put each prompt at the
+        centre of its population, which is not the mean of its prompts."""
         own = self.about.get("per_prompt", [])
         if not own:
             return self
@@ -68,7 +69,7 @@ class Posterior:
         """Read a saved posterior.
 
         Raises:
-            ValueError: the folder is not one, or is damaged.
+            ValueError: the folder is no posterior, or is damaged.
         """
         state = load_state(Path(folder))
         try:

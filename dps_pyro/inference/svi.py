@@ -271,7 +271,7 @@ class _Rows(Messenger):
 
 
 def _placed(start: Posterior, otherwise: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-    """Where an earlier posterior was, at the sites that it has in the same shape."""
+    """Start from an earlier posterior, at the sites that it has in the same shape."""
 
     def init(site: Any) -> Tensor:
         value = start.point.get(site["name"])

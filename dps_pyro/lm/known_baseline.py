@@ -43,7 +43,7 @@ def tracked_advantages(
         eps: added to the scale; unused by "none".
 
     Returns:
-        float [G, n], of the rewards' kind; exactly 0 where there is no completion.
+        float [G, n], of the rewards' kind; exactly 0 for entries without a completion.
 
     Raises:
         ValueError: shapes disagree, or a number that matters is not finite.

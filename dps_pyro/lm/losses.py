@@ -205,7 +205,7 @@ def policy_loss(
             policy at the start of the step; `logprobs.detach()` for a strictly on-policy step.
         advantages: float [B].
         completion_mask: bool [B, C]. Masked entries may hold anything, NaN and infinities included.
-        counts: of the whole mini-batch (`count`); each field of the result is divided by them.
+        counts: the counts of the whole mini-batch (`count`). Each field of the result is divided by them.
         max_completion_length: tokens; the constant of `dr_grpo`, required there and unused elsewhere. Constant over
             training: the sampling limit, not the longest completion at hand.
         clip: (lower, upper), both >= 0 and lower <= 1; `CLIP[kind]` by default.
@@ -213,7 +213,7 @@ def policy_loss(
         beta: coefficient of the KL to the reference, >= 0.
         engine_logprobs: float [B, C], under the distribution that the engine drew from (`Rollouts.logprobs`), where
             that is not the behaviour; `behaviour_logprobs` are then the trainer's own, before the step.
-        cap: of the importance weights, >= 1; infinity cuts nothing.
+        cap: the largest importance weight, >= 1. Infinity cuts nothing.
 
     Raises:
         ValueError: shapes disagree, `kind` is unknown, or an argument that `kind` or `beta` needs is missing.

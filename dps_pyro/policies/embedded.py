@@ -32,7 +32,8 @@ EMBEDDED = {task: _POLICIES / task for task in _DEFAULTS}
 
 
 def defaults_of(model: str) -> Defaults:
-    """Of an embedded policy's name, of its checkpoints' folders (they have its vocabulary), or of any other model."""
+    """The defaults for the name of an embedded policy, a folder of its checkpoints (which have its vocabulary), or
+    another model."""
     if model in _DEFAULTS:
         return _DEFAULTS[model]
     if (vocabulary := _vocabulary(Path(model) / "tokenizer.json")) is not None:
@@ -44,7 +45,7 @@ def defaults_of(model: str) -> Defaults:
 
 @cache
 def _vocabulary(file: Path) -> Any:
-    """A tokenizer's vocabulary; None where there is no such file."""
+    """A tokenizer's vocabulary; None if there is no such file."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"]
     except (OSError, ValueError, KeyError, TypeError):

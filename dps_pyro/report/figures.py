@@ -25,6 +25,7 @@ from dps_pyro.report.canvas import (
     share_axis,
 )
 from dps_pyro.report.run import Floats, Run, column, number
+from dps_pyro.report.saving import draw_saving
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,13 +107,15 @@ def accuracy(run: Run, others: Sequence[tuple[str, Run]] = ()) -> Picture:
         place, side = ((2, -9), "left") if under else ((-2, 8), "right") if i else ((0, 8), "center")
         va = "top" if under else "bottom"
         axes.annotate(text, (x[at], y[at]), place, textcoords="offset points", ha=side, va=va, weight="bold")
+    told = ""
     if others:
         drawn.legend(loc="outside upper left", ncols=2, handlelength=2.4)
+        told = draw_saving(axes, run, *others[0])
     last = run.evals[-1]
     size = f"{last.get('prompts', '?')} test prompts × {last.get('samples', '?')} samples"
     caption = (
         f"Share of answers that are right on {size} never trained on, against the rollouts paid for so far. Higher and "
-        "further left is better; bars are one standard error."
+        f"further left is better; bars are one standard error.{told}"
     )
     return Picture("accuracy", title, caption, drawn)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,6 +38,23 @@ def mean(values: Floats) -> float:
     """The mean of the finite values; NaN if there is none."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")
+
+
+LAST = 3
+"""The last evaluations, whose mean is taken as the final accuracy: a single evaluation is noisy."""
+
+
+def crossing(rollouts: Floats, accuracy: Floats, target: float) -> float:
+    """The rollouts at which a curve first has the accuracy `target`, by a line between two evaluations; infinite where
+    it never has."""
+    reached = np.flatnonzero(accuracy >= target)
+    if len(reached) == 0:
+        return math.inf
+    at = int(reached[0])
+    if at == 0:
+        return float(rollouts[0])
+    rise = (target - accuracy[at - 1]) / (accuracy[at] - accuracy[at - 1])
+    return float(rollouts[at - 1] + rise * (rollouts[at] - rollouts[at - 1]))
 
 
 class Calibration(NamedTuple):
@@ -91,7 +109,7 @@ def visits(log: EventLog) -> Ints:
 
 
 class PromptRow(NamedTuple):
-    """One prompt's record: solved rates over the first and the second half of its visits (NaN where there is none)."""
+    """One prompt's record: solved rates over the first and the second half of its visits (NaN if there is none)."""
 
     id: str
     visits: int

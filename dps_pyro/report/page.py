@@ -98,7 +98,7 @@ def tiles(run: Run) -> list[Tile]:
 
 
 def estimate(run: Run) -> str:
-    """How the saving is estimated, in words; empty where there is no estimate."""
+    """How the saving is estimated, in words; empty if there is no estimate."""
     if not math.isfinite(run.number("saved")):
         return ""
     return (
@@ -136,7 +136,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def percent(value: float) -> str:
-    """0.1234 as 12.3%; a dash where there is no number."""
+    """0.1234 as 12.3%; a dash if there is no number."""
     return f"{value:.1%}" if math.isfinite(value) else "–"
 
 
@@ -146,7 +146,7 @@ def passage(text: str, limit: int = 400) -> str:
 
 
 def count(value: float) -> str:
-    """12345.6 as 12,346; a dash where there is no number."""
+    """12345.6 as 12,346; a dash if there is no number."""
     return f"{value:,.0f}" if math.isfinite(value) else "–"
 
 

@@ -46,7 +46,7 @@ class Sampling:
 
 
 def group_sizes(n: int | Sequence[int], prompts: int) -> list[int]:
-    """How many completions each of the prompts gets: `n`, or each its own.
+    """The number of completions for each of the prompts: `n`, or a number of its own.
 
     Raises:
         ValueError: there are not as many numbers as prompts, or one is below 1.
@@ -62,7 +62,7 @@ def queries(prompts: Sequence[str | Query], n: int | Sequence[int] = 1, *, sees:
 
     Args:
         prompts: at least one.
-        n: completions a prompt, at least 1, or a number for each prompt.
+        n: completions per prompt, at least 1, or one such number for each prompt.
         sees: whether the engine's model takes images.
 
     Raises:
@@ -87,12 +87,12 @@ def queries(prompts: Sequence[str | Query], n: int | Sequence[int] = 1, *, sees:
 
 
 class Rollouts(NamedTuple):
-    """Completions of prompts: R = prompts * n rows (the sum of the group sizes, where each prompt has its own), the
-    completions of a prompt adjacent, in the prompts' order.
+    """Completions of prompts, in R = prompts * n rows (or the sum of the group sizes, if each prompt has its own). The
+    completions of a prompt are adjacent, in the order of the prompts.
 
     `logprobs` are those of the distribution that a token was *drawn from*: after temperature, top-k and top-p. They
-    are what an importance ratio divides by, and equal the policy's own where only a temperature was used and the loss
-    uses the same one. Greedy decoding draws from nothing; there they are the model's, at temperature 1.
+    are what an importance ratio divides by, and equal the policy's own if only a temperature was used and
+    the loss uses the same one. Greedy decoding does not draw: its log-probabilities are the model's, at temperature 1.
     """
 
     prompt_ids: Tensor  # long [R, P], left-padded
@@ -123,7 +123,7 @@ class Rollouts(NamedTuple):
 
 
 class EngineError(RuntimeError):
-    """The engine broke down, or gave something that cannot be trained on; it is not to be used again."""
+    """The engine broke down, or returned something that cannot be trained on. It must not be used again."""
 
 
 class RolloutEngine(Protocol):
@@ -132,8 +132,8 @@ class RolloutEngine(Protocol):
     def generate(
         self, prompts: Sequence[str | Query], n: int | Sequence[int], sampling: Sampling, *, seed: int
     ) -> Rollouts:
-        """Draw n completions of each prompt, or of each prompt as many as n has for it; deterministic under `seed`, the
-        global RNG left as it was found.
+        """Draw n completions of each prompt, or the number in n for each prompt. The result depends only on `seed`, and
+        the global random generator does not change.
 
         Raises:
             ValueError: a prompt has images, and the engine's model takes none.
@@ -141,13 +141,13 @@ class RolloutEngine(Protocol):
         ...
 
     def sync(self, policy: nn.Module) -> None:
-        """Make the engine sample from `policy` as it is now; called after each optimizer step."""
+        """Make the engine sample from the present weights of `policy`. Call it after each optimizer step."""
         ...
 
 
 @runtime_checkable
 class Sleeps(Protocol):
-    """An engine that can give its memory back until it is used or synced again."""
+    """An engine that can release its memory until it is used or synced again."""
 
     def sleep(self) -> None:
         """Give it back."""
@@ -156,7 +156,8 @@ class Sleeps(Protocol):
 
 @contextmanager
 def closing(engine: RolloutEngine) -> Iterator[RolloutEngine]:
-    """Close the engine at the end of the block, however that ends, where it has something to close: processes, say."""
+    """Close the engine at the end of the block, however the block ends, if it has something to close, such as
+    processes."""
     try:
         yield engine
     finally:

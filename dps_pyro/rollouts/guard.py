@@ -51,6 +51,6 @@ class Guard:
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line; of the engine's own errors the text alone."""
+    """An error in one line. For the engine's own errors this is only the text."""
     text = str(error).strip().partition("\n")[0]
     return text if isinstance(error, EngineError) else f"{type(error).__name__}: {text}"

@@ -60,7 +60,7 @@ def remove_stale() -> list[Path]:
 
 
 def memory() -> Path | None:
-    """A folder in memory, where there is one that this process can write to."""
+    """A folder in memory, if there is one that this process can write to."""
     shared = Path("/dev/shm")  # noqa: S108 - new folders of our own in it
     return shared if sys.platform == "linux" and os.access(shared, os.W_OK) else None
 

@@ -19,7 +19,7 @@ __all__ = ["Completion", "check_lengths", "context_length", "encode", "encode_qu
 
 
 class Completion(NamedTuple):
-    """One completion as an engine hands it over."""
+    """One completion as an engine returns it."""
 
     tokens: Sequence[int]  # at least one, end-of-sequence included where it was drawn
     logprobs: Sequence[float]  # of each token, nats

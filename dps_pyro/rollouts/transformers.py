@@ -81,9 +81,9 @@ class TransformersEngine:
         """Draw n completions of each prompt.
 
         Args:
-            prompts: strings, chat template already applied where there is one, or with their images `Query`; duplicates
-                are fine.
-            n: completions a prompt, >= 1, or one such number for each prompt.
+            prompts: strings, with the chat template already applied if there is one, or with their images `Query`;
+                duplicates are fine.
+            n: completions per prompt, >= 1, or one such number for each prompt.
             sampling: see `Sampling`.
             seed: decides the draws, together with the weights, the prompts, n and the sampling.
 

@@ -61,7 +61,7 @@ class VllmEngine:
         policy: a transformers causal LM or vision-language model that vLLM knows, or a PEFT model around one. The
             engine starts with its weights; nothing is read from where it came from.
         tokenizer: its tokenizer, or a vision-language model's processor.
-        dtype: of the engine's copy, such as "bfloat16"; "auto": the policy's own.
+        dtype: the dtype of the engine's copy, such as "bfloat16". "auto" takes the policy's.
         max_model_len: the most tokens of prompt and completion; None: as many as the model was made for.
         kv_cache_gib: memory for keys and values, GiB; None: on a GPU what `gpu_memory_utilization` leaves, on a CPU 1.
         gpu_memory_utilization: the share of a GPU's memory that the engine may take, weights included.
@@ -145,9 +145,9 @@ class VllmEngine:
         """Draw n completions of each prompt, from the weights of the last `sync`.
 
         Args:
-            prompts: strings, chat template already applied where there is one, or with their images `Query`;
+            prompts: strings, with the chat template already applied if there is one, or with their images `Query`;
                 duplicates are fine.
-            n: completions a prompt, >= 1, or one such number for each prompt.
+            n: completions per prompt, >= 1, or one such number for each prompt.
             sampling: see `Sampling`.
             seed: decides the draws, together with the weights, the prompts, n and the sampling. Every completion has a
                 seed of its own, so that those of a group differ.

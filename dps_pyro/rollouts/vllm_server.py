@@ -98,8 +98,8 @@ class VllmServerEngine:
         """Draw n completions of each prompt, from the weights of the last `sync`.
 
         Args:
-            prompts: strings, chat template already applied where there is one; duplicates are fine.
-            n: completions a prompt, >= 1, or one such number for each prompt.
+            prompts: strings, with the chat template already applied if there is one; duplicates are fine.
+            n: completions per prompt, >= 1, or one such number for each prompt.
             sampling: see `Sampling`.
             seed: decides the draws, together with the weights, the prompts, n and the sampling (and, by rounding, with
                 what else the server does meanwhile).

@@ -17,7 +17,7 @@ _SHARD = 4 * 2**30  # bytes of one file
 
 
 def base_model(policy: nn.Module) -> Any:
-    """The transformers model under PEFT's wrapper; the policy itself where there is none."""
+    """The transformers model under PEFT's wrapper; the policy itself if there is none."""
     inner = getattr(policy, "get_base_model", None)
     return policy if inner is None else inner()
 

@@ -1,24 +1,30 @@
-"""Checks of what users hand to a prompt sampler."""
+"""Checks of what users pass to a prompt sampler."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.history.log import RolloutHistory
+from dps_pyro.history.values import useful_by_sum
+from dps_pyro.inference.refit import Refit, Refitter
 from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition
 from dps_pyro.support import checks
 from dps_pyro.tracking.over_draws import spread_out
-from dps_pyro.tracking.predictor import Predictor
-from dps_pyro.tracking.tracker import is_fitted
+from dps_pyro.tracking.predictor import Filter, Predictor
+from dps_pyro.tracking.tracker import Tracker, is_fitted
 
 if TYPE_CHECKING:
     from dps_pyro.inference.posterior import Posterior
 
-__all__ = ["acquisition_of", "booleans", "few_draws", "same_columns"]
+__all__ = ["Groups", "acquisition_of", "coming_step", "few_draws", "groups_given", "refitter_of", "site_values"]
+
+LONGEST_GAP = 100_000
+"""Steps that may pass between two observations. A larger number is taken for a mistake."""
 
 
 def acquisition_of(given: str | Acquisition) -> Acquisition:
@@ -27,6 +33,69 @@ def acquisition_of(given: str | Acquisition) -> Acquisition:
     if not callable(found):
         raise ValueError(f"acquisition: expected one of {', '.join(ACQUISITIONS)}, or a function, got {given!r}")
     return found
+
+
+class Groups(NamedTuple):
+    """The groups of one step, checked."""
+
+    rows: Tensor  # long [V], distinct
+    solved: Tensor  # float [V], within 0..trials
+    trials: Tensor  # long [V]
+    trained: Tensor | None  # bool [V]; None if the caller did not say
+    useful: Tensor  # bool [V]
+
+
+def groups_given(
+    history: RolloutHistory,
+    tolerance: float,
+    prompts: Tensor | Sequence[int] | Sequence[str],
+    solved: Tensor | Sequence[float],
+    trials: Tensor | Sequence[int] | int,
+    *,
+    trained: Tensor | Sequence[bool] | None,
+    useful: Tensor | Sequence[bool] | None,
+) -> Groups:
+    """The groups that a user gave to `observe`.
+
+    Raises:
+        ValueError: an argument is invalid.
+    """
+    rows = history.locate(prompts)
+    if len(rows.unique()) < len(rows):
+        values, counts = rows.unique(return_counts=True)
+        raise ValueError(f"prompts: expected each prompt once, got row {int(values[counts > 1][0])} repeated")
+    size = checks.whole_numbers("trials", trials)
+    size = size.expand(len(rows)) if size.ndim == 0 else size
+    count = checks.numbers("solved", solved)
+    for name, column in (("solved", count), ("trials", size)):
+        if column.shape != rows.shape:
+            raise ValueError(
+                f"{name}: expected shape ({len(rows)},), one entry per prompt, got shape {tuple(column.shape)}"
+            )
+    wrong = ~((count >= 0) & (count <= size))  # NaN is neither
+    if bool(wrong.any()):
+        worst = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"solved: expected numbers within 0..trials, got {count[worst].item():g} of {int(size[worst])} "
+            f"at position {worst}"
+        )
+    differ = booleans("useful", useful, rows)
+    differ = useful_by_sum(count, size, tolerance) if differ is None else differ
+    if bool((differ & (size < 2)).any()):
+        raise ValueError("useful: expected groups of at least two rollouts to be useful, got a smaller one")
+    return Groups(rows, count, size, booleans("trained", trained, rows), differ)
+
+
+def coming_step(step: int | None, now: int) -> int:
+    """The number of an observed step: `now`, the coming step, if none is given.
+
+    Raises:
+        ValueError: the step is negative, or too far ahead.
+    """
+    step = now if step is None else checks.count("step", step, 0)
+    if step > now + LONGEST_GAP:
+        raise ValueError(f"step: expected at most {LONGEST_GAP:,} steps past the coming one, {now}, got {step}")
+    return step
 
 
 def booleans(name: str, values: Tensor | Sequence[bool] | None, rows: Tensor) -> Tensor | None:
@@ -58,8 +127,44 @@ def few_draws(
     return spread_out({name: of for name, of in posterior.draws.items() if name not in dynamics.run_sites}, count)
 
 
+def site_values(dynamics: Dynamics[Any] | Predictor, posterior: Posterior | None) -> dict[str, Tensor] | None:
+    """The site values at which a sampler filters: those of the posterior, without sites that belong to a single run.
+
+    Raises:
+        ValueError: `posterior` is no posterior, or was fitted with other columns than the model has.
+    """
+    if posterior is None:
+        return None
+    if not isinstance(getattr(posterior, "point", None), Mapping):
+        raise ValueError(f"posterior: expected a Posterior (Posterior.load reads one), got {posterior!r}")
+    if isinstance(dynamics, Dynamics):
+        same_columns(dynamics, posterior)
+    runs = getattr(dynamics, "run_sites", ())
+    return {name: value for name, value in posterior.point.items() if name not in runs}
+
+
+def refitter_of(
+    tracker: Filter,
+    dynamics: Dynamics[Any] | Predictor,
+    refit_every: int | None,
+    refit: Refit,
+    posterior: Posterior | None,
+) -> Refitter | None:
+    """What refits the model of a sampler; None if `refit_every` is None.
+
+    Raises:
+        ValueError: the model is not fitted to logs, because it learns while it filters.
+    """
+    if refit_every is None:
+        return None
+    if not isinstance(tracker, Tracker) or not is_fitted(dynamics):
+        name = type(dynamics).__name__
+        raise ValueError(f"refit_every: expected None, as {name} learns while it filters, got {refit_every}")
+    return Refitter(dynamics, checks.instance("refit", refit, Refit), posterior)
+
+
 def same_columns(dynamics: Dynamics[Any], posterior: Posterior) -> None:
-    """Whether the values mean in this model what they meant in the one that was fitted."""
+    """Raise a ValueError if the values mean something else in this model than in the model that was fitted."""
     fitted, own = posterior.about.get("columns"), dynamics.carried()
     if fitted and own and fitted != own:
         name = type(dynamics).__name__

@@ -106,11 +106,13 @@ def realigned(state: Mapping[str, Any], saved: Sequence[str], now: Sequence[str]
     }
     batches = {number: matched.rows(rows) for number, rows in state["ahead"].get("rows", {}).items()}
     predicted = {int(place[int(row)]): chance for row, chance in state["predicted"].items()}
+    unwanted = [int(place[row]) for row in state.get("retired", ())]
     found = {
         **state,
         "tracker": tracker,
         "visits": torch.where(fresh, 0, state["visits"][at]),
         "predicted": {str(row): chance for row, chance in predicted.items() if row >= 0},
+        "retired": [row for row in unwanted if row >= 0],
         "ahead": {**state["ahead"], "rows": {number: rows for number, rows in batches.items() if rows is not None}},
     }
     return found, matched

@@ -21,11 +21,11 @@ class RemoteSampler:
     """The five verbs of a sampler that `dps-pyro serve` runs, for one of several workers.
 
     Every request names the worker and its own count of rounds, and is asked again until it is answered: the service
-    makes each change once. A trainer that goes on from a checkpoint loads this sampler's state with it, and what it
-    selects and observes again is answered as it was, and changes nothing.
+    makes each change once. A trainer that continues from a checkpoint loads this sampler's state with it. If it selects
+    and observes the same things again, it gets the same answers, and nothing changes.
 
     Args:
-        url: of the service, such as "http://10.0.0.7:8700".
+        url: the address of the service, such as "http://10.0.0.7:8700".
         key: the service's.
         worker: this worker's name, letters, digits, ".", "_" and "-".
         patience: seconds to ask again for, where the service does not answer.

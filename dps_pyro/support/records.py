@@ -1,40 +1,45 @@
-"""Records from data files and data sets: one dictionary a problem."""
+"""Records from data files and data sets: one dictionary per problem."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dps_pyro.support.readers import ENDINGS, read_file, read_json
+
 __all__ = ["read_records"]
+
+_PLACES = (".", "data", "main", "default")
+"""The folders below a data set's folder in which its files may lie, as on the hub."""
 
 
 def read_records(source: str | Path, split: str | None = None) -> list[dict[str, Any]]:
     """Read records, one per problem, in the order of their source.
 
     Args:
-        source: a file (`.jsonl`, `.json`, `.parquet`), a folder of files named after their splits (`train.jsonl`,
-            `train-00000-of-00002.parquet`, also below `data/`, as data sets on the hub are laid out), or a data set's
-            id on the hub, ``"owner/name"`` or, with a configuration, ``"owner/name:configuration"``. What is there as
-            a file or a folder is read as one.
-        split: which part of a folder, of a data set, or of a JSON file that maps splits to lists of records. For a
+        source: A file (`.jsonl`, `.json`, `.parquet`, `.csv`, `.arrow`), a folder of files named after their splits
+            (`train.jsonl`, `train-00000-of-00002.parquet`, also below `data/`, as data sets on the hub are laid out)
+            or with a single file, a folder that `datasets.save_to_disk` wrote, or a data set's id on the hub,
+            ``"owner/name"`` or, with a configuration, ``"owner/name:configuration"``. What is there as a file or a
+            folder is read as one; ``~`` is the home folder.
+        split: Which part of a folder, of a data set, or of a JSON file that maps splits to lists of records. For a
             folder or a data set, None means ``"train"``. A file without splits is one part, and expects None.
 
     Returns:
-        Values are as the source has them: of JSON as Python reads them; of Parquet as Python's own numbers, strings,
-        lists and dictionaries (an image is a dictionary with ``bytes``); of a data set as `datasets` decodes them (an
-        image is a PIL image).
+        Values are as the source has them: of JSON as Python reads them; of CSV as text; of Parquet and Arrow as
+        Python's own numbers, strings, lists and dictionaries (an image is a dictionary with ``bytes``); of a data set
+        as `datasets` decodes them (an image is a PIL image).
 
     Raises:
-        ValueError: there is no such source or split, it cannot be reached, or it holds something else than records.
+        ValueError: There is no such source or split, it cannot be reached, or it holds something else than records.
+        OSError: A file cannot be read.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path, split or "train")
     if path.is_file():
         return _file(path, split)
-    if path.suffix in _READERS or path.is_absolute() or str(source).startswith((".", "~")):
+    if path.suffix in ENDINGS or path.is_absolute() or str(source).startswith((".", "~")):
         raise ValueError(
             f"expected a data file, a folder of them or a data set's id, got {str(source)!r}: no such file"
         )
@@ -43,69 +48,45 @@ def read_records(source: str | Path, split: str | None = None) -> list[dict[str,
 
 def _folder(folder: Path, split: str) -> list[dict[str, Any]]:
     """The records of a folder's split, its files in the order of their names."""
-    for place in (folder, folder / "data"):
-        named = {f"{split}{suffix}" for suffix in _READERS}
-        found = sorted(
-            file
-            for file in (place.iterdir() if place.is_dir() else ())
-            if file.name in named or (file.name.startswith(f"{split}-") and file.suffix in _READERS)
-        )
+    if (folder / "dataset_dict.json").is_file() and (folder / split).is_dir():
+        return _folder(folder / split, "train")
+    if split == "train" and (folder / "state.json").is_file():  # of datasets.save_to_disk, one split
+        saved = sorted(folder.glob("data-*.arrow"))
+        return [record for file in saved for record in read_file(file)]
+    single: list[Path] = []
+    for place in (folder / name for name in _PLACES):
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        files = [file for file in files if file.suffix in ENDINGS and file.is_file()]
+        found = [file for file in files if _is_of(file, split)]
         if found:
-            return [record for file in found for record in _file(file, None)]
-    expected = ", ".join(f"{split}{suffix}" for suffix in _READERS)
-    raise ValueError(f"expected {expected} or {split}-*.parquet in {str(folder)!r}, got none of them")
+            return [record for file in found for record in read_file(file)]
+        single += files
+    if split == "train" and len(single) == 1:
+        return _file(single[0], None)
+    expected = ", ".join(f"{split}{suffix}" for suffix in ENDINGS)
+    there = ", ".join(file.name for file in single[:5]) or "none of them"
+    raise ValueError(f"expected {expected} or {split}-*.parquet in {str(folder)!r}, got {there}")
+
+
+def _is_of(file: Path, split: str) -> bool:
+    """Whether a file's name says that it is of the split: ``train.json``, ``train-00000-of-00002.parquet``, or as
+    `datasets` keeps it, ``gsm8k-train.arrow``."""
+    return file.stem == split or file.name.startswith(f"{split}-") or file.stem.endswith(f"-{split}")
 
 
 def _file(path: Path, split: str | None) -> list[dict[str, Any]]:
     """The records of a file."""
-    if path.suffix not in _READERS:
-        raise ValueError(f"expected a file that ends in {', '.join(_READERS)}, got {str(path)!r}")
-    records = _READERS[path.suffix](path)
-    if isinstance(records, dict) and split is not None:
-        if split not in records:
-            raise ValueError(f"{path}: expected a split among {', '.join(map(repr, records))}, got {split!r}")
-        records, split = records[split], None
-    if split is not None:
+    if split is None:
+        return list(read_file(path))
+    parts = read_json(path) if path.suffix == ".json" else None
+    if not isinstance(parts, dict) or not all(isinstance(part, list) for part in parts.values()):
         raise ValueError(f"{path}: expected no split of a file of records, got {split!r}")
-    if not isinstance(records, list):
-        hint = " (give a split)" if isinstance(records, dict) else ""
-        raise ValueError(f"{path}: expected a list of records{hint}, got {type(records).__name__}")
-    for place, record in enumerate(records):
+    if split not in parts:
+        raise ValueError(f"{path}: expected a split among {', '.join(map(repr, parts))}, got {split!r}")
+    for place, record in enumerate(parts[split]):
         if not isinstance(record, dict):
             raise ValueError(f"{path}: expected records, as {{name: value}}, got {record!r:.60} at place {place}")
-    return records
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from error
-
-
-def _jsonl(path: Path) -> Any:
-    """A record a line; empty lines are passed over."""
-    records = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                records += [json.loads(line)] if line.strip() else []
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise ValueError(f"{path}: expected JSON on every line, got {error} on line {number}") from error
-    return records
-
-
-def _parquet(path: Path) -> Any:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: expected Parquet, got {error}") from error
-
-
-_READERS: dict[str, Callable[[Path], Any]] = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
+    return list(parts[split])
 
 
 def _data_set(name: str, split: str) -> list[dict[str, Any]]:

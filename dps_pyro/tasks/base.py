@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload, runtime_checkable
 
+from dps_pyro.tasks.chats import Message, chat_of
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -25,6 +27,11 @@ class Prompt:
         features: What is known about the problem before any rollout, e.g. ``{"operands": 3}``.
         images: The images that the policy sees beside the text, in the order of the text's ``<image>`` placeholders;
             without any placeholder the images come before the text.
+        before: The messages of a conversation that go before the text, each with a ``role`` and a ``content``. The
+            text is then the user's last message. `of_chat` makes both from a list of messages.
+
+    Raises:
+        ValueError: The text is no string, or `before` is no sequence of messages.
     """
 
     id: str
@@ -32,6 +39,39 @@ class Prompt:
     answer: Any
     features: Mapping[str, float | str] = field(default_factory=dict)
     images: tuple[Image, ...] = field(default=(), repr=False)
+    before: tuple[Message, ...] = ()
+
+    def __post_init__(self) -> None:
+        text: object = self.text
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise ValueError(
+                f"expected the text of prompt {self.id!r} to be a string, got a {kind}: Prompt.of_chat takes a list of "
+                "messages"
+            )
+        for message in self.before:
+            if not all(isinstance(message.get(name), str) for name in ("role", "content")):
+                raise ValueError(
+                    f"expected messages with a role and a content before prompt {self.id!r}, got {message!r:.60}"
+                )
+
+    @classmethod
+    def of_chat(
+        cls,
+        id: str,  # noqa: A002 - as the field is called
+        messages: Sequence[Message],
+        answer: Any,
+        features: Mapping[str, float | str] | None = None,
+    ) -> Prompt:
+        """Make a prompt from a conversation, whose last message is the user's.
+
+        Raises:
+            ValueError: There are no messages, or they are not of text (`dps_pyro.tasks.chats.chat_of`).
+        """
+        chat = chat_of(messages)
+        if chat is None:
+            raise ValueError(f"expected messages with a role and a content in prompt {id!r}, got {messages!r:.60}")
+        return cls(id, chat.text, answer, dict(features or {}), before=chat.before)
 
     def __hash__(self) -> int:
         return hash(self.id)  # answers and features need not be hashable, and images are not

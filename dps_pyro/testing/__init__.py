@@ -1,4 +1,4 @@
-"""The contract test of a dynamics model: what to run on a model of one's own before trusting it with a history."""
+"""The contract test of a dynamics model. Run it on your own model before you trust the model with a history."""
 
 from __future__ import annotations
 
@@ -89,12 +89,13 @@ def check_dynamics(
         seed: the random seed of everything drawn. The global RNGs and Pyro's parameter store are left as they were.
 
     Raises:
-        DynamicsError: the first thing that is wrong: where, what was expected, what came, and what to change.
+        DynamicsError: something is wrong. The message names the place, what was expected and found, and what to change.
         ValueError: an argument is out of range, or `model` is no instance of `Dynamics`.
 
-    Real-valued rewards: `solved` is the sum of a group's rewards, in 0..trials. Of a continuous emission it is asked
-    that such sums have finite densities, not that these add up to one. What cannot be seen from outside: a doubly
-    stochastic matrix that was transposed, and a site that was meant to be shared but is each prompt's own throughout.
+    Real-valued rewards: `solved` is the sum of a group's rewards, in 0..trials. For a continuous emission the test
+    asks that such sums have finite densities, and not that these add up to one. What cannot be seen from outside: a
+    doubly stochastic matrix that was transposed, and a site that was meant to be shared but is each prompt's own
+    throughout.
     """
     checks.instance("model", model, Dynamics)
     sizes = list(trials) if isinstance(trials, Sequence) else [trials]

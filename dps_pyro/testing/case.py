@@ -29,13 +29,14 @@ BROADCAST = (
     "in `theta[..., k]`, `.cumsum(-1)` and `step.trials.unsqueeze(-1)`"
 )
 MISSING = (
-    "Where a prompt was not rolled out, step.trials is 0: give such a group any finite law, for instance that of "
-    "`step.trials.clamp_min(1)`; its outcome is not looked at"
+    "step.trials is 0 for a prompt that was not rolled out: give such a group any finite law, for instance that of "
+    "`step.trials.clamp_min(1)`; its outcome is ignored"
 )
 
 
 class DynamicsError(AssertionError):
-    """A model breaks the contract of `Dynamics`: where, what was expected, what came, and what to change."""
+    """A model breaks the contract of `Dynamics`. The message names the place, what was expected and found, and what to
+    change."""
 
 
 class Drawn(NamedTuple):

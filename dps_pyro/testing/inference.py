@@ -98,7 +98,7 @@ def check_gradients(case: Case) -> None:
 
 
 def check_influence(case: Case) -> None:
-    """Where the outcomes' likelihood changes with a site, it has a gradient in it: none was lost by
+    """If the likelihood of the outcomes changes with a site, it has a gradient in that site: none was lost by
     `.detach()`, `.item()` or NumPy."""
     drawn, others = case.draw(), case.values()
     values = {name: site["value"].detach() for name, site in drawn.sites.items()}

@@ -21,7 +21,7 @@ MOST = 4096
 class Kinds(NamedTuple):
     """The kinds of prompts. Prompts of one kind start, move and answer alike, whatever the step."""
 
-    of: Tensor | None  # int32 [N], each prompt's kind, 0..G-1; None where there is one kind
+    of: Tensor | None  # int32 [N], each prompt's kind, 0..G-1; None if there is one kind
     example: Tensor  # long [G], one prompt of each kind
     sizes: Tensor  # long [G], how many prompts each kind has
     steady: bool  # whether the model's laws are the same at all steps with the same trials and updates

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Moves"]
+__all__ = ["Moves", "moved"]
+
+
+def moved(belief: Tensor, matrix: Tensor, normalise: bool = True) -> Tensor:
+    """[G, K], the beliefs [G, K] of all kinds after a move with `matrix`, [G or 1, K, K]."""
+    ahead = (belief.unsqueeze(-2) @ matrix).squeeze(-2)
+    return ahead / ahead.sum(-1, keepdim=True) if normalise else ahead
 
 
 class Moves:

@@ -77,9 +77,9 @@ class Outlook:
             u = self._ahead[0].to(tracker.dtype)
             kind = 0 if len(u) == 1 else self._kind(torch.arange(tracker.slots.count))
             return (tracker.believed() * u[kind]).sum(-1)
-        wait = tracker.step - tracker.settled
+        wait = tracker.step - tracker.waiting.settled
         chance = self.weighed(self.after(wait)[wait])
-        touched = tracker.touched()
+        touched = tracker.waiting.touched()
         chance[touched] = self.of(touched)
         return chance
 

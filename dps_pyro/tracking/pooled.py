@@ -22,17 +22,14 @@ from dps_pyro.history.log import Features, useful_by_sum
 from dps_pyro.support import checks
 from dps_pyro.tracking.kinds import Kinds, kinds_of
 from dps_pyro.tracking.late import Late, groups_of
-from dps_pyro.tracking.moves import Moves
+from dps_pyro.tracking.moves import Moves, moved
 from dps_pyro.tracking.outlook import Outlook
-from dps_pyro.tracking.predictor import Predictor, State
-from dps_pyro.tracking.rates import Mixture
+from dps_pyro.tracking.predictor import State
 from dps_pyro.tracking.slots import Slots
-from dps_pyro.tracking.tracker import Tracker, is_fitted
+from dps_pyro.tracking.tracker import Tracker
+from dps_pyro.tracking.waiting import Waiting
 
-__all__ = ["PooledTracker", "pooled_tracker"]
-
-WORK = 1 << 22
-"""Numbers that one piece of a pass over all slots may hold, so that it stays in the processor's cache."""
+__all__ = ["PooledTracker"]
 
 
 class PooledTracker(Tracker):
@@ -41,9 +38,9 @@ class PooledTracker(Tracker):
     Args:
         dynamics: the model.
         num_prompts: N.
-        kinds: the prompts' kinds, as `kinds_of` finds them; found if left out.
+        kinds: the prompts' kinds, as `kinds_of` finds them. They are found if they are left out.
         values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
-        dtype: of the beliefs; torch's default if left out.
+        dtype: the dtype of the beliefs. The default is torch's.
 
     Raises:
         ValueError: the prompts are not of a few kinds (use `Tracker`), or `values` are not the model's.
@@ -51,11 +48,12 @@ class PooledTracker(Tracker):
 
     slots: Slots
     moves: Moves
-    _pool: Tensor
+    waiting: Waiting
+    pool: Tensor
+    """[G, K], what is believed of the prompts of each kind that were never rolled out."""
     _mass: Tensor  # float64 [G, K], the sums of the beliefs of each kind's visited prompts
-    _strangers: Tensor
-    _touched: list[Tensor]
-    _settled: int
+    strangers: Tensor
+    """Long [G], how many prompts of each kind were never rolled out."""
     _outlook: Outlook | None
     _waits: tuple[Any, Tensor] | None = None  # the parameters, and the moves at them where they are always the same
 
@@ -82,25 +80,14 @@ class PooledTracker(Tracker):
     @property
     def belief(self) -> Tensor:
         """[N, K], `p(z_t | y_<t)` for the coming step t, made anew: its cost follows N."""
-        everyone = self._pool[self.kinds.at(torch.arange(self.num_prompts))]
+        everyone = self.pool[self.kinds.at(torch.arange(self.num_prompts))]
         return everyone.index_copy(0, self.slots.row.long(), self.believed())
 
     def believed(self, slots: Tensor | None = None) -> Tensor:
         """[V, K], `p(z_t | y_<t)` of the prompts in the slots [V], or in all."""
         if slots is None:
-            return self._up_to_date(torch.empty_like(self.slots.belief))
-        kind = self.kinds.at(self.slots.row[slots].long())
-        return self.moves.over(self.slots.belief[slots], kind, self.slots.since[slots].long(), self.step)
-
-    @property
-    def pool(self) -> Tensor:
-        """[G, K], what is believed of the prompts of each kind that were never rolled out."""
-        return self._pool
-
-    @property
-    def strangers(self) -> Tensor:
-        """Long [G], how many prompts of each kind were never rolled out."""
-        return self._strangers
+            return self.waiting.up_to_date(torch.empty_like(self.slots.belief), self.kinds, self.step)
+        return self.waiting.believed(slots, self.kinds, self.step)
 
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance that a group of `trials` rollouts is useful, made anew: its cost follows N."""
@@ -119,19 +106,13 @@ class PooledTracker(Tracker):
         chances: Tensor = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
         return chances
 
-    def rates(self) -> Mixture:
-        """See `Tracker.rates`; its cost follows N."""
-        means = self.rates_by_state()
-        kinds = self.kinds.at(torch.arange(self.num_prompts)) if len(means) > 1 else slice(None)
-        return Mixture.of_states(means[kinds], self.belief)
-
     def rates_by_state(self) -> Tensor:
         """[G or 1, K], the mean reward of one rollout in each state.
 
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        return self._means(self._theta)
+        return super()._means(self._theta)
 
     def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
         """See `Tracker.expected`."""
@@ -143,35 +124,13 @@ class PooledTracker(Tracker):
 
     def believed_of(self, rows: Tensor) -> Tensor:
         """[V, K], `p(z_t | y_<t)` of the prompts `rows` [V]."""
-        found, slots = self._pool[self.kinds.at(rows)], self.slots.of[rows].long()
+        found, slots = self.pool[self.kinds.at(rows)], self.slots.of[rows].long()
         seen = (slots >= 0).nonzero().squeeze(-1)
         return found.index_copy(0, seen, self.believed(slots[seen]))
 
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """[N], the success rate in a state drawn from each prompt's belief; its cost follows N.
-
-        Raises:
-            NotImplementedError: the model's emission has no mean.
-        """
-        rates, belief = self.rates_by_state(), self.belief
-        ceiling = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype)
-        state = (belief.cumsum(-1) < ceiling).sum(-1).clamp_max(belief.shape[-1] - 1)
-        return rates[self.kinds.at(torch.arange(self.num_prompts)) if len(rates) > 1 else 0, state]
-
-    def progress(self, trials: int) -> Tensor:
-        """See `Tracker.progress`; its cost follows N."""
-        theta = self._theta
-        useful, means = self.by_state(trials), self.rates_by_state().unsqueeze(-1)
-        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
-        ahead = [
-            (self.dynamics.transition(theta, step).probs.to(self.dtype) @ means).squeeze(-1) for step in (trained, left)
-        ]
-        worth = (useful * (ahead[0] - ahead[1])).expand(len(self.kinds.example), -1)
-        return (self.belief * worth[self.kinds.at(torch.arange(self.num_prompts))]).sum(-1)
-
     def masses(self) -> Tensor:
         """float64 [G, K], the sums of the beliefs of each kind's prompts."""
-        return self._mass + self._pool.double() * self._strangers.unsqueeze(-1)
+        return self._mass + self.pool.double() * self.strangers.unsqueeze(-1)
 
     def mass(self) -> Tensor:
         """float64 [K], the mean of the beliefs over all prompts; its cost does not follow N."""
@@ -205,15 +164,15 @@ class PooledTracker(Tracker):
             if len(rows) == 0:
                 return torch.zeros(0, dtype=self.dtype)
             return self._late(rows, at, {**groups, "useful": useful})
-        pool, mass, moves = self._pool, self._mass, []
+        pool, mass, moves = self.pool, self._mass, []
         for number in range(self.step, at + 1):
-            idle = self._step(torch.tensor([0]), torch.tensor([False]), number=number)
+            idle = self._idle(number)
             if number == at:
                 known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
-                idle = self._step(torch.tensor([0]), torch.tensor([False]), number=number, known=known)
+                idle = self._idle(number, known=known)
             moves.append(self._waiting(idle))
             if number < at:
-                pool, mass = _moved(pool, moves[-1]), _moved(mass, moves[-1].double(), False)
+                pool, mass = moved(pool, moves[-1]), moved(mass, moves[-1].double(), False)
         seen = ((trials > 0) | trained).nonzero().squeeze(-1)
         kind, slot = self.kinds.at(rows), self.slots.of[rows].long()
         old = (slot >= 0).nonzero().squeeze(-1)
@@ -239,8 +198,8 @@ class PooledTracker(Tracker):
         come = torch.zeros_like(mass).index_add(0, kind, after.double())
         both = torch.cat([seen, old]).unique()  # prompts without rollouts or updates that had no slot need none
         come = come if len(both) == len(rows) else torch.zeros_like(mass).index_add(0, kind[both], after[both].double())
-        self._mass = _moved(mass - gone, moves[-1].double(), False) + come
-        self._pool = _moved(pool, moves[-1])
+        self._mass = moved(mass - gone, moves[-1].double(), False) + come
+        self.pool = moved(pool, moves[-1])
         self.step, self._known = at + 1, known
         self._take(rows[both], kind[both], after[both], trials[both] > 0)
         return conditioned.log_evidence
@@ -250,11 +209,11 @@ class PooledTracker(Tracker):
         before = self.slots.count
         slots = self.slots.at(rows)
         new = slots >= before
-        self._strangers = self._strangers - torch.bincount(kind[new], minlength=len(self._strangers))
+        self.strangers = self.strangers - torch.bincount(kind[new], minlength=len(self.strangers))
         self.slots.belief[slots] = belief
         self.slots.since[slots] = self.step
         self.slots.visits[slots] += visited.to(torch.int32)
-        self._touched.append(slots)
+        self.waiting.touch(slots)
         self._outlook = self._outlook if self._outlook is not None and self.kinds.steady else None
         if self._outlook is not None:
             self._outlook.step_on()
@@ -274,41 +233,9 @@ class PooledTracker(Tracker):
         self._take(rows, kind, again.belief, groups["trials"] > 0)
         return again.score.less(before.score)
 
-    def touched(self) -> Tensor:
-        """Long, the slots whose prompts were rolled out since all were settled."""
-        if len(self._touched) != 1:
-            joined = torch.cat(self._touched) if self._touched else torch.zeros(0, dtype=torch.long)
-            self._touched = [joined.unique()]
-        return self._touched[0]
-
-    @property
-    def settled(self) -> int:
-        """The step before which all slots that were not touched since have their beliefs."""
-        return self._settled
-
     def settle(self) -> None:
-        """Bring all slots up to date. Nothing changes but the cost of the next look at many of them."""
-        if self._settled == self.step:
-            return
-        self._up_to_date(self.slots.belief)
-        self.slots.since.fill_(self.step)
-        self._settled, self._touched = self.step, []
-
-    def _up_to_date(self, out: Tensor) -> Tensor:
-        """[n, K], the beliefs of all slots before the coming step, written to `out`."""
-        touched = self.touched()
-        fresh, move = self.believed(touched), self.moves.between(self._settled, self.step, self._pool)
-        each = max(1, WORK // (move.shape[-1] ** (1 if len(move) == 1 else 2)))
-        for first in range(0, self.slots.count, each):
-            part = self.slots.belief[first : first + each]
-            if len(move) == 1:
-                ahead = part @ move[0]
-            else:
-                kind = self.kinds.at(self.slots.row[first : first + each].long())
-                ahead = (part.unsqueeze(-2) @ move[kind]).squeeze(-2)
-            out[first : first + each] = ahead.div_(ahead.sum(-1, keepdim=True))
-        out[touched] = fresh
-        return out
+        """Bring all slots up to date. Only the cost of the next look at many of them changes."""
+        self.waiting.settle(self.kinds, self.step)
 
     # ------------------------------------------------------------------------------------- what else a filter does
 
@@ -341,27 +268,20 @@ class PooledTracker(Tracker):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a filter of the same model and size needs to go on: as large as what was seen."""
-        own = {**self.slots.state_dict(), "pool": self._pool, "mass": self._mass}
-        own = {name: value.clone() for name, value in own.items()}
-        return {**super().state_dict(), "filter": own, "settled": self._settled, "touched": self.touched().clone()}
+        own = {**self.slots.state_dict(), "pool": self.pool, "mass": self._mass}
+        waiting = {"settled": self.waiting.settled, "touched": self.waiting.touched().clone()}
+        return {**super().state_dict(), "filter": {name: value.clone() for name, value in own.items()}, **waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Filter.load_state_dict`; a state of a plain `Tracker` will do as well."""
         saved: Any = checks.instance("state", checks.instance("state", state, Mapping).get("filter"), Mapping)
-        names = (*self.slots.state_dict(), "pool", "mass")
+        names = tuple(self.slots.state_dict())
         dense = set(saved) == {"belief"}
+        if dense and saved["belief"].shape != (self.num_prompts, self.pool.shape[-1]):
+            got = tuple(saved["belief"].shape)
+            raise ValueError(f"state: expected beliefs of {self.num_prompts} prompts, got {got}")
         if not dense:
-            shapes = {"pool": self._pool.shape, "mass": self._mass.shape}
-            if set(saved) != set(names) or any(saved[name].shape != shape for name, shape in shapes.items()):
-                raise ValueError(
-                    f"state: expected a filter's {', '.join(names)} of {len(self._pool)} kinds, got others"
-                )
-            if len(saved["row"]) and int(saved["row"].max()) >= self.num_prompts:
-                raise ValueError(f"state: expected rows of {self.num_prompts} prompts, got {int(saved['row'].max())}")
-        elif saved["belief"].shape != (self.num_prompts, self._pool.shape[-1]):
-            raise ValueError(
-                f"state: expected beliefs of {self.num_prompts} prompts, got {tuple(saved['belief'].shape)}"
-            )
+            self._check(saved, (*names, "pool", "mass"))
         super().load_state_dict({**state, "filter": {}})
         self.kinds = kinds_of(self.dynamics, self.num_prompts, self._values) or self.kinds
         if dense:
@@ -370,14 +290,21 @@ class PooledTracker(Tracker):
         self._begin()
         self._replay_moves(self.step)
         self.slots.load_state_dict(
-            {name: saved[name].to(self.dtype) if name == "belief" else saved[name] for name in names[:4]}
+            {name: saved[name].to(self.dtype) if name == "belief" else saved[name] for name in names}
         )
-        self._pool, self._mass = saved["pool"].to(self.dtype), saved["mass"].double()
-        self._settled = int(state["settled"])
-        self._touched = [state["touched"].long()]
+        self.pool, self._mass = saved["pool"].to(self.dtype), saved["mass"].double()
+        self.waiting.resume(int(state["settled"]), state["touched"].long())
         self._count()
 
     # ------------------------------------------------------------------------------------------------- the parts
+
+    def _check(self, saved: Mapping[str, Tensor], names: Sequence[str]) -> None:
+        """Raise a ValueError if a saved filter is of other kinds or more prompts."""
+        shapes = {"pool": self.pool.shape, "mass": self._mass.shape}
+        if set(saved) != set(names) or any(saved[name].shape != shape for name, shape in shapes.items()):
+            raise ValueError(f"state: expected a filter's {', '.join(names)} of {len(self.pool)} kinds, got others")
+        if len(saved["row"]) and int(saved["row"].max()) >= self.num_prompts:
+            raise ValueError(f"state: expected rows of {self.num_prompts} prompts, got {int(saved['row'].max())}")
 
     def _parameters(self, rows: Tensor | None) -> Any:
         return super()._parameters(self.kinds.example if rows is None else rows)
@@ -388,19 +315,22 @@ class PooledTracker(Tracker):
     def _begin(self) -> None:
         """As before the first step, but for the history and the clock."""
         initial = self.dynamics.initial(self._theta).probs.to(self.dtype)
-        self._pool = initial.expand(len(self.kinds.example), initial.shape[-1]).clone()
+        self.pool = initial.expand(len(self.kinds.example), initial.shape[-1]).clone()
         self.slots = Slots(self.num_prompts, initial.shape[-1], self.dtype)
-        self._mass = torch.zeros_like(self._pool, dtype=torch.float64)
-        idle = self._step(torch.tensor([0]), torch.tensor([False]), number=0)
+        self._mass = torch.zeros_like(self.pool, dtype=torch.float64)
+        idle = self._idle(0)
         self.moves = Moves(self._waiting(idle) if self.kinds.steady else None)
-        self._touched = []
-        self._settled = 0
+        self.waiting = Waiting(self.slots, self.moves)
         self._outlook = None
         self._count()
 
     def _count(self) -> None:
         visited = torch.bincount(self.kinds.at(self.slots.row.long()), minlength=len(self.kinds.sizes))
-        self._strangers = self.kinds.sizes - visited
+        self.strangers = self.kinds.sizes - visited
+
+    def _idle(self, number: int, known: Mapping[str, float] | None = None) -> Step:
+        """Step `number` for prompts that nobody rolled out."""
+        return self._step(torch.tensor([0]), torch.tensor([False]), number=number, known=known)
 
     def _waiting(self, step: Step) -> Tensor:
         """[G or 1, K, K], the moves in a step of prompts that nobody rolled out."""
@@ -411,10 +341,20 @@ class PooledTracker(Tracker):
         self._waits = self._theta, matrix
         return matrix
 
+    def _means(self, theta: Any) -> Tensor:
+        """[N or 1, K], see `Tracker`; its cost follows N where the kinds' rewards differ."""
+        means = self.rates_by_state()
+        return means if len(means) == 1 else means[self.kinds.at(torch.arange(self.num_prompts))]
+
+    def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:
+        """[N, K], see `Tracker`."""
+        worth = super()._worth(theta, trials, self.rates_by_state())
+        return worth.expand(len(self.kinds.example), -1)[self.kinds.at(torch.arange(self.num_prompts))]
+
     def shown(self, theta: Any, step: Step, solved: Tensor, trials: Tensor) -> Tensor:
         """[V, K], `log p(y_t | z_t)` of V groups; zeros where there were no rollouts."""
         if len(trials) == 0:
-            return self._pool[:0]
+            return self.pool[:0]
         law = unchecked(self.dynamics.emission(theta, step))
         outcome = solved.to(self.dtype).unsqueeze(-1)
         return torch.where(trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)
@@ -434,7 +374,7 @@ class PooledTracker(Tracker):
         levels = {name: self._levels(name, until).tolist() for name in ["progress", *self.history.step_columns]}
         for number in range(until):
             known = {name: level[number] for name, level in levels.items()}
-            idle = self._step(torch.tensor([0]), torch.tensor([False]), number=number, known=known)
+            idle = self._idle(number, known=known)
             self.moves.append(self._waiting(idle))
 
     def _again(self) -> None:
@@ -442,7 +382,7 @@ class PooledTracker(Tracker):
         self._begin()
         self._replay_moves(self.step)
         everyone = torch.arange(len(self.kinds.example))
-        self._pool = self.moves.over(self._pool, everyone, torch.zeros_like(everyone), self.step)
+        self.pool = self.moves.over(self.pool, everyone, torch.zeros_like(everyone), self.step)
         events = self.history.events
         rows = events.prompt[(events.trials > 0) | events.trained].unique()
         for part in rows.split(1 << 16):
@@ -452,27 +392,3 @@ class PooledTracker(Tracker):
             self._take(part, kind, found.belief, torch.zeros_like(part, dtype=torch.bool))
             self.slots.visits[self.slots.at(part)] = groups.visits(len(part)).to(torch.int32)
             self._mass.index_add_(0, kind, found.belief.double())
-
-
-def _moved(belief: Tensor, matrix: Tensor, normalise: bool = True) -> Tensor:
-    """[G, K] of all kinds, one step on."""
-    ahead = (belief.unsqueeze(-2) @ matrix).squeeze(-2)
-    return ahead / ahead.sum(-1, keepdim=True) if normalise else ahead
-
-
-def pooled_tracker(
-    dynamics: Dynamics[Any] | Predictor,
-    num_prompts: int,
-    *,
-    values: Mapping[str, Tensor] | None = None,
-    dtype: torch.dtype | None = None,
-) -> PooledTracker | None:
-    """The filter whose cost follows what was seen; None if the model needs a belief for every prompt.
-
-    Raises:
-        ValueError: `values` are not the model's.
-    """
-    if not is_fitted(dynamics):
-        return None
-    kinds = kinds_of(dynamics, num_prompts, values)
-    return None if kinds is None else PooledTracker(dynamics, num_prompts, kinds=kinds, values=values, dtype=dtype)

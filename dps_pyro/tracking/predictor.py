@@ -36,7 +36,7 @@ class Filter(ABC):
 
     Args:
         num_prompts: N; rows are 0..N-1.
-        dtype: of the state.
+        dtype: the dtype of the state.
 
     What is observed is taken as valid: `PromptSampler` checks what users hand in.
     """
@@ -131,16 +131,17 @@ class Filter(ABC):
             rows: long [V], distinct.
             solved: [V], within 0..trials.
             trials: long [V]; 0 conditions on nothing.
-            step: the training step that the rollouts belong to; the coming one if left out. A later one first lets
+            step: the training step that the rollouts belong to. The default is the coming one. A later one first lets
                 the steps between pass. An earlier one is a late observation: the history of its prompts is filtered
                 again, exactly, and the clock stays.
             predicted: [V], the chances of a useful group predicted at selection, for the log.
-            trained: bool [V], whether the policy was updated on the group; wherever there were rollouts if left out.
-            progress: the policy's overall progress before the step; the last known if left out. Not of a late
-                observation: the steps that followed knew nothing of it.
-            useful: bool [V], whether the group was useful, for the log; what its sum says of it if left out.
-            columns: the user's own numbers of the step, by name; the last known of those left out. Not of a late
-                observation.
+            trained: bool [V], whether the policy was updated on the group. The default is true for groups with
+                rollouts.
+            progress: the policy's overall progress before the step. The default is the last known value. It is ignored
+                for a late observation, because the steps that followed did not know it.
+            useful: bool [V], whether the group was useful, for the log. The default is what its sum says.
+            columns: the user's own numbers for the step, by name. A column that is left out keeps its last known value.
+                Columns are ignored for a late observation.
 
         Returns:
             [V], the prequential scores: the log-probability of each prompt's group given everything observed before

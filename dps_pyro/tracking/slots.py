@@ -19,7 +19,7 @@ class Slots:
     Args:
         num_prompts: N.
         num_states: K.
-        dtype: of the beliefs.
+        dtype: the dtype of the beliefs.
     """
 
     def __init__(self, num_prompts: int, num_states: int, dtype: torch.dtype) -> None:

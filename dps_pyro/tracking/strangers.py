@@ -20,7 +20,7 @@ def distinct(
     Args:
         high: the numbers are below it.
         count: how many; at least as many have to be wanted.
-        generator: of the draws.
+        generator: the random generator of the draws.
         wanted: which of some numbers [M] are wanted, bool [M].
         share: about how many of all numbers are, in (0, 1].
 

@@ -49,7 +49,7 @@ class Tracker(Filter):
         dynamics: the model.
         num_prompts: N.
         values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
-        dtype: of the beliefs; torch's default if left out.
+        dtype: the dtype of the beliefs. The default is torch's.
 
     Raises:
         ValueError: the model brings a filter of its own (`track(dynamics, N)` makes it), or `values` are not its.
@@ -87,7 +87,7 @@ class Tracker(Filter):
 
     def rates(self) -> Mixture:
         """The states' mean rewards of one rollout, weighted by the belief. Rewards of 0 and 1 have them for success
-        rates; of graded rewards the law is that of successes which are as frequent.
+        rates. With graded rewards, the law is that of successes with the same frequency.
 
         Raises:
             NotImplementedError: the model's emission has no mean.
@@ -135,13 +135,7 @@ class Tracker(Filter):
         return self._progress(self._theta, self.belief, trials)
 
     def _progress(self, theta: Any, belief: Tensor, trials: int) -> Tensor:
-        useful = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
-        means = self._means(theta).unsqueeze(-1)  # [N or 1, K, 1]
-        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
-        ahead = [
-            (self.dynamics.transition(theta, step).probs.to(self.dtype) @ means).squeeze(-1) for step in (trained, left)
-        ]
-        return (belief * useful * (ahead[0] - ahead[1])).sum(-1)
+        return (belief * self._worth(theta, trials, self._means(theta))).sum(-1)
 
     def refilter(self, values: Mapping[str, Tensor]) -> None:
         """Filter the whole history again at other site values: exactly where the filter would be, had it run at them
@@ -202,6 +196,16 @@ class Tracker(Filter):
         """One step: the rows `at` [V] of the state now have `posterior` [V, K]; all of it moves on."""
         belief = state["belief"].index_copy(0, at, posterior)
         return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
+
+    def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:
+        """[N or 1, K], `progress` in each state, where `means` [N or 1, K] are the states' mean rewards."""
+        useful: Tensor = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
+        trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
+        ahead = [
+            (self.dynamics.transition(theta, step).probs.to(self.dtype) @ means.unsqueeze(-1)).squeeze(-1)
+            for step in (trained, left)
+        ]
+        return useful * (ahead[0] - ahead[1])
 
     def _means(self, theta: Any) -> Tensor:
         """[N or 1, K], the mean reward of one rollout in each state."""

@@ -25,7 +25,7 @@ class CountingFilter(Filter):
     Args:
         num_prompts: N.
         trials: the group size that the beliefs speak of.
-        dtype: of the beliefs.
+        dtype: the dtype of the beliefs.
     """
 
     states = Dynamics.states
@@ -46,7 +46,7 @@ class CountingFilter(Filter):
         return torch.stack([unsolved, (1 - unsolved - solved).clamp_min(0), solved], -1).to(self.dtype)
 
     def informative(self, trials: int) -> Tensor:
-        """[N], the predictive chance of a mixed group, by the Beta-binomial distribution."""
+        """[N], the predictive chance of a useful group, by the Beta-binomial distribution."""
         law = self.rates()
         mixed = (1 - law.sequence(0, trials) - law.sequence(trials, 0)).clamp(0, 1)
         return (mixed if trials > 1 else torch.zeros_like(mixed)).to(self.dtype)

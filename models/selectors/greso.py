@@ -5,8 +5,8 @@ where the last of them was all right and `p_hard` where it was all wrong. After 
 for sure. The two adapt: after each step, each falls by `delta` where its kind of useless groups was at least its target
 share of the step's groups, and rises by `delta` where it was less.
 
-Where prompts come in random order and each is accepted with its chance, the batch is one of `acquisition="thompson"`
-with these chances, which is how it is to be used here; `informative` is p^z. Rollouts stop at a batch; the paper also
+If prompts come in random order and each is accepted with its chance, the batch is one of `acquisition="thompson"`
+with these chances. Use it with that acquisition; `informative` is p^z. Rollouts stop at a batch; the paper also
 goes on to fill the batch with useful groups (dynamic sampling, `dynamic_sampling` here), in batches of adaptive size.
 
 From the paper: the rule, the start at 1/2, steps of 0.01, and targets of 8.3 and 16.7 per cent (a quarter in all, 1 to

@@ -37,7 +37,7 @@ class SPO:
     """A Beta posterior of each prompt's success rate, which forgets by the age of what it knows.
 
     Args:
-        drift: how far the policy moves in a step, in nats a token, at least 0.
+        drift: how far the policy moves in a step, in nats per token, at least 0.
         half: the distance after which half of the counts is forgotten, above 0.
         keep: the least and the most that is kept of the counts when the next group comes, in [0, 1].
         start: alpha and beta of a prompt never seen, above 0.

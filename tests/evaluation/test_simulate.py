@@ -187,7 +187,7 @@ def test_useful_groups_of_graded_rewards_are_those_whose_rewards_differ(family: 
         ({"observed": 0.0}, "observed: expected a number above 0"),
         ({"observed": 1.5}, "observed: expected a share of at most 1, got 1.5"),
         ({"trained": -0.1}, "trained: expected a number of at least 0"),
-        ({"progress": [0.1]}, "progress: expected 3 numbers, one a step, got 1"),
+        ({"progress": [0.1]}, "progress: expected 3 numbers, one per step, got 1"),
         ({"shift_at": 3}, r"shift_at: expected a whole number in 1\.\.2, got 3"),
         ({"shift_share": 0}, "shift_share: expected a number above 0"),
         ({"values": {"gasp": torch.ones(4)}}, "values: expected sites of SolvingProgress .*, got 'gasp'"),

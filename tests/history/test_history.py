@@ -205,7 +205,7 @@ def test_plain_parquet_from_elsewhere_is_read(kind: Any, tmp_path: Path) -> None
         ("prompt", [0, -1], "prompts: .* got -1"),
         ("step", [0, -2], "step: expected 0 or more, got -2"),
         ("step", [0, 0.5], "whole numbers in step"),
-        ("prompt", ["a", "b"], "columns of numbers"),
+        ("prompt", [[1], [2]], "columns of numbers"),
         ("prompt", [0, None], "whole numbers in prompt"),
         ("solved", [0, 9], "solved"),
         ("solved", [0, None], "solved"),

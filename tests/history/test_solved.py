@@ -28,5 +28,5 @@ def test_partial_rewards_are_added_up() -> None:
 
 
 def test_lengths_must_agree() -> None:
-    with pytest.raises(ValueError, match="rewards: expected one a rollout"):
+    with pytest.raises(ValueError, match="rewards: expected one per rollout"):
         count_groups([0, 0], [0.5])

@@ -316,7 +316,7 @@ def test_prompts_are_found_by_their_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prompts": PromptSampler(SolvingProgress(), 7, trials=4)}, "expected 24 prompts, one a row"),
+        ({"prompts": PromptSampler(SolvingProgress(), 7, trials=4)}, "expected 24 prompts, one per row"),
         ({"prompts": PromptSampler(SolvingProgress(), 24, trials=8)}, "expected trials=4, as num_generations, got 8"),
         ({"prompts": "a sampler"}, "prompt_sampler: expected an instance of PromptSampler"),
         ({"reward_funcs": [brief, sometimes]}, "solved_by: expected the reward function .* one of brief, sometimes"),

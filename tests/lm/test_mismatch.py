@@ -139,4 +139,4 @@ def test_a_drift_that_lasts_is_said_once() -> None:
     said = [drift.warning(line) for line in lines]
     assert [text is not None for text in said] == [False] * 6 + [True, False]
     assert said[6] is not None
-    assert "0.17 nats a token over the last 3 steps" in said[6]
+    assert "0.17 nats per token over the last 3 steps" in said[6]

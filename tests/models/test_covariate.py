@@ -293,3 +293,18 @@ def test_an_embedding_will_do() -> None:
 def test_arguments_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{'features' if 'reference' in wrong else next(iter(wrong))}: expected"):
         Covariate(**{"features": TABLE, "levels": 3, **wrong})
+
+
+def test_a_known_pass_rate_starts_the_beliefs() -> None:
+    rates = {"rate": [0.0, 0.25, 0.5, 0.75, 1.0], "length": [3.0, 1.0, 4.0, 1.0, 5.0]}
+
+    def first(**settings: Any) -> list[float]:
+        sampler = PromptSampler(Covariate(rates, **settings), 5)
+        levels = torch.arange(sampler.belief.shape[1], dtype=sampler.belief.dtype)
+        return (sampler.belief @ levels).tolist()
+
+    even, started = first(), first(easier=["rate"])
+    assert max(even) - min(even) < 1e-5
+    assert started == sorted(started) and started[-1] - started[0] > 2
+    with pytest.raises(ValueError, match="easier: expected features of numbers among rate, length, got 'pass'"):
+        Covariate(rates, easier=["pass"])

@@ -115,3 +115,14 @@ def test_threads_may_share_a_sampler() -> None:
     assert sampler.tracker.step == 100
     assert len(sampler.history) == int(sampler.visits.sum()) == 400
     assert sampler.metrics()["rollouts"] == 1600
+
+
+def test_retired_prompts_stay_retired_in_another_order() -> None:
+    before = played(IDS)
+    before.retire(["p2", "p7", "p9"])
+    now = [name for name in reversed(IDS) if name != "p9"]
+    after = PromptSampler(SolvingProgress(), now, trials=4, seed=9)
+    after.load_state_dict(before.state_dict())
+    assert {now[row] for row in after.select(9).tolist()} == set(now) - {"p2", "p7"}
+    with pytest.raises(ValueError, match="batch_size"):
+        after.select(10)

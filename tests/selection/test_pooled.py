@@ -15,11 +15,11 @@ from scipy.stats import chi2_contingency, chisquare
 
 from dps_pyro import PromptSampler, Tracker
 from dps_pyro.models import LogitWalk, PaperDPS, SolvingProgress, Trained
-from dps_pyro.selection import pooled, race
 from dps_pyro.selection.acquisition import ACQUISITIONS, Forecast, soft
-from dps_pyro.selection.pooled import PooledChoice
-from dps_pyro.selection.race import Shelves
-from dps_pyro.selection.waits import rule_of
+from dps_pyro.selection.pooling import choice, race
+from dps_pyro.selection.pooling.choice import PooledChoice
+from dps_pyro.selection.pooling.race import Shelves
+from dps_pyro.selection.pooling.waits import rule_of
 from dps_pyro.storage import load_state, save_state
 from dps_pyro.tracking.pooled import PooledTracker
 
@@ -154,7 +154,7 @@ def test_a_race_of_many_prompts_takes_each_as_often_as_its_weight_says(few: bool
 
 @pytest.mark.parametrize("name", POOLED)
 def test_a_sampler_with_a_pool_goes_on_bit_for_bit(name: str, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(pooled, "MANY", 50)
+    monkeypatch.setattr(choice, "MANY", 50)
     monkeypatch.setattr(race, "NUMBER", 64)
 
     def make(seed: int) -> PromptSampler:

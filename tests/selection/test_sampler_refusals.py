@@ -22,14 +22,14 @@ from dps_pyro.models import PaperDPS, SolvingProgress
         (([0, 1], [0, NAN], 8), "solved: .* got nan"),
         (([0, 1], [INF, 0], 8), "solved: .* got inf"),
         (([0, 1], [1, 1], [8, 0]), "solved: .* got 1 of 0 at position 1"),
-        (([0, 1], [0, 0, 0], 8), r"solved: expected shape \(2,\), one entry a prompt, got shape \(3,\)"),
+        (([0, 1], [0, 0, 0], 8), r"solved: expected shape \(2,\), one entry per prompt, got shape \(3,\)"),
         (([0, 1], [[0, 0]], 8), r"solved: .* got shape \(1, 2\)"),
         (([0, 1], 3, 8), r"solved: .* got shape \(\)"),
         (([0, 1], ["a", "b"], 8), "solved: expected numbers"),
         (([0, 1], None, 8), "solved: expected numbers"),
         (([0, 1], [1j, 0], 8), "solved: expected real numbers"),
         (([0, 1], [[0], [0, 0]], 8), "solved: expected numbers"),
-        (([0, 1], [0, 0], [8, 8, 8]), r"trials: expected shape \(2,\), one entry a prompt, got shape \(3,\)"),
+        (([0, 1], [0, 0], [8, 8, 8]), r"trials: expected shape \(2,\), one entry per prompt, got shape \(3,\)"),
         (([0, 1], [0, 0], [8.5, 8]), r"trials: expected whole numbers in 0\.\.2\^31-1, got 8.5"),
         (([0, 1], [0, 0], -1), r"trials: expected whole numbers in 0\.\.2\^31-1, got -1"),
         (([0, 1], [0, 0], [8, NAN]), "trials: .* got nan"),
@@ -158,7 +158,7 @@ def test_a_state_of_another_sampler_is_refused_and_changes_nothing(wrong: str) -
     run(other, 3, seed=1)
     state = other.state_dict()
     if wrong == "ids":
-        state["ids"] = [f"another {name}" for name in IDS]
+        state["ids"] = None
     elif wrong == "size":
         state = {**sampler_of(7).state_dict(), "ids": IDS}
     elif wrong == "generator":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import math
 import signal
 import subprocess
 import sys
@@ -13,8 +15,9 @@ import pytest
 import torch
 
 import dps_pyro.models
+import dps_pyro.trainers
 from dps_pyro import storage
-from dps_pyro.storage import atomic_path, load_state, save_state
+from dps_pyro.storage import atomic_path, load_state, save_state, strict_json
 
 STATE = {
     "numbers": torch.arange(6, dtype=torch.float64).reshape(2, 3).T,
@@ -155,6 +158,7 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_and_never_a_part(tmp_pa
 def test_nothing_of_ours_pickles() -> None:
     root = Path(dps_pyro.__file__).parent
     files = [*root.rglob("*.py"), *Path(dps_pyro.models.__file__).parent.rglob("*.py")]
+    files += Path(dps_pyro.trainers.__file__).parent.rglob("*.py")
     assert len(files) > 12
     for file in files:
         if file.name in ("refit.py", "refit_worker.py", "laws.py"):  # bytes of our own in memory and pipes, no file
@@ -171,3 +175,9 @@ def test_nothing_of_ours_pickles() -> None:
                 }
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
                 assert node.attr not in ("load", "save"), file
+
+
+def test_json_is_strict() -> None:
+    value = {"a": [1.5, math.nan, (math.inf, -math.inf)], "b": {"c": math.nan, "d": True}, "e": None, "f": "NaN"}
+    expected = {"a": [1.5, None, [None, None]], "b": {"c": None, "d": True}, "e": None, "f": "NaN"}
+    assert json.loads(strict_json(value), parse_constant=pytest.fail) == expected

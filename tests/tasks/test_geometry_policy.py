@@ -113,5 +113,5 @@ def test_the_script_makes_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_the_result_file() -> None:
-    page = (ROOT / "docs" / "geometry.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "trainer" / "geometry.md").read_text(encoding="utf-8")
     assert benchmark.table(benchmark.read(ROOT / "benchmarks" / "results" / "geometry.json")) in page

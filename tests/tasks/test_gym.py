@@ -89,7 +89,7 @@ def test_hostile_answers_are_judged_or_refused_quickly(name: str) -> None:
 def test_by_name_and_in_the_reward_process(tmp_path: Any) -> None:
     made = make("reasoning-gym:gcd", SMALL, {"style": "compact"})
     assert made.name == "reasoning-gym:gcd"
-    config = TrainConfig(
+    config = TrainConfig.flat(
         out=tmp_path, task="reasoning-gym:spell_backward", model="countdown", task_args=SMALL, batch_size=4
     )
     task: Any = make_task(config)

@@ -153,8 +153,8 @@ def test_fields_of_the_usual_data_sets(record: dict[str, Any], gold: str) -> Non
 
 
 def test_records_that_are_no_problems_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected a problem \(problem, question, prompt\) in record 1, got answer"):
-        Math.from_records([RECORDS[0], {"answer": "1"}])
+    with pytest.raises(ValueError, match=r"expected a problem \(problem, question, .*\) in record 0, got answer"):
+        Math.from_records([{"answer": "1"}])
     with pytest.raises(ValueError, match=r"expected an answer \(answer, final_answer, .*in record 0, got problem"):
         Math.from_records([{"problem": "q"}])
     with pytest.raises(ValueError, match="expected at least one record"):

@@ -62,7 +62,7 @@ def test_ids_splits_chats_and_what_json_does_not_hold(tmp_path: Path, judge: str
     jsonl(tmp_path / "set/test.jsonl", [{"name": "b", "prompt": "2 + 2 =", "answer": 4}])
     task = Records(str(tmp_path / "set"), judge, id="name", test_split="test")
     assert (task.prompts("train").ids, task.prompts("test").ids) == (("a",), ("b",))
-    assert task.system == "Be brief."
+    assert task.prompts("train")[0].before == ({"role": "system", "content": "Be brief."},)
     assert task.prompts("train")[0].text == "1 + 1 ="
     assert "raw" not in task.prompts("train")[0].answer
     assert Records(str(tmp_path / "set"), judge, id="name", test_split="test", system="Think.").system == "Think."
@@ -71,9 +71,17 @@ def test_ids_splits_chats_and_what_json_does_not_hold(tmp_path: Path, judge: str
 @pytest.mark.parametrize(
     ("records", "arguments", "message"),
     [
-        ([{"question": "1"}], {}, "expected the field 'prompt' in every record, got 'question' in record 0"),
-        ([{"prompt": ""}], {}, "expected a text or a chat of one user message, got ''"),
-        ([{"prompt": [{"role": "assistant", "content": "x"}]}], {}, "expected a text or a chat of one user message"),
+        (
+            [{"text": "1"}],
+            {},
+            r"expected a problem \(problem, .*\) in record 0, got text: task_args names",
+        ),
+        ([{"prompt": ""}], {}, r"expected a problem \(.*\) in record 0, got prompt"),
+        (
+            [{"prompt": [{"role": "assistant", "content": "x"}]}],
+            {},
+            "whose last message is the user's, got one of the assist",
+        ),
         ([{"prompt": "a", "id": 1}, {"prompt": "b", "id": 1}], {"id": "id"}, "distinct 'id', got '1' more than once"),
         (
             [{"prompt": "a", "f": [1]}],
@@ -99,12 +107,15 @@ def test_on_the_command_line(tmp_path: Path, judge: str, capsys: pytest.CaptureF
         "1", "--out", str(run), "--eval-samples", "1", "--system", "Add.",
     )  # fmt: skip
     assert (status, err) == (0, "")
-    assert (load_config(run / "config.yaml").data, load_config(run / "config.yaml").system) == (data, "Add.")
+    kept = load_config(run / "config.yaml").task
+    assert (kept.data, kept.system) == (data, "Add.")
+    odd = jsonl(tmp_path / "odd.jsonl", [{"text": "1"}])
     for arguments, message in (
-        (["--data", data], "data, reward: expected both or none"),
+        (["--reward", judge], "reward: expected --data with it"),
         (["--data", data, "--reward", judge], "model: expected a causal LM's folder or hub id for --data, got none"),
         (["--data", "no.jsonl", "--reward", judge, "--model", "countdown"], "got 'no.jsonl': no such file"),
-        (["--data", data, "--reward", judge, "--model", "countdown"], "expected the field 'prompt' in every record"),
+        (["--data", odd, "--reward", judge, "--model", "countdown"], "expected a problem (problem, question, prompt"),
+        (["--data", data, "--reward-range", "-1", "1"], "reward_range, reward_solved_at: expected"),
     ):
         status, _, err = call(capsys, "train", "--out", str(tmp_path / "other"), *arguments)
         assert status == 2

@@ -176,14 +176,14 @@ def test_per_prompt_values_are_each_prompts_own() -> None:
 
 
 @pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, BetaBernoulli, RewardEMA])
-def test_ten_thousand_steps_stay_finite_and_normalised(make: Any) -> None:
+def test_thousands_of_steps_stay_finite_and_normalised(make: Any) -> None:
     tracker = tracker_of(make, 4)
     outcomes = torch.tensor([[0.0, 8.0, 3.0], [8.0, 8.0, 8.0], [0.0, 0.0, 0.0]])
     rows, trials = torch.arange(3), torch.tensor([8, 8, 8])
     total = torch.zeros(3)
     with pyro.validation_enabled(False):  # twice as fast
-        for t in range(10_000):
-            phase = t % 3 if t < 5000 else t // 2000 % 3  # now jumping about, now the same for a long time
+        for t in range(2500):
+            phase = t % 3 if t < 1000 else t // 500 % 3  # first jumping about, then the same for a long time
             total += tracker.observe(rows, outcomes[phase], trials)
     assert tracker.belief.dtype == torch.float32
     assert bool(total.isfinite().all())

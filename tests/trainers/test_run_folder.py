@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import shutil
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from dps_pyro.history.log import RolloutHistory
-from dps_pyro.storage import strict_json
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.run.folder import RunFolder, forget_completions
@@ -374,28 +372,3 @@ def test_a_full_disk_is_said_with_the_file_and_the_way_out(tmp_path: Path) -> No
         pytest.raises(OSError, match=r"No space left on device; free some space, then resume: .*metrics.jsonl"),
     ):
         folder.log({"kind": "eval", "step": 0})
-
-
-def test_json_is_strict() -> None:
-    value = {"a": [1.5, math.nan, (math.inf, -math.inf)], "b": {"c": math.nan, "d": True}, "e": None, "f": "NaN"}
-    expected = {"a": [1.5, None, [None, None]], "b": {"c": None, "d": True}, "e": None, "f": "NaN"}
-    assert json.loads(strict_json(value), parse_constant=pytest.fail) == expected
-
-
-def test_no_pickle() -> None:
-    """Neither the loops nor the library import it, in any of its disguises."""
-    root = Path(__file__).parents[2]
-    for file in (*root.glob("trainers/*.py"), *root.glob("dps_pyro/**/*.py"), *root.glob("models/*.py")):
-        if file.name in ("refit.py", "refit_worker.py", "laws.py"):  # bytes of our own in memory and pipes, no file
-            continue
-        text = file.read_text(encoding="utf-8")
-        for name in (
-            "import pickle",
-            "from pickle",
-            "torch.load(",
-            "torch.save(",
-            "joblib",
-            "dill",
-            "allow_pickle=True",
-        ):
-            assert name not in text, f"{name} in {file}"

@@ -57,7 +57,7 @@ def test_a_configuration_reads_back(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("stepz: 3", r"expected settings among .*, got stepz|expected settings among .*; got stepz"),
-        ("- steps", "expected settings, one a line as `name: value`, got list"),
+        ("- steps", "expected settings, one per line as `name: value`, got list"),
         ("steps: {", "expected YAML, got while parsing"),
         ("steps: many", "steps: expected a whole number, got 'many'"),
         ("steps: 2.5", "steps: expected a whole number, got 2.5"),

@@ -67,7 +67,7 @@ def curve_of(folder: Path) -> Curve:
 
 
 def known(job: Job, kept: Path) -> Curve | None:
-    """The curve of a run that has ended before; None where it has not."""
+    """The curve of a run that has ended before; None if it has not."""
     path = kept / f"{job.slug}.json"
     return Curve(**json.loads(path.read_text(encoding="utf-8"))["curve"]) if path.is_file() else None
 

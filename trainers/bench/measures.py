@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dps_pyro.report.measures import crossing
 from dps_pyro.trainers.bench.curves import Curve
 
 __all__ = ["Row", "Saving", "Spread", "crossing", "mean_curve", "ranks", "saving", "summary"]
@@ -66,18 +67,6 @@ def mean_curve(curves: Sequence[Curve]) -> tuple[Array, Array]:
     return rollouts.mean(0), np.array([curve.accuracy for curve in curves], dtype=np.float64).mean(0)
 
 
-def crossing(rollouts: Array, accuracy: Array, target: float) -> float:
-    """The rollouts at which a curve first has the accuracy `target`; infinite where it never has."""
-    reached = np.flatnonzero(accuracy >= target)
-    if len(reached) == 0:
-        return math.inf
-    at = int(reached[0])
-    if at == 0:
-        return float(rollouts[0])
-    rise = (target - accuracy[at - 1]) / (accuracy[at] - accuracy[at - 1])
-    return float(rollouts[at - 1] + rise * (rollouts[at] - rollouts[at - 1]))
-
-
 def saving(own: Mapping[int, Curve], other: Mapping[int, Curve], draws: int = 2000, seed: int = 0) -> Saving:
     """The rollouts of one arm to the final accuracy of another, by the seeds that both have.
 
@@ -85,7 +74,7 @@ def saving(own: Mapping[int, Curve], other: Mapping[int, Curve], draws: int = 20
         own: the arm's curves by seed.
         other: the curves of the arm that sets the target.
         draws: resamples of the seeds.
-        seed: of the resampling.
+        seed: the random seed of the resampling.
 
     Raises:
         ValueError: they have no seed in common.

@@ -33,7 +33,7 @@ def load_config(path: Path) -> TrainConfig:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: expected settings, one a line as `name: value`, got {type(loaded).__name__}")
+        raise ValueError(f"{path}: expected settings, one per line as `name: value`, got {type(loaded).__name__}")
     try:
         return TrainConfig(**sectioned(loaded))
     except ValueError as error:

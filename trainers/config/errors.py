@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in one line: its name, what was expected, and what came."""
+"""Errors about settings, in one line: the name, what was expected, and what was found."""
 
 from __future__ import annotations
 

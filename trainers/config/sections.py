@@ -58,11 +58,17 @@ class TaskSection(Section):
     """How prompts are written: "chat" uses the tokenizer's chat template, "raw" leaves them unchanged, and "auto" uses
     the template if there is one."""
     data: str | None = None
-    """Records to train on in place of a task, one per problem: a file (.jsonl, .json, .parquet), a folder, or the hub
-    id of a data set. In this case task_args names the fields, for instance {prompt: question, test_share: 0.05}."""
+    """Records to train on in place of a task, one per problem: a file (.jsonl, .json, .parquet, .csv, .arrow), a
+    folder, or the hub id of a data set. Without --reward they are mathematical problems, and their answers are graded.
+    The usual fields are found; task_args names others, for instance {problem: my.question, answer: my.gold}."""
     reward: str | None = None
     """The function that scores completions for --data, path/to/file.py:function. It is called as
-    function(completion, record) and returns a number in 0..1, or such a number and a reason."""
+    function(completion, record), or as TRL, verl or OpenRLHF call theirs, and returns a number in 0..1, such a number
+    and a reason, a dictionary with score or acc, or None to abstain."""
+    reward_range: tuple[Number, Number] | None = None
+    """Numbers of the reward function that are worth 0 and 1. The default is 0 and 1."""
+    reward_solved_at: Number | None = None
+    """Least number of the reward function that counts as solved. Every reward is then 0 or 1."""
     reward_timeout: Positive = 10.0
     """Longest time in seconds that one call of a reward function of your own may take. A function that scores a whole
     batch may take ten times as long."""
@@ -76,8 +82,10 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.data is None) != (self.reward is None):
-            raise ValueError("data, reward: expected both or none: records, and the function that judges completions")
+        if self.reward is not None and self.data is None:
+            raise ValueError("reward: expected --data with it, the records whose completions it judges, got none")
+        if (self.reward_range or self.reward_solved_at) is not None and self.reward is None:
+            raise ValueError("reward_range, reward_solved_at: expected --reward with them, got none")
         if self.task not in TASKS and ":" not in self.task:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}, or path/to/file.py:Name, got {self.task!r}")
         return self
@@ -195,8 +203,8 @@ class SelectionSection(Section):
     """Arguments of the model's constructor. Set them in the YAML file. Models with groups or features accept the names
     of the task's features, for instance {groups: operands}."""
     groups: str = "auto"
-    """The feature of the prompts by which a model with groups pools them. "auto" is the task's own choice, and "none"
-    treats all prompts as one population."""
+    """The feature of the prompts by which a model with groups pools them, or several, as in blocks+moves. "auto" is the
+    task's own choice, and "none" treats all prompts as one population."""
     refit_every: CountOrNone = 0
     """Number of steps between fits of the model to the run's own rollouts. 0 never fits."""
     acquisition: str = "soft"
@@ -208,9 +216,10 @@ class SelectionSection(Section):
     group is useful. 0 is uniform, and large values approach "top"."""
     coverage: Annotated[Number, Field(gt=0, le=1)] = 0.5
     """Share of the prompts over which the acquisition "covering" spreads its draws."""
-    worth: Literal["useful", "signal", "progress"] = "useful"
+    worth: Literal["useful", "signal", "variance", "progress"] = "useful"
     """What a prompt is worth to the acquisition: "useful" is the chance of a useful group, "signal" the expected
-    squared advantage under the loss in use, and "progress" the expected gain in success rate from training on it."""
+    squared advantage under the loss in use, "variance" the expected variance of one rollout's reward, which is largest
+    at success rates near one half, and "progress" the expected gain in success rate from training on it."""
     retire: Annotated[Number, Field(gt=0, lt=1)] | None = None
     """Chance of an all-correct group above which a prompt is not chosen. It returns when its belief falls again."""
     read_prompts: CountOrNone = 0

@@ -87,7 +87,7 @@ def _without_adapters(policy: Any) -> Iterator[nn.Module]:
 
 @contextmanager
 def recomputing(policy: nn.Module) -> Iterator[None]:
-    """Where gradient checkpointing is enabled it works inside.
+    """Turn gradient checkpointing on inside, if it is enabled.
 
     transformers' layers do it in training mode alone. The policy stays in evaluation mode, without dropout, so only
     the layers' own flags are set, not those of the modules in them.
@@ -104,7 +104,7 @@ def recomputing(policy: nn.Module) -> Iterator[None]:
 
 
 def device_of(config: TrainConfig) -> torch.device:
-    """The configured device; "auto" is the GPU where there is one.
+    """The configured device; "auto" is the GPU if there is one.
 
     Raises:
         ValueError: it does not exist here.

@@ -1,4 +1,4 @@
-"""Where metrics are drawn while a run goes on: TensorBoard, and Weights & Biases where it is asked for."""
+"""The boards that show metrics during a run: TensorBoard, and Weights & Biases if it is configured."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ THUMBNAIL = 160
 
 
 def log_completions(folder: Path, step: int, prompts: Sequence[Prompt], groups: Groups, values: Tensor) -> Path:
-    """Write a step's completions to `completions/step-<step>.parquet`, one a row.
+    """Write a step's completions to `completions/step-<step>.parquet`, one per row.
 
     Args:
         folder: the run's.
@@ -32,7 +32,7 @@ def log_completions(folder: Path, step: int, prompts: Sequence[Prompt], groups: 
         groups: the G groups.
         values: float [G, n], their advantages; 0 where the update left the group out.
 
-    Where prompts have pictures there is a column `images`: small PNGs, beside the first completion of each prompt.
+    If prompts have pictures there is a column `images`, with small PNGs beside the first completion of each prompt.
     """
     import pyarrow as pa
     from pyarrow import parquet

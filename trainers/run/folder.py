@@ -287,7 +287,7 @@ class RunFolder:
         return sorted(int(match[1]) for match in found if match)
 
     def load_checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint; None where there is none yet.
+        """The last checkpoint; None if there is none yet.
 
         Raises:
             ValueError: it is damaged, or is another run's. The message names the file, and the checkpoint before it.

@@ -26,7 +26,7 @@ def claimed(path: Path | None, *, resume: bool = False) -> Iterator[Path]:
     """Hold the run folder at `path` for this process, and make it where it is missing.
 
     The lock is the kernel's (flock, through `filelock`), so that it ends with the process, however that ends: nothing
-    has to be cleaned up after a kill. Where the file system has no such locks, `filelock` uses the existence of the
+    has to be cleaned up after a kill. If the file system has no such locks, `filelock` uses the existence of the
     file and removes it for owners that are gone.
 
     Args:

@@ -15,7 +15,7 @@ __all__ = ["micro_batches", "tight"]
 def micro_batches(rollouts: Rollouts, rows: Tensor, config: TrainConfig, *, shared: bool = False) -> list[Tensor]:
     """Split the rows of a mini-batch into those of its forward passes.
 
-    Rows of about the same length go together, so that little padding is computed. Where the prompt of a group is
+    Rows of about the same length go together, so that little padding is computed. If the prompt of a group is
     computed once for all of its rows in a micro-batch (`shared`), keeping groups together may save more than that: of
     the two orders the one with fewer tokens to compute is taken. A micro-batch has at most `micro_batch` rows and at
     most `micro_batch_tokens` tokens, padding and every row's prompt included; a single row that is longer is a

@@ -56,7 +56,7 @@ class Means:
         self._steps += 1
 
     def values(self) -> dict[str, float | None]:
-        """The means; None where there was no optimizer step."""
+        """The means; None if there was no optimizer step."""
         return {name: float(total) / self._steps if self._steps else None for name, total in self._sums.items()}
 
 
@@ -174,7 +174,7 @@ class DrySpell:
 
 
 class Drift:
-    """Notices when the engine and the policy part: `patience` steps in a row with a KL above `limit` nats a token."""
+    """Notices when engine and policy drift apart: `patience` steps in a row with a KL above `limit` nats per token."""
 
     def __init__(self, limit: float = 0.05, patience: int = 3) -> None:
         self.limit, self.patience = limit, patience
@@ -192,7 +192,7 @@ class Drift:
         self._said = True
         return (
             f"The engine and the policy drift apart: the KL between them was {sum(self._above) / len(self._above):.2g} "
-            f"nats a token over the last {len(self._above)} steps (more than {self.limit:g}). What is learned is "
+            f"nats per token over the last {len(self._above)} steps (more than {self.limit:g}). What is learned is "
             "weighted accordingly, up to --tis-cap. Look at --engine-dtype (float32 is the policy's own), a lower "
             "--learning-rate, and --async-rollouts, where it measures how far one update moves the policy."
         )

@@ -43,12 +43,12 @@ LONGEST_REASON = 300
 
 
 class Groups(NamedTuple):
-    """Prompts, rolled out and judged. Where groups differ in size, `rewards` is as wide as the largest, and NaN where
-    there is no completion; its other entries are in the rollouts' order."""
+    """Prompts, rolled out and judged. If groups differ in size, `rewards` is as wide as the largest group and padded
+    with NaN. Its other entries are in the order of the rollouts."""
 
     rollouts: Rollouts  # one row a completion, those of a prompt adjacent
     rewards: Tensor  # [G, n], 0..1
-    reasons: list[str]  # one a completion, what the task says of each reward
+    reasons: list[str]  # one per completion, what the task says about each reward
     tolerance: float = 0.0  # rewards that are no further apart are equal: the model's
     places: Tensor | None = None  # long [G], which of the prompts these are; None: all of them
     skipped: int = 0  # completions of other prompts, left out because one of theirs could not be judged
@@ -56,7 +56,7 @@ class Groups(NamedTuple):
     expected: Tensor | None = None  # [G, n], what each completion was expected to earn, where that is the baseline
 
     def of(self, rows: Tensor) -> Tensor:
-        """Of `rows`, one a prompt that was to be rolled out, those of these groups."""
+        """The entries for these groups in `rows`, which has one entry per prompt that was to be rolled out."""
         return rows[: len(self.rewards)] if self.places is None else rows[self.places]
 
     @property
@@ -100,10 +100,10 @@ def roll_out(
     """Roll out the candidates, a batch at a time, until a batch's worth of groups is useful.
 
     Useful is a group whose rewards differ by more than `tolerance`. Without dynamic sampling the candidates are one
-    batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing. Where each
-    prompt has a group size of its own, in `sizes` (long, one a prompt), they are one batch, too.
+    batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing. If each
+    prompt has a group size of its own, in `sizes` (long, one per prompt), they are one batch, too.
 
-    What was `drawn` ahead is not drawn again.
+    Completions that were `drawn` ahead are not drawn again.
     """
     parts: list[Groups] = []
     places: list[Tensor] = []
@@ -154,7 +154,7 @@ def go_on(
         step: the training step, which decides the draws.
         clock: what times it.
 
-    A group whose second part could not be judged stays as it was.
+    If the second part of a group could not be judged, the group keeps its first part.
     """
     going = more.nonzero().squeeze(-1)
     if len(going) == 0:
@@ -187,7 +187,7 @@ def merged(first: Groups, second: Groups, places: Tensor) -> Groups:
 
 
 def _laid_out(values: Tensor, sizes: Tensor) -> Tensor:
-    """[G, widest], one value a completion as one row a group; NaN behind the smaller groups."""
+    """[G, widest], one value per completion, with one row per group and NaN behind the smaller groups."""
     there = torch.arange(int(sizes.max())) < sizes[:, None]
     return torch.full(there.shape, math.nan, dtype=values.dtype).masked_scatter(there, values)
 
@@ -202,7 +202,7 @@ def rewarded(
     clock: Clock,
     tolerance: float = 0.0,
 ) -> Groups:
-    """Roll out a group a prompt, and judge it, as `judged` does."""
+    """Roll out a group for each prompt, and judge it as `judged` does."""
     with clock("rollout"):
         drawn = draw(engine, tokenizer, task, prompts, config, seed)
     return judged(task, prompts, drawn, config, clock, tolerance)
@@ -229,7 +229,7 @@ def draw(
     seed: int,
     sizes: Tensor | None = None,
 ) -> Rollouts:
-    """A group of completions a prompt: `group_size` of them, or each prompt's own number in `sizes`."""
+    """Draw a group of completions for each prompt: `group_size` of them, or each prompt's own number in `sizes`."""
     texts = shown(tokenizer, task, prompts, config)
     with autocast(config):
         return engine.generate(
@@ -275,12 +275,12 @@ def judged(
 def evaluate(
     engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig, prompts: PromptSet | None = None
 ) -> dict[str, float | None]:
-    """Judge `eval_samples` completions a held-out prompt at the training temperature, the same draws every time.
+    """Judge `eval_samples` completions per held-out prompt at the training temperature, with the same draws every time.
 
     Returns:
         accuracy: the mean reward of all completions (avg@n), and `stderr`, its standard error over prompts; pass@1,
         pass@2, pass@4, ... up to n: the chance that one of k completions earns a full reward (`pass_at`), averaged over
-        prompts; prompts and samples, how many there were; unjudged, where there are any, the share of the completions
+        prompts; prompts and samples, how many there were; unjudged, if there are any, the share of the completions
         whose reward raised or hung. Those count in none of the numbers.
     """
     prompts = task.prompts("test") if prompts is None else prompts
@@ -318,9 +318,9 @@ def pass_at(k: int, solved: Tensor, samples: int) -> Tensor:
 
 
 def earnings(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
-    """The reward of each completion. Where the task's reward raised or ran out of time it is NaN, and the reason says
-    so: a zero would teach the policy that it was wrong. Where a task that judges a batch at once fails at it, they are
-    judged one by one, so that only those that it fails at are lost."""
+    """The reward of each completion. If the task's reward raised or ran out of time, the value is NaN, and the reason
+    says so: a zero would teach the policy that it was wrong. If a task that judges a whole batch fails, the completions
+    are judged one by one, so that only those at which it fails are lost."""
     if getattr(task, "rewards", None) is not None:
         with suppress(Exception):  # a user's own, of any kind; if it is the completions, each will say so
             found = judge(task, prompts, completions)

@@ -40,6 +40,6 @@ def learning_rate(config: TrainConfig) -> Callable[[int], float]:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Of all weights."""
+    """Set the learning rate of all weights."""
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -74,14 +74,14 @@ def update(
 ) -> dict[str, float | None]:
     """Take the optimizer steps of one training step.
 
-    Groups without signal are dropped before the forward pass: they cost nothing and dilute nothing. Of the useful ones
-    a batch is used, as in DAPO, where dynamic sampling found more. The policy stays in evaluation mode: with dropout,
-    it would not be the one that was sampled from. With `overlong` "mask", completions that were cut off are dropped in
-    the same way, though they count in their group's baseline.
+    Groups without signal are dropped before the forward pass: they cost nothing and dilute nothing. If dynamic
+    sampling found more useful groups than a batch, one batch of them is used, as in DAPO. The policy stays in
+    evaluation mode: with dropout, it would not be the one that was sampled from. With `overlong` "mask", completions
+    that were cut off are dropped in the same way, though they count in their group's baseline.
 
     Returns:
-        loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps, and where the
-        engine is not the policy engine_kl and truncated_weights; None where no group had a signal.
+        loss, grad_norm, clip_fraction, kl, reference_kl and entropy, averaged over the optimizer steps, and if the
+        engine is not the policy also engine_kl and truncated_weights; None if no group had a signal.
 
     Raises:
         FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.

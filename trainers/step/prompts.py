@@ -15,7 +15,7 @@ __all__ = ["fitting", "prompt_limit"]
 
 def prompt_limit(config: TrainConfig, policy: Any, engine: Any = None) -> int | None:
     """The most tokens of a prompt: `max_prompt_tokens`, or what the model's context, or a vLLM engine's shorter one
-    (`--max-model-len`, the server's own), leaves beside a whole completion; None where nothing bounds it.
+    (`--max-model-len`, the server's own), leaves beside a whole completion; None if nothing limits it.
 
     Raises:
         ValueError: the context leaves no room for a prompt.

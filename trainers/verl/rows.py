@@ -22,7 +22,7 @@ class Rows:
 
     Attributes:
         ids: N distinct names.
-        alike: Two rows that nothing carried along tells apart; None where there are none.
+        alike: Two rows that no carried column tells apart; None if there are none.
     """
 
     def __init__(self, dataset: Any) -> None:

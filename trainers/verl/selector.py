@@ -17,10 +17,10 @@ __all__ = ["Selector"]
 
 
 class Selector:
-    """Hands out rows batch by batch, remembers which rollouts are of which, and tells the sampler what came of them.
+    """Hands out rows batch by batch, remembers which rollouts belong to which row, and tells the sampler the results.
 
     Args:
-        sampler: of the dataset's prompts.
+        sampler: the sampler of the dataset's prompts.
         batch_size: prompts a training step.
 
     Raises:

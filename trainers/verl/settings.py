@@ -58,7 +58,7 @@ class Settings(Section):
 
         Args:
             data: the section, an OmegaConf node or a mapping; `dps_pyro` may be missing in it.
-            rollouts: verl's number of rollouts a prompt.
+            rollouts: verl's number of rollouts per prompt.
 
         Raises:
             ValueError: there is no such setting, or its value is of another type or out of range.
@@ -80,7 +80,7 @@ class Settings(Section):
         seed = (data.get("seed") or 0) if seed is None else seed
         trials = rollouts if trials is None else trials
         if trials is None:
-            raise ValueError("data.dps_pyro.trials: expected the number of rollouts a prompt, got none")
+            raise ValueError("data.dps_pyro.trials: expected the number of rollouts per prompt, got none")
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
             raise ValueError(f"data.dps_pyro.trials: expected a whole number of at least 1, got {trials!r}")
         return made.model_copy(update={"seed": seed, "trials": trials})

@@ -18,7 +18,7 @@ def route(version: str | None = None) -> Literal["sampler", "trainer"]:
     or as a registered trainer (0.9, `@register_trainer`).
 
     Args:
-        version: the installed one if left out.
+        version: the version. The default is the installed one.
 
     Raises:
         ImportError: verl is not installed, or is of another version.

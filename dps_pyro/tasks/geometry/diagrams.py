@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     Attributes:
         kind: Of `KINDS`, e.g. ``"triangle/sum"``.
         marks: The numbers that the picture shows, in the order in which they are shown.
-        layout: Where things lie; whole numbers that, with the kind and the marks, determine the figure.
+        layout: The positions of things: whole numbers that, with the kind and the marks, determine the figure.
         question: The text beside the picture, without any of the numbers.
         answer: The value asked for.
         working: The steps to it, e.g. ``"180-50-60=70"``; several are separated by commas.

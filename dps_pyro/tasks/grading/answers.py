@@ -65,7 +65,7 @@ _TOKEN = re.compile(r"(?:<\|[a-z_]{1,30}\|>|</s>|\s){1,50}\Z")
 
 
 def said_after_thinking(completion: str) -> str | None:
-    """The text after the last ``</think>``, without special tokens at its end; None where the thinking has no end."""
+    """The text after the last ``</think>``, without special tokens at its end; None if the thinking has no end."""
     end = completion.rfind("</think>")
     if end < 0 and "<think>" in completion:
         return None

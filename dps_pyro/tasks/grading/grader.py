@@ -35,9 +35,9 @@ class Grader:
         seconds: The processor time for one comparison, > 0. A worker that uses no processor and does not answer is
             killed after twice that, and two seconds.
         batch_seconds: The processor time that comparisons which run out of `seconds` may take together, > 0, in one
-            call of `grade_all`. Where there are more comparisons than that allows in the worst case, each gets a tenth
-            of a second first, and then those that are left get their full time until the budget is spent.
-        workers: The number of processes that compare, >= 1; one per processor, at most four, if left out.
+            call of `grade_all`. If there are more comparisons than that allows in the worst case, each gets a tenth of
+            a second first. Then those that are left get their full time until the budget is spent.
+        workers: The number of processes that compare, >= 1. The default is one per processor, at most four.
         memory: The memory of a worker, in bytes.
         keep: The number of verdicts that are kept, >= 1. A time-out or a failure is no verdict and is never kept.
 

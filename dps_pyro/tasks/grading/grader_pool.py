@@ -208,7 +208,7 @@ class _Worker:
         return sum(_used(one) for one in (str(pid), *children))
 
     def reply(self) -> Reply | None:
-        """What it says, which is nothing yet while it is still `at` its query; None where it is dead."""
+        """The worker's reply, which is empty while it is still `at` its query; None if it is dead."""
         try:
             part = os.read(self.output.fileno(), 65536)
         except OSError:

@@ -299,7 +299,7 @@ def _words(text: str) -> str:
 
 
 def _word(content: str, power: str, before: str, *, first: bool, after: str) -> str | None:
-    r"""What the words of one ``\text{...}`` become; None where what follows them is an aside."""
+    r"""What the words of one ``\text{...}`` become; None if an aside follows them."""
     number_before = bool(_QUANTITY.search(before))
     unit_before = number_before and before.rstrip()[-1:] not in ",;(=<>"
     if not content:
@@ -348,7 +348,7 @@ def number(text: str) -> tuple[Fraction, bool] | None:
 
 
 def same_at_sight(gold: str, answer: str) -> bool | None:
-    """Whether two answers are the same, where that can be told without computer algebra; None where it cannot.
+    """Whether two answers are the same, if that is clear without computer algebra; None if it is not.
 
     The result is True for the same text after `normalise` and for plain numbers of the same value, and False for two
     whole numbers or fractions of different values. A decimal fraction may be rounded, so that it gives None.

@@ -148,7 +148,7 @@ def _chain(text: str, parts: list[str], relations: list[str], depth: int) -> Nod
 
 
 def _bracketed(text: str, depth: int) -> Node | None:
-    """A matrix, a set, a tuple, an interval or a value in brackets; None where no bracket holds the whole text."""
+    """A matrix, a set, a tuple, an interval or a value in brackets; None if no bracket holds the whole text."""
     tokens = [token[0] for token in _TOKEN.finditer(text)]
     first, last = tokens[0], tokens[-1]
     if (matrix := _MATRIX.match(text)) is not None and text.endswith(f"\\end{{{matrix[1]}}}"):

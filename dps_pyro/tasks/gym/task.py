@@ -30,7 +30,7 @@ class ReasoningGym:
     Args:
         dataset: its name, such as "spell_backward".
         train_size, test_size: how many different problems each split has.
-        seed: of the training problems; held-out ones have the next.
+        seed: the random seed of the training problems. Held-out problems use the next seed.
         config: settings of the generator, such as {"min_word_len": 3, "max_word_len": 6}.
         partial: give the scorer's partial credit as it is, for models of graded rewards (`DenseReward`); otherwise a
             reward is 1 for a full score and 0 for any other.
@@ -100,7 +100,7 @@ class ReasoningGym:
         return [self.reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
     def _answer(self, completion: str) -> str | None:
-        """The last answer between the tags, or the whole completion; None where there is none."""
+        """The last answer between the tags, or the whole completion; None if there is none."""
         if self.style == "compact":
             return completion.strip() or None
         end = completion.rfind("</answer>")

@@ -6,7 +6,6 @@ problems. In English the prompt asks for ``\boxed{}``; the compact form is the l
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,18 +13,15 @@ from typing import Any, Literal, NamedTuple
 
 from dps_pyro.support.records import read_records
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
-from dps_pyro.tasks.grading.answers import last_box
 from dps_pyro.tasks.grading.grader import Grader, shared_grader
 from dps_pyro.tasks.mathematics.arithmetic import LEVELS, random_problem
+from dps_pyro.tasks.mathematics.problems import INSTRUCTION, prompts_of
 
 __all__ = ["SUITES", "Math", "Suite"]
 
-INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-"""The sentence that is added to a problem in English."""
-
 
 class Suite(NamedTuple):
-    """Where an evaluation suite lies on the hub, and what its records call things."""
+    """The place of an evaluation suite on the hub, and the names of its fields."""
 
     source: str
     split: str
@@ -42,9 +38,6 @@ SUITES: Mapping[str, Suite] = {
 }
 """The usual evaluation suites, by name."""
 
-_PROBLEM = ("problem", "question", "prompt")
-_ANSWER = ("answer", "final_answer", "expected_answer", "ground_truth", "solution")
-_FEATURES = ("level", "subject", "type", "difficulty", "subfield", "source")
 _PROBLEMS = {name.lower(): suite for name, suite in SUITES.items()}
 
 
@@ -61,7 +54,7 @@ class Math:
         seed: The seed of the problems. The same arguments give the same problems on every platform.
         style: The language of the prompts. ``"compact"`` is that of the embedded policy, ``"3x+5=20:"``;
             ``"instruct"`` is English.
-        grader: The grader of the answers; the one that all tasks share, if left out.
+        grader: The grader of the answers. The default is the one that all tasks share.
 
     Raises:
         ValueError: An argument is out of its range, or there are too few distinct problems.
@@ -72,6 +65,8 @@ class Math:
     """The feature that tells most about a prompt's difficulty."""
     presets = ("from_files", "suite")
     """Constructors that a configuration may name."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the records that were left out, for a trainer to print."""
 
     def __init__(
         self,
@@ -116,35 +111,42 @@ class Math:
         *,
         problem: str | None = None,
         answer: str | None = None,
+        instruction: str | bool | None = None,
         test_size: int = 256,
         seed: int = 0,
         grader: Grader | None = None,
         tolerance: float = 0.0,
     ) -> Math:
-        r"""Make the task from problems with their answers, as MATH has them.
+        r"""Make the task from problems with their answers, as published data sets have them.
 
-        A record is a dictionary: ``{"problem": ..., "answer": ..., "level": 3, "type": "Algebra"}``.
+        A record is a dictionary: ``{"problem": ..., "answer": ..., "level": 3, "type": "Algebra"}``. The problem may be
+        a conversation (a list of messages), whose last message is the user's.
 
         Args:
-            train: The records. Where a record has no answer, the last ``\boxed{}`` of its ``solution`` is the answer.
+            train: The records. The answer is what follows the last ``####``, or else the last ``\boxed{}``, where the
+                field has one of them. A record without a problem or an answer is left out, and `notes` counts it.
             test: The held-out records. A record of `train` with the same problem is left out of `train`. If `test` is
                 left out, `test_size` records of `train` (at most half) are held out, drawn by `seed`.
-            problem: The field with the problem; ``problem``, ``question`` or ``prompt``, if left out.
-            answer: The field with the answer; ``answer``, ``final_answer`` and the like, if left out.
+            problem: The field with the problem, or a path to it; one of `dps_pyro.tasks.fields.PROBLEM`, if left out.
+            answer: The field with the answer, or a path to it, such as ``reward_model.ground_truth``; one of
+                `dps_pyro.tasks.fields.ANSWER`, if left out.
+            instruction: The sentence that is added to every problem, to say where the answer goes. False adds none.
+                If it is left out, a sentence that asks for ``\boxed{}`` is added to the problems that do not say it.
             test_size: The number of records that are held out, where `test` is left out.
             seed: The seed that decides which ones are held out.
-            grader: The grader of the answers; the one that all tasks share, if left out.
+            grader: The grader of the answers. The default is the one that all tasks share.
             tolerance: The relative error that a numeric answer may have, in [0, 1); 0.01 for data sets of measured
                 quantities, such as Minerva.
 
-        Repeated problems are kept once. ``level``, ``subject``, ``type`` and the like become features.
+        Repeated problems are kept once. The other columns become features (`dps_pyro.tasks.fields.known_of`).
 
         Raises:
-            ValueError: A record has no problem or no answer, or there are no records.
+            ValueError: There are no records, or none has a problem and an answer.
         """
-        known = _prompts(train, problem, answer)
+        notes: list[str] = []
+        known = prompts_of(train, problem, answer, instruction, notes)
         if test is not None:
-            held_out = _prompts(test, problem, answer)
+            held_out = prompts_of(test, problem, answer, instruction, notes)
         else:
             order = sorted(known)
             random.Random(f"math/{seed}").shuffle(order)
@@ -154,6 +156,7 @@ class Math:
             raise ValueError("expected at least one record, got none")
         made = cls.__new__(cls)
         made._fill({"train": PromptSet(rest), "test": PromptSet(held_out.values())}, grader, tolerance)
+        made.notes = tuple(notes)
         return made
 
     @classmethod
@@ -162,25 +165,32 @@ class Math:
         train: str | Path,
         test: str | Path | None = None,
         *,
+        split: str | None = None,
+        test_split: str | None = None,
         problem: str | None = None,
         answer: str | None = None,
+        instruction: str | bool | None = None,
         test_size: int = 256,
         seed: int = 0,
         tolerance: float = 0.0,
     ) -> Math:
         """Make the task as `from_records` does, from files, folders or data sets (see `read_records`), or suites.
 
-        A suite is given by its name in `SUITES`.
+        A suite is given by its name in `SUITES`. `split` and `test_split` name the parts of the sources; of a folder or
+        a data set they are ``train`` and ``test``, if left out. A `test_split` without `test` is a part of `train`.
 
         Raises:
             ValueError: A source cannot be read, or its records are no problems.
         """
-        held_out = None if test is None else _source(test, "test")
+        if test is None and test_split is not None:
+            test = train
+        held_out = None if test is None else _source(test, test_split, "test")
         return cls.from_records(
-            _source(train, "train"),
+            _source(train, split, "train"),
             held_out,
             problem=problem,
             answer=answer,
+            instruction=instruction,
             test_size=test_size,
             seed=seed,
             tolerance=tolerance,
@@ -222,8 +232,18 @@ class Math:
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
         """The reward of each completion of its prompt, graded side by side."""
         grader = shared_grader() if self._grader is None else self._grader
-        golds = [prompt.answer for prompt in prompts]
-        return grader.grade_all(golds, completions, tolerance=self._tolerance, number=self._number)
+        # Of several answers that are all right (Skywork) the best verdict counts.
+        golds = [one.answer if isinstance(one.answer, tuple) else (one.answer,) for one in prompts]
+        pairs = [(gold, said) for answers, said in zip(golds, completions, strict=True) for gold in answers]
+        verdicts = iter(
+            grader.grade_all(
+                [gold for gold, _ in pairs],
+                [said for _, said in pairs],
+                tolerance=self._tolerance,
+                number=self._number,
+            )
+        )
+        return [max((next(verdicts) for _ in answers), key=lambda reward: reward.value) for answers in golds]
 
 
 def _draw(split: str, levels: Sequence[int], size: int, seed: int, style: str, seen: set[str]) -> PromptSet:
@@ -253,45 +273,8 @@ def _draw(split: str, levels: Sequence[int], size: int, seed: int, style: str, s
     return PromptSet(prompts)
 
 
-def _source(source: str | Path, split: str) -> list[dict[str, Any]]:
-    """The records of a suite by name, of a file, or of a split of a folder or a data set."""
+def _source(source: str | Path, split: str | None, usual: str) -> list[dict[str, Any]]:
+    """The records of a suite by name, of a file, or of a split of a folder or a data set, `usual` if it is not said."""
     if (suite := _PROBLEMS.get(str(source).lower())) is not None:
         return read_records(suite.source, suite.split)
-    return read_records(source, None if Path(source).is_file() else split)
-
-
-def _prompts(records: Iterable[Mapping[str, Any]], problem: str | None, answer: str | None) -> dict[str, Prompt]:
-    """Make the prompts, each problem once, by their ids."""
-    prompts: dict[str, Prompt] = {}
-    for place, record in enumerate(records):
-        text = _field(record, (problem,) if problem else _PROBLEM, "a problem", place).strip()
-        gold = _gold(record, (answer,) if answer else _ANSWER, place)
-        name = f"math:{hashlib.sha256(' '.join(text.split()).encode()).hexdigest()[:16]}"
-        features: dict[str, float | str] = {"length": len(text)}
-        for key in _FEATURES:
-            if isinstance(value := record.get(key), int | float | str) and value != "":
-                features["subject" if key == "type" else key] = value
-        prompts.setdefault(name, Prompt(name, f"{text}\n\n{INSTRUCTION}", gold, features))
-    return prompts
-
-
-def _field(record: Mapping[str, Any], names: Sequence[str], what: str, place: int) -> str:
-    """The first of some fields that a record has, as text. The parts of a list (OlympiadBench) are joined."""
-    for name in names:
-        value = record.get(name)
-        if isinstance(value, list | tuple) and value:
-            value = ", ".join(map(str, value))
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, str | int | float) and str(value).strip():
-            return str(value)
-    raise ValueError(f"expected {what} ({', '.join(names)}) in record {place}, got {', '.join(record) or 'nothing'}")
-
-
-def _gold(record: Mapping[str, Any], names: Sequence[str], place: int) -> str:
-    """The gold answer: the content of its last box, if there is one, without dollar signs around it."""
-    text = _field(record, names, "an answer", place).strip()
-    inside = last_box(text)
-    text = text if inside is None else inside.strip()
-    whole = len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text[1:-1]
-    return text[1:-1].strip() if whole else text
+    return read_records(source, split if split or Path(source).expanduser().is_file() else usual)

@@ -1,4 +1,7 @@
-"""The process in which a user's reward function runs: `python -m dps_pyro.tasks.own.reward_worker FILE.py:FUNCTION`.
+"""The process in which a user's reward function runs.
+
+It is started as `python -m dps_pyro.tasks.own.reward_worker FILE.py:FUNCTION '[0.0, 1.0, null, false]'`; the list is
+the rule by which numbers become rewards.
 
 It reads one question per line and answers with one line. `dps_pyro.tasks.own.reward_process` speaks to it.
 """
@@ -14,18 +17,17 @@ from typing import Any
 
 from dps_pyro.support.child import end_with_parent
 from dps_pyro.support.plugins import load
+from dps_pyro.tasks.own.signatures import Rule, adapted, checked
 
-__all__ = ["answer_questions", "checked", "main"]
+__all__ = ["answer_questions", "main"]
 
 
 def main() -> None:
     """Answer questions until the other side is gone."""
 
     def ready() -> Callable[[Any], dict[str, Any]]:
-        function = load("reward", sys.argv[1])
-        if not callable(function):
-            raise TypeError(f"expected a function, got {function!r}")
-        return lambda question: checked(function(question["completion"], question["record"]))
+        function, rule = adapted(load("reward", sys.argv[1])), Rule(*json.loads(sys.argv[2]))
+        return lambda question: checked(function(question["completion"], question["record"]), rule)
 
     answer_questions(ready)
 
@@ -63,21 +65,6 @@ def answer_questions(ready: Callable[[], Callable[[Any], dict[str, Any]]]) -> No
             answer = {"raised": _short(error)}
         signal.setitimer(signal.ITIMER_PROF, 0)
         say(answer)
-
-
-def checked(found: Any) -> dict[str, Any]:
-    """Check what a reward function returned, and give it a reason.
-
-    Raises:
-        TypeError, ValueError: It is neither a number in 0..1 nor such a number and a reason.
-    """
-    value, reason = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-    number = float(value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"expected a reward in 0..1, got {value!r}")
-    if reason is None:
-        reason = "correct" if number == 1 else "wrong" if number == 0 else "partly correct"
-    return {"value": number, "reason": str(reason)[:100]}
 
 
 def _short(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ class TaskProcess(JudgeProcess):
     ) -> list[Reward]:
         ids = [prompt.id for prompt in prompts]
         answer = self._judged({"prompts": ids, "completions": list(completions), "together": together}, seconds)
-        return [Reward(float(value), str(reason)) for value, reason in answer["rewards"]]
+        return [Reward(math.nan if value is None else float(value), str(why)) for value, why in answer["rewards"]]
 
     def _started(self) -> Killable:
         process = Killable("dps_pyro.tasks.own.task_worker", self._made_from)

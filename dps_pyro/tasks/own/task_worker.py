@@ -14,7 +14,8 @@ from typing import Any
 
 from dps_pyro.tasks import by_name
 from dps_pyro.tasks.base import judge
-from dps_pyro.tasks.own.reward_worker import answer_questions, checked
+from dps_pyro.tasks.own.reward_worker import answer_questions
+from dps_pyro.tasks.own.signatures import checked
 
 __all__ = ["main"]
 

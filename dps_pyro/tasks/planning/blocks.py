@@ -33,7 +33,7 @@ _STEP = re.compile(
 
 
 def move(state: State, block: str, onto: str) -> State | None:
-    """Return the state after a move; None where the rules do not allow it, or where it moves nothing.
+    """Return the state after a move; None if the rules do not allow it, or if it moves nothing.
 
     >>> move(("ab", "c"), "b", "c")
     ('a', 'cb')

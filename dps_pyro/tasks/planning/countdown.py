@@ -209,7 +209,7 @@ class Countdown:
             train: The records.
             test: The held-out records. If they are left out, they are the `test_size` distinct problems behind the
                 first `train_size` of `train`, or the last ones where `train_size` is left out (at most half of them).
-            train_size: The greatest number of training prompts, the first ones; all, if left out.
+            train_size: The greatest number of training prompts, the first ones. The default is all.
             test_size: The greatest number of test prompts.
             style: The language of the prompts, as for the constructor.
 

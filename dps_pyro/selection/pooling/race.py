@@ -36,7 +36,7 @@ class Shelves:
     """All slots, by an upper bound of their chances of a useful group until step `until`.
 
     Args:
-        outlook: of the group size planned; all slots are brought up to date.
+        outlook: the outlook for the planned group size. All slots are brought up to date.
     """
 
     def __init__(self, outlook: Outlook) -> None:
@@ -53,8 +53,8 @@ class Shelves:
     def hold(self, outlook: Outlook) -> bool:
         """Whether the bounds still hold, and few slots were touched since."""
         tracker = outlook.tracker
-        fresh = self.made == tracker.settled and tracker.step <= self.until and self.trials == outlook.trials
-        return fresh and len(tracker.touched()) <= max(1 << 13, len(self.order) // 64)
+        fresh = self.made == tracker.waiting.settled and tracker.step <= self.until and self.trials == outlook.trials
+        return fresh and len(tracker.waiting.touched()) <= max(1 << 13, len(self.order) // 64)
 
     def race(
         self,
@@ -73,7 +73,7 @@ class Shelves:
             count: how many are wanted.
             others: float64 [C], when others arrive that are not on the shelves.
             barred: bool [n], slots that must not be taken; None if all may be taken.
-            generator: of the draws.
+            generator: the random generator of the draws.
         """
         tracker = outlook.tracker
         bound = torch.exp2(-STEP * torch.arange(NUMBER, dtype=torch.float64)) ** sharpness
@@ -81,7 +81,7 @@ class Shelves:
         first = self.counts.cumsum(0) - self.counts
         latest = float(others.kthvalue(count).values) if len(others) >= count else math.inf
         found = Arrivals(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long))
-        gone = tracker.touched()  # their bounds hold no more; they are among the others
+        gone = tracker.waiting.touched()  # their bounds hold no more; they are among the others
         start, length = 0.0, 1.3 * count / max(float(rate.sum()), 1e-300)
 
         def left(slots: Tensor) -> Tensor:

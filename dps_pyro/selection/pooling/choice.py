@@ -11,15 +11,15 @@ from torch import Tensor
 
 from dps_pyro.selection import acquisition
 from dps_pyro.selection.acquisition import Acquisition
-from dps_pyro.selection.race import Shelves
-from dps_pyro.selection.waits import Rule, Seen, rule_of, shortest
+from dps_pyro.selection.pooling.race import Shelves
+from dps_pyro.selection.pooling.waits import Rule, Seen, rule_of, shortest
 from dps_pyro.tracking.pooled import PooledTracker
 from dps_pyro.tracking.strangers import Members, distinct
 
 __all__ = ["Chosen", "PooledChoice"]
 
 MANY = 30_000
-"""Visited prompts from which on the soft top B is a race; of fewer each gets a number."""
+"""The number of visited prompts from which on the soft top B is a race. With fewer, each prompt gets a number."""
 SHARPEST = 20.0
 """Weights of a higher power leave the range of numbers."""
 
@@ -35,7 +35,7 @@ class PooledChoice:
     """Chooses batches with the law that the acquisition has over all prompts.
 
     Args:
-        tracker: of the prompts.
+        tracker: the tracker of the prompts.
         acquire: an acquisition that has a rule (`rule_of`).
         rule: it.
     """
@@ -86,7 +86,7 @@ class PooledChoice:
         """A wait for each visited prompt, and for each pool of equals its shortest ones."""
         tracker, outlook = self.tracker, self.tracker.outlook(trials)
         kinds, waits = self._pools(count, retired, generator)
-        if not tracker.kinds.steady or 8 * len(tracker.touched()) > tracker.slots.count:
+        if not tracker.kinds.steady or 8 * len(tracker.waiting.touched()) > tracker.slots.count:
             tracker.settle()
         chance = outlook.slots()
         by_slot = self._seen(chance, tracker.believed, lambda: tracker.kinds.at(tracker.slots.row.long()))
@@ -101,12 +101,12 @@ class PooledChoice:
     def _race(
         self, count: int, trials: int, sharpness: float, retired: Tensor | None, generator: torch.Generator
     ) -> Chosen:
-        """The soft top B by who arrives first; see `dps_pyro.selection.race`."""
+        """The soft top B by who arrives first; see `dps_pyro.selection.pooling.race`."""
         tracker, outlook = self.tracker, self.tracker.outlook(trials)
         if self._shelves is None or not self._shelves.hold(outlook):
             self._shelves = Shelves(outlook)
         kinds, waits = self._pools(count, retired, generator)
-        touched = tracker.touched()
+        touched = tracker.waiting.touched()
         barred = None if retired is None else retired[tracker.slots.row.long()]
         touched = touched if barred is None else touched[~barred[touched]]
         fresh = outlook.of(touched)

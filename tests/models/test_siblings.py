@@ -1,0 +1,132 @@
+"""Siblings: the population's belief against a plain computation, and what it buys on prompts that nobody rolled out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import oracle
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dps_pyro import PromptSampler
+from dps_pyro.dynamics.step import Step
+from dps_pyro.models import BetaBernoulli, LogitWalk, Siblings, SolvingProgress
+from dps_pyro.models.by_name import make
+from dps_pyro.tracking.tracker import Tracker, track
+
+N, STEPS = 12, 5
+LABELS = [f"g{row % 3}" for row in range(N)]
+
+
+def plain(model: Siblings, solved: Any, trials: Any, labels: list[str]) -> np.ndarray:
+    """[N, K], by the formulas of the module, prompt by prompt."""
+    dynamics = model.dynamics
+    theta = dynamics.parameters(N, {}, None)
+    start = np.broadcast_to(dynamics.initial(theta).probs.double().numpy(), (N, len(dynamics.states))).copy()
+    belief, seen = start.copy(), np.zeros(N, bool)
+    for t in range(solved.shape[1]):
+        step = Step(torch.from_numpy(trials[:, t]))
+        move = np.broadcast_to(
+            dynamics.transition(theta, step).probs.double().numpy(), (N, start.shape[1], start.shape[1])
+        )
+        law = dynamics.emission(theta, step)
+        likelihood = law.log_prob(torch.from_numpy(solved[:, t]).double().unsqueeze(-1)).exp().double().numpy()
+        for i in range(N):
+            if trials[i, t]:
+                seen[i] = True
+                belief[i] = belief[i] * likelihood[i] / (belief[i] * likelihood[i]).sum()
+            belief[i], start[i] = belief[i] @ move[i], start[i] @ move[i]
+        for i in np.flatnonzero(~seen):
+            everyone = (model.strength * start[i] + belief[seen].sum(0)) / (model.strength + seen.sum())
+            own = seen & (np.array(labels) == labels[i])
+            belief[i] = (model.strength * everyone + belief[own].sum(0)) / (model.strength + own.sum())
+    return belief
+
+
+@pytest.mark.parametrize("dynamics", [LogitWalk(rungs=7), SolvingProgress()])
+@given(seed=st.integers(0, 10**6), strength=st.floats(0.1, 50))
+def test_strangers_are_believed_where_their_siblings_are(dynamics: Any, seed: int, strength: float) -> None:
+    rng = np.random.default_rng(seed)
+    trials = rng.integers(1, 5, (N, STEPS)) * (rng.random((N, STEPS)) < 0.2)
+    solved = rng.integers(0, trials + 1)
+    model = Siblings(LABELS, dynamics=dynamics, strength=strength)
+    tracker = model.tracker(N, dtype=torch.float64)
+    for t in range(STEPS):
+        rows = np.flatnonzero(trials[:, t])
+        tracker.observe(*(torch.from_numpy(x) for x in (rows, solved[rows, t], trials[rows, t])))
+    torch.testing.assert_close(tracker.belief.sum(-1), torch.ones(N, dtype=torch.float64))
+    np.testing.assert_allclose(tracker.belief, plain(model, solved, trials, LABELS), atol=1e-6)
+
+
+def test_visited_prompts_from_the_first_step_have_the_plain_filter() -> None:
+    solved, trials = oracle.random_groups(N, STEPS, seed=3, most=6)
+    both = [Siblings(LABELS).tracker(N), Tracker(LogitWalk(), N)]
+    for tracker in both:
+        for t in range(STEPS):
+            tracker.observe(torch.arange(N), solved[:, t], trials[:, t].clamp(min=1))
+    torch.testing.assert_close(both[0].belief, both[1].belief)
+
+
+def test_a_late_group_belongs_to_what_was_believed_at_its_step() -> None:
+    tracker = Siblings(LABELS).tracker(N, dtype=torch.float64)
+    for t in range(4):
+        tracker.observe(torch.tensor([t]), torch.tensor([4]), torch.tensor([4]))
+    others = tracker.belief.clone()
+    at_step = Siblings(LABELS).tracker(N, dtype=torch.float64)
+    for t in range(4):
+        rows = torch.tensor([t] if t != 2 else [t, 8])
+        at_step.observe(rows, torch.full(rows.shape, 4), torch.full(rows.shape, 4))
+    tracker.observe(torch.tensor([8]), torch.tensor([4]), torch.tensor([4]), step=2)
+    torch.testing.assert_close(tracker.belief[8], at_step.belief[8])
+    torch.testing.assert_close(tracker.belief[:4], others[:4])
+
+
+def test_it_tells_easy_from_hard_prompts_that_nobody_rolled_out() -> None:
+    """Two subjects, one never solved and one solved half of the time: after twenty prompts of each the other eighty are
+    told apart, which the same model without siblings cannot do."""
+    generator = torch.Generator().manual_seed(0)
+    labels = ["hard", "fair"] * 100
+    rates = torch.tensor([0.0, 0.5]).repeat(100)
+    scores = {}
+    for name, model in (("alone", LogitWalk()), ("siblings", Siblings(labels))):
+        tracker = track(model, 200)
+        solved = torch.bernoulli(rates[:40].unsqueeze(-1).expand(-1, 8), generator=generator).sum(-1)
+        tracker.observe(torch.arange(40), solved, torch.full((40,), 8))
+        chance = tracker.informative(8)[40:].double()
+        truth = torch.where(rates[40:] > 0, 1 - 2 * 0.5**8, 0.0).double()
+        scores[name] = float((truth * chance.log() + (1 - truth) * (1 - chance).log()).mean())
+    assert scores["siblings"] > -0.25 > -0.6 > scores["alone"]
+
+
+def test_a_sampler_goes_on_from_its_state() -> None:
+    samplers = [PromptSampler(Siblings(LABELS), N, trials=4, seed=1) for _ in range(2)]
+    for _ in range(3):
+        rows = samplers[0].select(3)
+        samplers[0].observe(rows, [2, 0, 4], 4)
+    samplers[1].load_state_dict(copy.deepcopy(samplers[0].state_dict()))
+    torch.testing.assert_close(samplers[0].belief, samplers[1].belief)
+    stranger = int((samplers[0].visits == 0).nonzero()[0])
+    for sampler in samplers:
+        sampler.observe([stranger], [1], 4, step=1)
+    assert torch.equal(samplers[0].belief, samplers[1].belief)
+    assert torch.equal(samplers[0].select(4), samplers[1].select(4))
+
+
+def test_names_of_features_are_joined_into_labels() -> None:
+    model: Any = make("Siblings", {"groups": "blocks+moves"}, {"blocks": [5, 6, 5], "moves": [1, 1, 2]})
+    assert model.groups.labels == ("5+1", "5+2", "6+1")
+    with pytest.raises(ValueError, match="expected features among blocks, moves, got 'colour'"):
+        make("Siblings", {"groups": "blocks+colour"}, {"blocks": [5], "moves": [1]})
+
+
+def test_what_it_does_not_take() -> None:
+    with pytest.raises(ValueError, match=r"dynamics: expected an instance of Dynamics, got <.*BetaBernoulli"):
+        Siblings(dynamics=BetaBernoulli())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="strength"):
+        Siblings(strength=0.0)
+    with pytest.raises(ValueError, match="groups: expected a label for each of 3 prompts, got 2"):
+        Siblings(["a", "b"]).tracker(3)
