@@ -57,6 +57,7 @@ def render(page: str) -> str:
         "replay-own": lambda: replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),
         "sbc": lambda: calibration(_read("sbc")),
+        "predictive": lambda: predictive(_read("predictive")),
         "labels": lambda: labels(_read("labels")),
         "fitting": lambda: fitting(_read("fit"), _read("filter")),
         "geometry": lambda: geometry.table(_read("geometry")),
@@ -229,6 +230,25 @@ def recovery(result: dict[str, Any]) -> str:
         f"{result['seed']}. Coverage ± its standard error over histories; errors of `normal`, `low_rank`; *cost*: "
         f"processor seconds of `Laplace()`, the default, over those of SVI with `low_rank`; –: not measured. "
         f"{result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def predictive(result: dict[str, Any]) -> str:
+    """The chi-square p-values of each check's tail probabilities, by acquisition, and how many logs failed a check."""
+    parts = result["parts"]
+    names = [name for name in parts if name != "wrong"]
+    lines = [f"| check | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    for check in parts[names[0]]["p"]:
+        cells = (f"{parts[name]['p'][check]:.3f}" if check in parts[name]["p"] else "–" for name in names)
+        lines.append(f"| {check} | {' | '.join(cells)} |")
+    lines.append(f"| logs that fail a check | {' | '.join(str(parts[name]['flagged']) for name in names)} |")
+    settings, wrong = result["configuration"], parts["wrong"]
+    note = (
+        f"{settings['logs']} logs per acquisition, each of {settings['prompts']} prompts and {settings['steps']} steps "
+        f"with {settings['batch']} prompts rolled out in each; {settings['replications']} replications. A log fails a "
+        f"check if its tail probability is at most 0.01. Of {wrong['logs']} logs of a walk over 25 success logits, "
+        f"fitted by `SolvingProgress`, {wrong['caught']} fail a check. {result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
 
