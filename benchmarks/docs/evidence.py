@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.cost import trainer
 from benchmarks.docs import pictures
-from benchmarks.learning import geometry, smollm2, tasks
+from benchmarks.learning import geometry, planning, smollm2, tasks
 from dps_pyro.trainers.bench.results import table as bench_table
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -50,12 +50,14 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
+        "admission": lambda: planning.admission(_read("planning")),
         "planning": lambda: bench_table(_read("planning")),
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "replay-own": lambda: replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),
         "sbc": lambda: calibration(_read("sbc")),
+        "predictive": lambda: predictive(_read("predictive")),
         "labels": lambda: labels(_read("labels")),
         "fitting": lambda: fitting(_read("fit"), _read("filter")),
         "geometry": lambda: geometry.table(_read("geometry")),
@@ -228,6 +230,25 @@ def recovery(result: dict[str, Any]) -> str:
         f"{result['seed']}. Coverage ± its standard error over histories; errors of `normal`, `low_rank`; *cost*: "
         f"processor seconds of `Laplace()`, the default, over those of SVI with `low_rank`; –: not measured. "
         f"{result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def predictive(result: dict[str, Any]) -> str:
+    """The chi-square p-values of each check's tail probabilities, by acquisition, and how many logs failed a check."""
+    parts = result["parts"]
+    names = [name for name in parts if name != "wrong"]
+    lines = [f"| check | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    for check in parts[names[0]]["p"]:
+        cells = (f"{parts[name]['p'][check]:.3f}" if check in parts[name]["p"] else "–" for name in names)
+        lines.append(f"| {check} | {' | '.join(cells)} |")
+    lines.append(f"| logs that fail a check | {' | '.join(str(parts[name]['flagged']) for name in names)} |")
+    settings, wrong = result["configuration"], parts["wrong"]
+    note = (
+        f"{settings['logs']} logs per acquisition, each of {settings['prompts']} prompts and {settings['steps']} steps "
+        f"with {settings['batch']} prompts rolled out in each; {settings['replications']} replications. A log fails a "
+        f"check if its tail probability is at most 0.01. Of {wrong['logs']} logs of a walk over 25 success logits, "
+        f"fitted by `SolvingProgress`, {wrong['caught']} fail a check. {result['machine']}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
 

@@ -28,7 +28,9 @@ from dps_pyro.history.log import Features
 from dps_pyro.models import hierarchical, ladder, prompt_types
 from dps_pyro.models.covariate import Covariate
 from dps_pyro.models.dense_reward import DenseReward
+from dps_pyro.models.forgetting import Forgetting
 from dps_pyro.models.logit_walk import LogitWalk
+from dps_pyro.models.run_start import RunStart
 from dps_pyro.models.solving_progress import SolvingProgress
 from dps_pyro.models.trained import Trained
 
@@ -40,6 +42,8 @@ MODELS: dict[str, Callable[[Features], Dynamics[Any]]] = {
     "PromptTypes": lambda _: prompt_types.PromptTypes(),
     "Covariate": lambda features: Covariate(features, **SMALL["Covariate"]),
     "DenseReward": lambda _: DenseReward(),
+    "RunStart": lambda _: RunStart(),
+    "Forgetting": lambda _: Forgetting(),
     "Hierarchical": lambda features: hierarchical.Hierarchical(
         [str(group) for group in features["group"]], **SMALL["Hierarchical"]
     ),

@@ -51,9 +51,9 @@ def metrics(folder: Path, *, timings: bool = False) -> list[dict[str, Any]]:
     return [{name: x for name, x in line.items() if timings or not name.startswith(timed)} for line in lines]
 
 
-def die_at(config: TrainConfig, event: str, path: str, count: int) -> None:
-    """Train in this process, and kill it (SIGKILL) before `event` (a Python audit event, such as "open" or "os.rename")
-    touches a path with `path` in it for the count-th time."""
+def _signal_at(number: int, event: str, path: str, count: int) -> None:
+    """Send this process a signal before `event` (a Python audit event, such as "open" or "os.rename") touches a path
+    with `path` in it for the count-th time."""
     left = count
 
     def hook(name: str, arguments: tuple[Any, ...]) -> None:
@@ -61,10 +61,33 @@ def die_at(config: TrainConfig, event: str, path: str, count: int) -> None:
         if name == event and path in str(arguments[0]):
             left -= 1
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
     sys.addaudithook(hook)
+
+
+def die_at(config: TrainConfig, event: str, path: str, count: int) -> None:
+    """Train in this process, and kill it (SIGKILL) before the event, as in `_signal_at`."""
+    _signal_at(signal.SIGKILL, event, path, count)
     train(config)
+
+
+def press_ctrl_c(arguments: list[str], errors: Path, event: str, path: str, count: int) -> None:
+    """Run a command in this process, press Ctrl-C before the event, as in `_signal_at`, and exit with the command's
+    status. What the command says goes to the file `errors`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _signal_at(signal.SIGINT, event, path, count)
+    with errors.open("w", encoding="utf-8") as sys.stderr:
+        status = main(arguments)
+    sys.stderr = sys.__stderr__
+    sys.exit(status)
+
+
+def interrupted(arguments: list[str], errors: Path, event: str, path: str, count: int = 1) -> str:
+    """Run `press_ctrl_c` in a process of its own, check that the command ended with status 130, and return what it
+    said."""
+    assert _ended(press_ctrl_c, arguments, errors, event, path, count) == 130
+    return errors.read_text(encoding="utf-8")
 
 
 def killed(config: TrainConfig, event: str, path: str, count: int = 1) -> None:
@@ -102,13 +125,18 @@ def killed_within(config: TrainConfig, part: str, count: int) -> None:
 
 
 def _dies(target: Callable[..., None], *arguments: Any) -> None:
+    assert _ended(target, *arguments) == -signal.SIGKILL
+
+
+def _ended(target: Callable[..., None], *arguments: Any) -> int | None:
+    """The exit code of a call in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     # Imported once for all of them. (By name it would not be found: that process does not know this folder.)
     context.set_forkserver_preload(["dps_pyro.trainers.grpo"])
     process = context.Process(target=target, args=arguments)
     process.start()
     process.join()
-    assert process.exitcode == -signal.SIGKILL
+    return process.exitcode
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

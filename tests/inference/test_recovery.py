@@ -67,6 +67,10 @@ def test_a_row_of_the_default_method() -> None:
     assert row["cost"] > 0 and row["seconds_a_fit"] > 0 and row["resampled"] <= 4
 
 
+NOT_YET = {"Forgetting"}
+"""Models whose intervals have not been measured: docs/evidence/calibration.md says so."""
+
+
 def test_every_fitted_model_of_the_gallery_recovers_what_made_its_histories() -> None:
     """The committed recoveries: fifty histories per model, points better than the prior's mean, intervals that hold the
     truth in seven of ten cases at least, and a guide with correlations no worse than one without; where the default
@@ -75,12 +79,14 @@ def test_every_fitted_model_of_the_gallery_recovers_what_made_its_histories() ->
     result = json.loads((evidence.RESULTS / "recovery.json").read_text(encoding="utf-8"))
     assert result["configuration"]["histories"] >= 50
     rows = {(row["model"], row["guide"]): row for row in result["rows"]}
-    assert {(name, guide) for name in FITTED for guide in GUIDES} <= rows.keys()
+    measured = [name for name in FITTED if name not in NOT_YET]
+    assert {(name, guide) for name in measured for guide in GUIDES} <= rows.keys()
+    assert not any(name in NOT_YET for name, _ in rows)
     for (name, guide), row in rows.items():
         assert row.get("arguments", {}) == SMALL.get(name, {})
         assert row["global"]["error"] < row["global"]["prior_error"], (name, guide)
         assert row["global"]["coverage"] > 0.7, (name, guide)
-    for name in FITTED:
+    for name in measured:
         normal, low_rank = (rows[name, guide]["global"] for guide in GUIDES)
         assert low_rank["coverage"] > normal["coverage"] - low_rank["coverage_se"], name
         if (name, "laplace") in rows:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.same_run import assert_same_run, settings
-from helpers.tiny import killed, killed_within, metrics, tiny
+from helpers.tiny import interrupted, killed, killed_within, metrics, tiny
 
 from dps_pyro.cli import main
 from dps_pyro.history.log import RolloutHistory
@@ -135,52 +129,17 @@ def test_killed_twice_between_the_same_checkpoints(tmp_path: Path, straight: Pat
     assert_same_run(run, straight)
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """The command line in a process of its own, where Ctrl-C is heard even if this one runs in the background."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "dps_pyro.cli", "train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=_hear_ctrl_c,  # noqa: PLW1509
-    )
-
-
-def _hear_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def wait(process: subprocess.Popen[str], until: Callable[[], bool]) -> None:
-    while not until():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-
-
 def test_ctrl_c_then_kill_then_resume_on_the_command_line(tmp_path: Path, straight: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "config.yaml"
     file.write_text(save_config(settings(run)), encoding="utf-8")
-    process = start("--config", str(file))
-    wait(process, lambda: (run / "metrics.jsonl").exists() and len(metrics_so_far(run)) >= 2)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    errors = interrupted(["train", "--config", str(file)], tmp_path / "errors", "open", "metrics.jsonl", 8)
     assert "dps-pyro train: stopped\n" in errors
     assert f"go on with: dps-pyro train --resume --out {run}" in errors
     assert "Traceback" not in errors
-
-    done = len(metrics_so_far(run))
-    process = start("--resume", f"--out={run}")
-    wait(process, lambda: len(metrics_so_far(run)) != done and len(RunFolder(run, resume=True).checkpoints()) >= 1)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert not (run / "summary.json").exists()
+    killed(load_config(run / "config.yaml").replaced(resume=True), "os.rename", "step-000006.")
     assert main(["train", "--resume", "--out", str(run)]) == 0
     assert_same_run(run, straight)
-
-
-def metrics_so_far(run: Path) -> list[str]:
-    return (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 def test_a_finished_run_is_left_alone(straight: Path, capsys: pytest.CaptureFixture[str]) -> None:

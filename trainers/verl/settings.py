@@ -81,9 +81,10 @@ class Settings(Section):
         trials = rollouts if trials is None else trials
         if trials is None:
             raise ValueError("data.dps_pyro.trials: expected the number of rollouts per prompt, got none")
-        if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+        count: Any = trials  # `rollouts` is as verl's own configuration has it
+        if type(count) is not int or count < 1:
             raise ValueError(f"data.dps_pyro.trials: expected a whole number of at least 1, got {trials!r}")
-        return made.model_copy(update={"seed": seed, "trials": trials})
+        return made.model_copy(update={"seed": seed, "trials": count})
 
     @property
     def rule(self) -> Rule:
