@@ -28,3 +28,8 @@ def svi(model: Dynamics[Any], history: RolloutHistory, **settings: Any) -> Poste
     own = {name: settings.pop(name) for name in ("prior", "widen", "seed") if name in settings}
     settings.pop("progress", None)
     return fit(model, history, SVI(**settings), progress=False, **own)
+
+
+def quick(history: RolloutHistory, model: Any = None, **options: Any) -> Posterior:
+    """A short fit by SVI, of `SolvingProgress` unless another model is given."""
+    return svi(model or SolvingProgress(), history, **{"steps": 40, "draws": 20, **options})

@@ -10,7 +10,7 @@ import pyro
 import pytest
 import torch
 from helpers import oracle
-from helpers.fits import TRUTH, simulated, svi
+from helpers.fits import TRUTH, quick, simulated, svi
 from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor
 
@@ -18,10 +18,6 @@ from dps_pyro import NUTS, Posterior, PromptSampler, RolloutHistory, fit
 from dps_pyro.inference.methods import method_named
 from dps_pyro.inference.svi import flat
 from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
-
-
-def quick(history: RolloutHistory, model: Any = None, **options: Any) -> Posterior:
-    return svi(model or SolvingProgress(), history, **{"steps": 40, "draws": 20, **options})
 
 
 def test_svi_finds_the_parameters_that_made_the_history() -> None:

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import oracle
-from helpers.fits import TRUTH, simulated
+from helpers.fits import TRUTH, quick, simulated
 from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, init_to_mean
 from torch import Tensor
