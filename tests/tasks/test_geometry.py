@@ -216,7 +216,7 @@ def test_a_folder_of_json_lines_with_pictures_beside_them(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="expected an image, its bytes or a path below"):
         Geometry.geometry3k(tmp_path)
     (tmp_path / "test.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"expected test\.jsonl"):
+    with pytest.raises(ValueError, match=r"expected test\.parquet, test\.jsonl"):
         Geometry.geometry3k(tmp_path)
 
 

@@ -90,7 +90,7 @@ TOLD: dict[Any, list[str]] = {
     broken.AlwaysUseful: ["informative: expected 0 where trials are 0"],
     broken.Doubled: ["informative: expected chances in [0, 1], got 0 to"],
     # steps without rollouts, and numbers
-    broken.NoMissing: ["emission: expected", "Where a prompt was not rolled out, step.trials is 0", "clamp_min(1)"],
+    broken.NoMissing: ["emission: expected", "step.trials is 0 for a prompt that was not rolled out", "clamp_min(1)"],
     broken.Raises: [
         "transition: expected",
         "RuntimeError: no rollouts, no move",
