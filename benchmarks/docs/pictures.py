@@ -90,7 +90,7 @@ def selectors(result: dict[str, Any], path: Path) -> None:
 
 PLANNED = {
     "dynamic sampling": "#000000",
-    "Siblings, soft": "#0072B2",
+    "Siblings, soft, 600 steps": "#0072B2",
     "Siblings without groups, soft": "#56B4E9",
     "MoPPS": "#009E73",
     "SolvingProgress, soft": "#CC79A7",
