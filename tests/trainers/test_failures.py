@@ -125,8 +125,11 @@ def test_raising_hanging_dying_and_wrong_rewards_are_no_zeros(rewards: Path) -> 
             dies("+", {})
     wrong = RewardProcess(f"{rewards}:wrong", 10)
     for record, message in {
-        "nothing": "reward abstained", "two": "expected a reward in 0..1, got 2.0", "nan": "reward abstained", "text": "ValueError",
-    }.items():  # fmt: skip
+        "nothing": "reward abstained",
+        "two": "expected a reward in 0..1, got 2.0",
+        "nan": "reward abstained",
+        "text": "ValueError",
+    }.items():
         with pytest.raises(RewardError, match=message):
             wrong("", record)
 
