@@ -118,15 +118,22 @@ class _SiblingsTracker(Tracker):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
-        super().load_state_dict(state)
-        self._past = {int(step): _Population(**saved) for step, saved in state.get("population", {}).items()}
+        saved = checks.instance("state", state, Mapping).get("population", {})
+        before = self._past
+        # First, because prompts that the saved filter did not have are filtered with these.
+        self._past = {int(step): _Population(**population) for step, population in saved.items()}
+        try:
+            super().load_state_dict(state)
+        except ValueError:
+            self._past = before
+            raise
 
     def _parameters(self, rows: Tensor | None) -> Any:
-        if self.model.groups is None:
-            self._group = torch.zeros(self.num_prompts, dtype=torch.long)
-        else:
-            self._group = self.model.groups.of(torch.arange(self.num_prompts), self.num_prompts)
-        return super()._parameters(rows)
+        theta, groups = super()._parameters(rows), self.model.groups
+        if rows is None:  # whenever the number of prompts changes
+            everyone = torch.arange(self.num_prompts)
+            self._group = torch.zeros_like(everyone) if groups is None else groups.of(everyone, self.num_prompts)
+        return theta
 
     def _start(self, num_rows: int, theta: Any) -> State:
         belief = super()._start(num_rows, theta)["belief"]
@@ -145,7 +152,7 @@ class _SiblingsTracker(Tracker):
         start, seen = predict(state["start"], move), state["seen"].index_fill(0, at, True)
         coming, group = int(step.number) + 1, self._group
         if self._rows is None:
-            population = self._past[coming] = _population(belief[seen], group[seen], self._group)
+            population = self._past[coming] = self._population(belief[seen], group[seen])
             self._past.pop(coming - REMEMBERED, None)
         elif coming in self._past:  # some prompts alone: their siblings are where they were
             population, group = self._past[coming], group[self._rows]
@@ -161,10 +168,8 @@ class _SiblingsTracker(Tracker):
         everyone = (strength * start + mass.sum(0)) / (strength + number.sum())
         return (strength * everyone + mass[group]) / (strength + number[group])
 
-
-def _population(belief: Tensor, group: Tensor, groups: Tensor) -> _Population:
-    """Make it from the beliefs [V, K] and groups [V] of visited prompts, where `groups` [N] are those of all
-    prompts."""
-    count = int(groups.max()) + 1
-    mass = belief.new_zeros(count, belief.shape[-1]).index_add(0, group, belief)
-    return _Population(mass, torch.bincount(group, minlength=count).to(belief).unsqueeze(-1))
+    def _population(self, belief: Tensor, group: Tensor) -> _Population:
+        """The population of all groups that there can be, of visited prompts' beliefs [V, K] and groups [V]."""
+        count = 1 if self.model.groups is None else len(self.model.groups.labels) + 1  # the last: of none of them
+        mass = belief.new_zeros(count, belief.shape[-1]).index_add(0, group, belief)
+        return _Population(mass, torch.bincount(group, minlength=count).to(belief).unsqueeze(-1))

@@ -116,6 +116,28 @@ def test_a_sampler_goes_on_from_its_state() -> None:
     assert torch.equal(samplers[0].select(4), samplers[1].select(4))
 
 
+def test_new_prompts_of_a_group_that_was_not_there_join() -> None:
+    labels = ["a"] * 4 + ["b"] * 2
+    sampler = PromptSampler(Siblings(labels), 4, trials=4)
+    sampler.observe([0, 1], [4, 4], 4)
+    sampler.add(2)
+    new, grid = sampler.belief[4], LogitWalk().grid
+    torch.testing.assert_close(new, sampler.belief[5])
+    assert float(new @ grid) > float(Siblings(labels).tracker(6).belief[4] @ grid)
+    sampler.observe([4, 0], [0, 4], 4)
+    assert sampler.belief.isfinite().all()
+
+
+def test_a_prompt_that_a_saved_state_did_not_have_learns_from_its_siblings() -> None:
+    before = PromptSampler(Siblings(["a"] * 3), ["p", "q", "r"], trials=4)
+    for _ in range(2):
+        before.observe(["p", "q"], [4, 4], 4)
+    after = PromptSampler(Siblings(["a"] * 4), ["r", "p", "new", "q"], trials=4)
+    after.load_state_dict(before.state_dict())
+    torch.testing.assert_close(after.belief[[1, 3, 0]], before.belief)
+    torch.testing.assert_close(after.belief[2], after.belief[0])
+
+
 def test_names_of_features_are_joined_into_labels() -> None:
     model: Any = make("Siblings", {"groups": "blocks+moves"}, {"blocks": [5, 6, 5], "moves": [1, 1, 2]})
     assert model.groups.labels == ("5+1", "5+2", "6+1")
