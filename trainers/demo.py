@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dps_pyro.report.measures import LAST, crossing
+from dps_pyro.report.measures import saving
 from dps_pyro.storage import atomic_path, strict_json
 from dps_pyro.support.console import plain_console
 from dps_pyro.trainers.bench.curves import curve_of
@@ -116,31 +116,28 @@ def compare(
         uniform_curve: the rollouts and the held-out accuracies at the evaluations of the run on random prompts.
         predicted_curve: the same of the run on predicted prompts.
     """
-    target = float(np.mean(uniform_curve[1][-LAST:]))
-    took = {
-        arm: crossing(np.asarray(rollouts, dtype=np.float64), np.asarray(accuracy, dtype=np.float64), target)
-        for arm, (rollouts, accuracy) in (("uniform", uniform_curve), ("predicted", predicted_curve))
-    }
+    own, theirs = (np.array(curve, dtype=np.float64) for curve in (predicted_curve, uniform_curve))
+    target, took, uniform_took = saving((own[0], own[1]), (theirs[0], theirs[1]))
     share, other = predicted["useful_share"], uniform["useful_share"]
     failures = []
     if not predicted["accuracy_after"] > predicted["accuracy_before"]:
         failures.append("held-out accuracy did not rise.")
     if not share > other:
         failures.append("the share of useful groups was not above uniform selection's.")
-    if not took["predicted"] < took["uniform"]:
+    if not took < uniform_took:
         failures.append("predicted prompts did not reach uniform selection's final accuracy with fewer rollouts.")
-    reached = f"predicted prompts took {took['predicted']:,.0f}"
-    if math.isinf(took["predicted"]):
+    reached = f"predicted prompts took {took:,.0f}"
+    if math.isinf(took):
         reached = "predicted prompts did not reach it"
     return {
         "target": target,
-        "rollouts_uniform": took["uniform"],
-        "rollouts_predicted": took["predicted"] if math.isfinite(took["predicted"]) else None,
+        "rollouts_uniform": uniform_took,
+        "rollouts_predicted": took if math.isfinite(took) else None,
         "accuracy_gain": predicted["accuracy_after"] - predicted["accuracy_before"],
         "useful_share": share,
         "useful_share_uniform": other,
         "sentence": f"To a held-out accuracy of {target:.1%}, with which uniform selection ended, it took "
-        f"{took['uniform']:,.0f} rollouts; {reached}.",
+        f"{uniform_took:,.0f} rollouts; {reached}.",
         "failures": failures,
     }
 

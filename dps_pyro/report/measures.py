@@ -57,6 +57,21 @@ def crossing(rollouts: Floats, accuracy: Floats, target: float) -> float:
     return float(rollouts[at - 1] + rise * (rollouts[at] - rollouts[at - 1]))
 
 
+class Saving(NamedTuple):
+    """The rollouts that two runs took to the final accuracy of one of them."""
+
+    target: float  # the other run's final accuracy, the mean of its last evaluations
+    own: float  # rollouts; infinite if the accuracy was not reached
+    other: float
+
+
+def saving(own: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> Saving:
+    """How many rollouts a run took to the final accuracy of another, where each has [E] rollouts and accuracies of
+    its evaluations."""
+    target = mean(other[1][-LAST:])
+    return Saving(target, crossing(*own, target), crossing(*other, target))
+
+
 class Calibration(NamedTuple):
     """Predicted chances against what happened, in B equal bins of [0, 1]; a bin without groups holds NaN.
 

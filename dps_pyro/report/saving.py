@@ -24,8 +24,7 @@ def draw_saving(axes: Axes, run: Run, name: str, other: Run) -> str:
     curves = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in curves]
     if any(len(y) < 2 for _, y in curves):
         return ""
-    target = measures.mean(curves[1][1][-measures.LAST :])
-    own, theirs = (measures.crossing(x, y, target) for x, y in curves)
+    target, own, theirs = measures.saving(*curves)
     if not (math.isfinite(own) and math.isfinite(theirs) and theirs > 0):
         return ""
     axes.annotate("", (own, target), (theirs, target), arrowprops={"arrowstyle": "<->", "color": AMBER})
