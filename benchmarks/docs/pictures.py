@@ -23,11 +23,7 @@ SHOWN = {
 
 def replay(result: dict[str, Any], path: Path) -> None:
     """The log score over the steps, nine of them averaged, and the reliability diagram of all held-out logs."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure((9.0, 3.8))
     left, right = figure.subplots(1, 2)
     right.plot([0, 1], [0, 1], color="#cccccc", linewidth=1)
     for row, hue in SHOWN.items():
@@ -42,21 +38,13 @@ def replay(result: dict[str, Any], path: Path) -> None:
     right.set_title("calibration", fontsize=10, loc="left")
     right.set_xlabel("predicted chance of a useful group")
     right.set_ylabel("share that was useful")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.25)
     left.legend(frameon=False, fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    _save(figure, path)
 
 
 def selectors(result: dict[str, Any], path: Path) -> None:
     """Accuracy against training steps, mean over seeds with one standard error; dynamic sampling dashed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure((7.5, 4.2))
     axes = figure.add_subplot()
     hues = [
         "#000000",
@@ -73,19 +61,14 @@ def selectors(result: dict[str, Any], path: Path) -> None:
     budget = np.mean(result["arms"]["uniform"]["rollouts_by_step"])
     for (name, arm), hue in zip(result["arms"].items(), hues, strict=False):
         accuracy = np.array(arm["accuracy"])
-        mean, error = accuracy.mean(0), accuracy.std(0, ddof=1) / len(accuracy) ** 0.5
         times = np.mean(arm["rollouts_by_step"]) / budget
         label = name if times < 1.01 else f"{name}: {times:.1f} times the rollouts"
         style = "-" if times < 1.01 else "--"
-        axes.plot(arm["steps"], mean, label=label, color=hue, linewidth=1.6, linestyle=style)
-        axes.fill_between(arm["steps"], mean - error, mean + error, color=hue, alpha=0.1, linewidth=0)
+        _band(axes, arm["steps"], accuracy, hue, label=label, linestyle=style)
     axes.set_xlabel("training steps")
     axes.set_ylabel("held-out accuracy")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False, fontsize=7, loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    _save(figure, path)
 
 
 PLANNED = {
@@ -102,42 +85,30 @@ PLANNED = {
 
 def planning(result: dict[str, Any], path: Path) -> None:
     """Accuracy against rollouts, on a logarithmic axis: the mean over seeds, with one standard error."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure((7.5, 4.2))
     axes = figure.add_subplot()
     (curves,) = result["curves"].values()
     for arm, hue in PLANNED.items():
         runs = list(curves[arm].values())
         rollouts = np.mean([run["rollouts"] for run in runs], 0)[1:] / 1000
         accuracy = np.array([run["accuracy"] for run in runs])[:, 1:]
-        mean = accuracy.mean(0)
-        error = accuracy.std(0, ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else np.zeros_like(mean)
-        axes.plot(rollouts, mean, color=hue, label=arm, linewidth=1.6, marker="o", markersize=2.5)
-        axes.fill_between(rollouts, mean - error, mean + error, color=hue, alpha=0.1, linewidth=0)
+        _band(axes, rollouts, accuracy, hue, label=arm, marker="o", markersize=2.5)
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.set_xlabel("training rollouts, thousands")
     axes.set_ylabel("held-out accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False, fontsize=7, loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    _save(figure, path)
 
 
 def demo(result: dict[str, Any], path: Path) -> None:
-    """The README's picture: one demo, accuracy on the left and useful groups on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """The picture of one demo: accuracy on the left and useful groups on the right."""
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure((9.0, 3.2))
     left, right = figure.subplots(1, 2)
     for arm, colour, label in (("predicted", "#0072B2", "predicted prompts"), ("uniform", "#D55E00", "uniform")):
         curves = result[arm]
@@ -156,8 +127,31 @@ def demo(result: dict[str, Any], path: Path) -> None:
     for axes in (left, right):
         axes.set_xlabel("training rollouts, thousands")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _save(figure, path)
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    """An empty figure of so many inches, which needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _band(axes: Any, x: Any, values: Any, hue: str, **line: Any) -> None:
+    """The mean of `values` [seeds, points] over the seeds as a line, and one standard error around it."""
+    mean, error = values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
+    axes.plot(x, mean, color=hue, linewidth=1.6, **line)
+    axes.fill_between(x, mean - error, mean + error, color=hue, alpha=0.1, linewidth=0)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a figure, its panels without frames and with faint lines to read values by."""
+    for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)

@@ -8,14 +8,14 @@ It runs `dps-pyro bench`, so that it goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import results
 from dps_pyro.cli import main as dps_pyro
+from dps_pyro.storage import atomic_path
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "results" / "planning.json"
@@ -58,8 +58,8 @@ def main() -> None:
     command = ["bench", str(options.plan), "--out", str(options.runs), "--workers", str(options.workers)]
     if status := dps_pyro([*command, *(["--table"] if options.table else [])]):
         raise SystemExit(status)
-    found = json.loads((options.runs / "results.json").read_text(encoding="utf-8"))
-    results.write(options.out, found)
+    with atomic_path(options.out) as aside:
+        shutil.copyfile(options.runs / "results.json", aside)
     print(options.out)
 
 
