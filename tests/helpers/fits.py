@@ -30,6 +30,20 @@ def svi(model: Dynamics[Any], history: RolloutHistory, **settings: Any) -> Poste
     return fit(model, history, SVI(**settings), progress=False, **own)
 
 
+def points(model: Any, history: RolloutHistory, seeds: range, steps: int = 150) -> list[dict[str, torch.Tensor]]:
+    """The points that fits from several seeds find, for one history."""
+    return [dict(svi(model, history, seed=seed, steps=steps, learning_rate=0.1, draws=50).point) for seed in seeds]
+
+
+def all_near(
+    found: list[dict[str, torch.Tensor]], expected: dict[str, torch.Tensor], tolerances: dict[str, float]
+) -> None:
+    """Each of some points has the expected values of the sites that have a tolerance."""
+    for point in found:
+        for name, tolerance in tolerances.items():
+            torch.testing.assert_close(point[name], expected[name], atol=tolerance, rtol=0)
+
+
 def quick(history: RolloutHistory, model: Any = None, **options: Any) -> Posterior:
     """A short fit by SVI, of `SolvingProgress` unless another model is given."""
     return svi(model or SolvingProgress(), history, **{"steps": 40, "draws": 20, **options})

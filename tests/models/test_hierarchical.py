@@ -9,7 +9,7 @@ import pyro
 import pytest
 import torch
 from helpers import histories, oracle
-from helpers.fits import svi
+from helpers.fits import points, svi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -190,15 +190,14 @@ def easy_and_hard(num_prompts: int, num_steps: int) -> tuple[list[str], RolloutH
     return groups, *histories.simulated(three(groups), trials, TRUTH)
 
 
-def points(num_prompts: int, num_steps: int, seeds: range) -> list[dict[str, Tensor]]:
+def found(num_prompts: int, num_steps: int, seeds: range) -> list[dict[str, Tensor]]:
     """The points that fits from several seeds find, for one history."""
     groups, history, _ = easy_and_hard(num_prompts, num_steps)
-    options: Any = {"steps": 120, "learning_rate": 0.1, "draws": 50, "progress": False}
-    return [dict(svi(three(groups), history, seed=seed, **options).point) for seed in seeds]
+    return points(three(groups), history, seeds, steps=120)
 
 
 def test_a_fit_finds_the_groups() -> None:
-    for point in points(200, 25, histories.SEEDS):
+    for point in found(200, 25, histories.SEEDS):
         torch.testing.assert_close(point["gaps"], TRUTH["gaps"], atol=0.02, rtol=0)
         centres = {name: value for name, value in point.items() if name != "z_prompt"}
         for group in (0, 1):  # a group's own laws, whatever share of them the population has
@@ -209,7 +208,7 @@ def test_a_fit_finds_the_groups() -> None:
 
 @pytest.mark.slow
 def test_no_seed_permutes_the_groups() -> None:
-    first, *others = ({**point, "z_prompt": point["z_prompt"][:0]} for point in points(100, 20, histories.MORE_SEEDS))
+    first, *others = ({**point, "z_prompt": point["z_prompt"][:0]} for point in found(100, 20, histories.MORE_SEEDS))
     for point in others:
         torch.testing.assert_close(point["gaps"], first["gaps"], atol=0.02, rtol=0)
         for group in (0, 1):

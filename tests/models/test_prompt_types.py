@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyro
 import pytest
 import torch
 from helpers import histories, oracle
-from helpers.fits import svi
+from helpers.fits import all_near, points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -118,26 +116,21 @@ def test_draws_with_a_sample_dimension_filter_like_each_alone() -> None:
 TOLERANCES = {"gaps": 0.02, "share": 0.14, "initial": 0.18, "speed_gaps": 0.1, "fall": 0.02}
 
 
-def points(num_prompts: int, num_steps: int, seeds: range) -> list[dict[str, Tensor]]:
+def found(num_prompts: int, num_steps: int, seeds: range) -> list[dict[str, Tensor]]:
     """The points that fits from several seeds find, for one history."""
     model = PromptTypes(speeds=(0.1, 0.01), strength=40.0)  # away from the truth, and hardly believed
     history, _ = histories.simulated(model, histories.some_trials(num_prompts, num_steps, share=0.7), TRUTH)
-    options: Any = {"steps": 150, "learning_rate": 0.1, "draws": 50, "progress": False}
-    return [dict(svi(model, history, seed=seed, **options).point) for seed in seeds]
+    return points(model, history, seeds)
 
 
 def test_a_fit_finds_the_types() -> None:
-    for point in points(300, 40, histories.SEEDS):
-        for name, tolerance in TOLERANCES.items():
-            torch.testing.assert_close(point[name], TRUTH[name], atol=tolerance, rtol=0)
+    all_near(found(300, 40, histories.SEEDS), TRUTH, TOLERANCES)
 
 
 @pytest.mark.slow
 def test_no_seed_permutes_the_types() -> None:
-    first, *others = points(80, 20, histories.MORE_SEEDS)
-    for point in others:
-        for name, tolerance in TOLERANCES.items():
-            torch.testing.assert_close(point[name], first[name], atol=tolerance, rtol=0)
+    first, *others = found(80, 20, histories.MORE_SEEDS)
+    all_near(others, first, TOLERANCES)
 
 
 @pytest.mark.parametrize(
