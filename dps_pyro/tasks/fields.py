@@ -74,10 +74,7 @@ def at(record: Any, path: str) -> Any:
         return record[path]
     here, _, rest = path.partition(".")
     if isinstance(record, str) and record[:1] in ("{", "["):  # a column of JSON, as CSV has it
-        try:
-            record = json.loads(record)
-        except (ValueError, RecursionError):
-            return None
+        record = _json(record)
     if isinstance(record, Mapping) and here in record:
         return at(record[here], rest) if rest else record[here]
     if isinstance(record, Sequence) and not isinstance(record, str | bytes) and re.fullmatch(r"-?\d{1,6}", here):
