@@ -50,6 +50,7 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
+        "ahead": lambda: planning.ahead(_read("planning")),
         "admission": lambda: planning.admission(_read("planning")),
         "planning": lambda: bench_table(_read("planning")),
         "sampler": lambda: sampler(_read("sampler")),

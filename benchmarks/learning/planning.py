@@ -16,6 +16,8 @@ import numpy as np
 
 from dps_pyro.cli import main as dps_pyro
 from dps_pyro.storage import atomic_path
+from dps_pyro.trainers.bench.curves import Curve
+from dps_pyro.trainers.bench.measures import average
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "results" / "planning.json"
@@ -44,6 +46,25 @@ def admission(result: dict[str, Any]) -> str:
     return "\n".join(
         [*lines, "", "Mean held-out accuracy of all evaluations after the first; difference ± standard error."]
     )
+
+
+OURS = "Siblings, soft"
+
+
+def ahead(result: dict[str, Any]) -> str:
+    """A Markdown table: how far `OURS` is ahead of the other arms with as many rollouts, seed by seed."""
+    lines = [f"| {OURS}, less | accuracy over the run | seeds ahead |", "|---|---|---|"]
+    for arms in result["curves"].values():
+        runs = {arm: {seed: Curve(**run) for seed, run in of.items()} for arm, of in arms.items()}
+        until = min(run.rollouts[-1] for run in runs[OURS].values())
+        over = {arm: {seed: average(run, until) for seed, run in of.items()} for arm, of in runs.items()}
+        for arm, theirs in over.items():
+            alike = arms[arm].keys() == arms[OURS].keys() and runs[arm][min(theirs)].rollouts[-1] == until
+            if arm != OURS and alike:
+                less = np.array([over[OURS][seed] - theirs[seed] for seed in theirs])
+                error = less.std(ddof=1) / len(less) ** 0.5 if len(less) > 1 else float("nan")
+                lines.append(f"| {arm} | {less.mean():+.3f} ± {error:.3f} | {(less > 0).sum()} of {len(less)} |")
+    return "\n".join([*lines, "", "Mean held-out accuracy over equal rollouts; difference ± standard error."])
 
 
 def main() -> None:
