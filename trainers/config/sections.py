@@ -226,8 +226,10 @@ class SelectionSection(Section):
     """Number of principal components of the policy's hidden state at the end of each prompt that models such as
     Covariate get as features, together with the prompt's log-probability. 0 gives none."""
     oracle_rollouts: CountOrNone = 0
-    """Number of rollouts of every prompt before each selection for the dynamics "Oracle". They are not counted. The
-    result bounds what any prediction can achieve."""
+    """Number of rollouts of every prompt that the dynamics "Oracle" is told of before a selection. They are not counted.
+    The result bounds what any prediction can achieve."""
+    oracle_every: Count = 1
+    """Number of steps from one time that the dynamics "Oracle" is told to the next."""
     prior: Path | None = None
     """A posterior to start from, as saved by `dps-pyro fit` or in a run's posterior/ folder."""
 
