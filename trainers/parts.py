@@ -14,9 +14,8 @@ from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
 from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.rollouts import RolloutEngine
-from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named
+from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named, by_variance
 from dps_pyro.selection.sampler import PromptSampler
-from dps_pyro.selection.signal import Signal
 from dps_pyro.selection.worth import by_progress, by_signal, retiring
 from dps_pyro.support.plugins import call
 from dps_pyro.tasks import Math, PromptSet, Task, by_name, feature_columns
@@ -114,7 +113,7 @@ def make_acquisition(config: TrainConfig) -> Acquisition:
     if config.selection.worth == "signal":
         made = by_signal(made, replace(config.update.signal, power=2.0))
     elif config.selection.worth == "variance":
-        made = by_signal(made, Signal("dr_grpo"))
+        made = by_variance(made)
     elif config.selection.worth == "progress":
         made = by_progress(made)
     return made if config.selection.retire is None else retiring(made, config.selection.retire)
