@@ -31,6 +31,7 @@ from scripts.make_policy import BATCH, make_model, save, train
 from scripts.make_task_policy import SPECS, Example, Spec, examples, make_tokenizer, measure
 
 DECAY = 0.4
+SLIPS = float(__import__("os").environ.get("SLIPS", "0"))
 
 
 class Testbed(NamedTuple):
@@ -88,7 +89,12 @@ def at_distance(start: State, moves: int) -> list[State]:
 def mathematics_example(rng: random.Random, _: Any, most: int) -> Example:
     """A problem with its working and its answer."""
     problem = random_problem(rng, difficulty(rng, most))
-    return Example(f"{problem.text}:", f"{working(problem.text)}{problem.answer}", f"math:{problem.text}")
+    shown = f"{working(problem.text)}{problem.answer}"
+    if rng.random() < SLIPS:
+        place = rng.choice([found.span() for found in re.finditer(r"\d+", shown)])
+        wrong = max(0, int(shown[slice(*place)]) + rng.choice((-10, -1, 1, 10)))
+        shown = f"{shown[: place[0]]}{wrong}{shown[place[1] :]}"
+    return Example(f"{problem.text}:", shown, f"math:{problem.text}")
 
 
 def working(text: str) -> str:

@@ -110,11 +110,12 @@ def make_acquisition(config: TrainConfig) -> Acquisition:
     """
     named = acquisition_named(config.selection.acquisition, config.selection.sharpness, config.selection.coverage)
     made = ACQUISITIONS[named] if isinstance(named, str) else named
-    if config.selection.worth == "signal":
+    worth = config.selection.worth or ("variance" if config.selection.acquisition == "soft" else "useful")
+    if worth == "signal":
         made = by_signal(made, replace(config.update.signal, power=2.0))
-    elif config.selection.worth == "variance":
+    elif worth == "variance":
         made = by_variance(made)
-    elif config.selection.worth == "progress":
+    elif worth == "progress":
         made = by_progress(made)
     return made if config.selection.retire is None else retiring(made, config.selection.retire)
 

@@ -93,8 +93,8 @@ def by_variance(acquire: Acquisition) -> Acquisition:
 
     With rewards of 0 and 1 that is E[p (1 - p)], half of the chance that two rollouts of the prompt differ. It is
     multiplied by 4, so that it lies in 0..1. It is proportional to the expected squared advantage without division by
-    the group's standard deviation (`Signal("dr_grpo")`), whatever the group size. The chance of a useful group is nearly
-    1 for every prompt that is neither hard nor easy; the variance still prefers even odds among them.
+    the group's standard deviation (`Signal("dr_grpo")`), whatever the group size. In large groups the chance of a
+    useful group is nearly 1 for every prompt that is neither hard nor easy; the variance still prefers even odds.
     """
     return partial(variance_scores, acquire=acquire)
 

@@ -2,7 +2,7 @@
 
 The three lines of a training script::
 
-    sampler = PromptSampler(SolvingProgress(), num_prompts=len(dataset), seed=0)
+    sampler = PromptSampler(Siblings(), num_prompts=len(dataset), seed=0)
     rows = sampler.select(batch_size)                       # before the rollouts
     sampler.observe(rows, solved, trials)                   # after them
 """
@@ -50,9 +50,10 @@ class PromptSampler:
     Args:
         dynamics: the model of solving progress, or a baseline that brings its own filter.
         num_prompts: the number of prompts, or a list of their stable ids (distinct strings) in row order.
-        acquisition: the rule that turns beliefs into a batch: "soft" (the default: prompts that are likely to be
-            useful, and many different ones), "thompson" (the batches of dynamic sampling without its rollouts), "top"
-            (the rule of the paper), "entropy", "uniform" or another name of `ACQUISITIONS`, or your own function.
+        acquisition: the rule that turns beliefs into a batch: "variance" (the default: prompts whose rewards are
+            expected to vary most, and many different ones), "soft" (prompts that are likely to be useful, and many
+            different ones), "thompson" (the batches of dynamic sampling without its rollouts), "top" (the rule of the
+            paper), "entropy", "uniform" or another name of `ACQUISITIONS`, or your own function.
         trials: the planned group size. `select` ranks prompts by the chance that a group of this size is useful.
         posterior: a fitted prior of the same model. The default is the means of the model's own prior.
         posterior_draws: the number of the posterior's draws at which to filter, instead of at its mean. The belief is
@@ -82,7 +83,7 @@ class PromptSampler:
         dynamics: Dynamics[Any] | Predictor,
         num_prompts: int | Sequence[str],
         *,
-        acquisition: str | Acquisition = "soft",
+        acquisition: str | Acquisition = "variance",
         trials: int = 8,
         posterior: Posterior | None = None,
         posterior_draws: int | None = None,

@@ -200,6 +200,8 @@ def test_what_a_log_teaches_is_the_prior_of_its_filter() -> None:
     posterior = fit(walk, history, SVI(steps=20), progress=False)
     sampler = PromptSampler(Siblings(LABELS, dynamics=walk), N, posterior=posterior)
     torch.testing.assert_close(sampler.belief, Tracker(walk, N, values=posterior.point).belief)
-    (found,) = compare({"siblings": Siblings(LABELS, dynamics=walk)}, history, method=SVI(steps=20), score="prequential")
+    (found,) = compare(
+        {"siblings": Siblings(LABELS, dynamics=walk)}, history, method=SVI(steps=20), score="prequential"
+    )
     assert found.seconds > 0
     assert math.isfinite(found.per_group)

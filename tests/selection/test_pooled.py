@@ -59,7 +59,9 @@ def same_law(one: Counter[tuple[int, ...]], other: Counter[tuple[int, ...]]) -> 
 
 
 def dense_batches(tracker: Tracker, acquire: Any) -> Counter[tuple[int, ...]]:
-    forecast = Forecast(tracker.belief, tracker.informative(8), torch.zeros(N, dtype=torch.long), tracker.draw, 8, tracker)
+    forecast = Forecast(
+        tracker.belief, tracker.informative(8), torch.zeros(N, dtype=torch.long), tracker.draw, 8, tracker
+    )
     generator = torch.Generator().manual_seed(1)
     return batches(lambda: acquire(forecast, generator).topk(B).indices)
 
