@@ -52,8 +52,8 @@ class PromptSampler:
         num_prompts: the number of prompts, or a list of their stable ids (distinct strings) in row order.
         acquisition: the rule that turns beliefs into a batch: "variance" (the default: prompts whose rewards are
             expected to vary most, and many different ones), "soft" (the same by the chance of a useful group),
-            "thompson" (the batches of dynamic sampling without its rollouts), "top" (the rule of the paper), another name
-            of `ACQUISITIONS`, or your own function.
+            "thompson" (the batches of dynamic sampling without its rollouts), "top" (the rule of the paper), another
+            name of `ACQUISITIONS`, or your own function.
         trials: the planned group size, for predictions of useful groups.
         posterior: a fitted prior of the same model. The default is the means of the model's own prior.
         posterior_draws: the number of the posterior's draws at which to filter, instead of at its mean. The belief is
