@@ -119,6 +119,7 @@ class Filter(ABC):
         solved: Tensor,
         trials: Tensor,
         step: int | None = None,
+        *,
         predicted: Tensor | None = None,
         trained: Tensor | None = None,
         progress: float | None = None,
