@@ -92,23 +92,20 @@ def test_loo_is_arvizs_on_the_groups_made_for_it() -> None:
     np.testing.assert_allclose(np.asarray(theirs.pareto_k)[seen.numpy()], pareto.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("folds", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_loo_is_what_leaving_prompts_out_gives(folds: int) -> None:
+def test_loo_is_what_leaving_prompts_out_gives() -> None:
     """Against fits without some of the prompts, whose held-out score needs no approximation."""
     score = loo(SolvingProgress(), log(), posterior())
     events = log().events
-    terms = torch.full((N,), math.nan, dtype=torch.float64)
-    for fold in (torch.arange(fold, N, 4) for fold in range(folds)):
+    folds = [torch.arange(fold, N, 4) for fold in range(4)]
+    terms = torch.zeros(N, dtype=torch.float64)
+    for fold in folds:
         out = torch.isin(events.prompt, fold)
         without = svi(SolvingProgress(), log().where(~out), steps=150, draws=60, progress=False)
         left = held_out(SolvingProgress(), log().where(out), without)
         assert left.pareto_k is None and len(left.bad) == 0
         terms[left.rows] = left.terms
-    pair = torch.stack([score.terms, terms[score.rows]])
-    ours, theirs = pair = pair[:, ~pair[1].isnan()]
-    assert len(ours) == (6 if folds == 1 else N - 1)
-    assert float(ours.sum()) == pytest.approx(float(theirs.sum()), abs=0.1 * abs(float(ours.sum())))
-    assert float(torch.corrcoef(pair)[0, 1]) > 0.95
+    assert score.total == pytest.approx(float(terms.sum()), abs=0.1 * abs(score.total))
+    assert float(torch.corrcoef(torch.stack([score.terms, terms[score.rows]]))[0, 1]) > 0.95
 
 
 def test_prompts_own_parameters_are_integrated_out() -> None:

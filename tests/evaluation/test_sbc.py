@@ -237,10 +237,10 @@ def test_all_methods_rank_the_same_simulations() -> None:
     """The same truth and the same logs: where the posterior is near the prior, the ranks agree roughly."""
     torch.set_default_dtype(torch.float64)
     schedule = design(4, 3)
-    hmc_ranks = sbc(SolvingProgress(), schedule, simulations=2, draws=9, thin=2, warmup=60, progress=False)
+    hmc_ranks = sbc(SolvingProgress(), schedule, simulations=3, draws=9, thin=2, warmup=60, progress=False)
     for method, warmup in (("nuts", 12), ("svi", 40)):
         other = sbc(
-            SolvingProgress(), schedule, simulations=2, draws=9, thin=1, warmup=warmup, method=method, progress=False  # type: ignore[arg-type]
+            SolvingProgress(), schedule, simulations=3, draws=9, thin=1, warmup=warmup, method=method, progress=False  # type: ignore[arg-type]
         )  # fmt: skip
         assert list(other.ranks) == list(hmc_ranks.ranks)
         apart = (other.ranks["initial[0]"] - hmc_ranks.ranks["initial[0]"]).abs().double().mean()

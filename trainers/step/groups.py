@@ -46,7 +46,7 @@ LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run's rollouts come from, and what judges them."""
+    """The source of a run's rollouts: what draws completions, and what judges them."""
 
     engine: RolloutEngine
     """What draws completions."""
