@@ -218,8 +218,8 @@ class PromptSampler:
         own = step_columns(columns or {}, self.history.features)
         self._take_up_refit()
         rows, count, sizes, learned, differ = groups
-        predicted = self._tally.predicted(rows)
-        evidence = self.tracker.observe(rows, count, sizes, step, predicted, learned, progress, differ, own)
+        known: dict[str, Any] = {"predicted": self._tally.predicted(rows), "trained": learned, "useful": differ}
+        evidence = self.tracker.observe(rows, count, sizes, step, progress=progress, columns=own, **known)
         if self._refitter is not None and step >= now and (step + 1) % (self._refit_every or 1) == 0 and self.history:
             self._refitter.begin(self.history)
             if not self._refitter.settings.background:

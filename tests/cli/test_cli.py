@@ -14,6 +14,7 @@ import dps_pyro
 from dps_pyro import Posterior, RolloutHistory
 from dps_pyro.models.by_name import make
 from dps_pyro.tracking.tracker import fitted_part
+from dps_pyro.trainers import demo
 from dps_pyro.trainers.bench.curves import curve_of
 from dps_pyro.trainers.config.config_file import save_config
 from dps_pyro.trainers.config.settings import TrainConfig
@@ -199,8 +200,9 @@ def test_the_closing_table_says_where_to_look_and_how_to_go_on(run: Path, capsys
     assert f"dps-pyrotrain--resume--out{run}--steps6" in text
 
 
-@pytest.mark.slow
-def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = {**demo.SETTINGS["task_args"], "train_size": 64, "test_size": 24}
+    monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, "task_args": problems})
     status = run_demo(DemoOptions(out=tmp_path / "demo", steps=2))
     out = words(capsys.readouterr().out)
     assert "1 of 2: prompts chosen at random" in out
