@@ -22,6 +22,8 @@ from dps_pyro.trainers.bench.results import table as bench_table
 RESULTS = Path(__file__).parents[1] / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES = DOCS / "images"
+TESTBEDS = ("planning", "visits")
+"""The results on the testbeds, by file name."""
 
 
 def main() -> None:
@@ -50,9 +52,11 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
-        "ahead": lambda: planning.ahead(_read("planning")),
-        "admission": lambda: planning.admission(_read("planning")),
-        "planning": lambda: bench_table(_read("planning")),
+        "ahead": lambda: planning.ahead([_read(name) for name in TESTBEDS]),
+        "admission": lambda: planning.admission([_read(name) for name in (*TESTBEDS, "saturated")]),
+        "candidates": lambda: planning.admission([_read("candidates")]),
+        "saturated": lambda: bench_table(_read("saturated")),
+        **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "replay-own": lambda: replay(_read("replay"), "own"),
