@@ -31,7 +31,7 @@ def _command(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow  # two processes
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_both_arms_run_in_small_and_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu.main(_command(tmp_path, "--steps", "2", "--engine", "transformers"))
     result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
