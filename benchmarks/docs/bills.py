@@ -125,9 +125,13 @@ def ratios(own: Arm, other: Arm, shares: Sequence[float], draws: int = DRAWS, se
     drawn = [_parts(own, other, [seeds[place] for place in pick]) for pick in _picks(len(seeds), draws, seed)]
     tokens, trained = _parts(own, other, seeds)
     return [
-        _with_interval(share * tokens + (1 - share) * trained, [share * one + (1 - share) * two for one, two in drawn])
+        _with_interval(_weighed(share, tokens, trained), [_weighed(share, *parts) for parts in drawn])
         for share in shares
     ]
+
+
+def _weighed(share: float, tokens: float, trained: float) -> float:
+    return math.inf if math.isinf(tokens) else share * tokens + (1 - share) * trained
 
 
 def _picks(seeds: int, draws: int, seed: int) -> NDArray[np.int64]:

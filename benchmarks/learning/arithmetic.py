@@ -20,6 +20,8 @@ __all__ = ["LEVELS", "Arithmetic"]
 
 LEVELS = ("1+1", "2+1", "2+2", "1*1", "2*1", "2*2")
 """The levels that are used if none are given, from the easiest to the hardest of each operation."""
+MOST = 10_000
+"""The most problems of a level."""
 _OPERATIONS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _LEVEL = re.compile(r"([1-3])([-+*])([1-3])")
 _READ = 1000
@@ -57,7 +59,7 @@ class Arithmetic:
             raise ValueError(f"style: expected 'instruct' or 'compact', got {style!r}")
         if isinstance(levels, str) or not levels or not all(_LEVEL.fullmatch(str(level)) for level in levels):
             raise ValueError(f"levels: expected levels such as {', '.join(LEVELS)}, got {levels!r}")
-        left = {level: _shuffled(level, seed) for level in dict.fromkeys(levels)}
+        left = {level: _drawn(level, seed) for level in dict.fromkeys(levels)}
         if train_size + test_size > (most := sum(map(len, left.values()))):
             raise ValueError(f"train_size, test_size: expected at most {most} problems in all, as there are, got more")
         # The test split is drawn first: a larger training set leaves it as it was.
@@ -81,12 +83,12 @@ class Arithmetic:
         return [self.reward(prompt, said) for prompt, said in zip(prompts, completions, strict=True)]
 
 
-def _shuffled(level: str, seed: int) -> list[tuple[int, int]]:
-    """All pairs of numbers of a level, in an order that the seed decides."""
-    first, _, second = level
-    pairs = list(itertools.product(*(range(10 ** (int(digits) - 1), 10 ** int(digits)) for digits in (first, second))))
-    random.Random(f"arithmetic/{level}/{seed}").shuffle(pairs)
-    return pairs
+def _drawn(level: str, seed: int) -> list[tuple[int, int]]:
+    """Pairs of numbers of a level, at most `MOST` of them, in an order that the seed decides."""
+    first, second = (range(10 ** (int(digits) - 1), 10 ** int(digits)) for digits in (level[0], level[2]))
+    pairs = len(first) * len(second)
+    places = random.Random(f"arithmetic/{level}/{seed}").sample(range(pairs), min(pairs, MOST))
+    return [(first[place // len(second)], second[place % len(second)]) for place in places]
 
 
 def _take(left: dict[str, list[tuple[int, int]]], size: int, style: str) -> list[Prompt]:

@@ -58,7 +58,8 @@ def test_a_bill_is_open_where_the_accuracy_is_not_reached() -> None:
     never = _arm([[0.0, 0.1, 0.1, 0.1, 0.1]] * 3, length=2.0, useful=0.5)
     assert ratios(never, uniform, (0.5,), draws=10)[0] == Ratio(math.inf, math.inf, math.inf)
     assert ratios(never, uniform, (0.5,), draws=10)[0].saved == "not reached"
-    some = _arm([*FAST[:2], [0.0, 0.1, 0.2, 0.2, 0.2]], length=2.0, useful=0.5)
+    assert ratios(never, uniform, (0.0,), draws=10)[0].mean == math.inf
+    some = _arm([*FAST[:2], [0.0, 0.1, 0.2, 0.3, 0.3]], length=2.0, useful=0.5)
     found = ratios(some, uniform, (0.5,), draws=400)[0]
     assert math.isfinite(found.mean) and math.isfinite(found.low) and math.isinf(found.high)
     assert "not certain" in found.saved
