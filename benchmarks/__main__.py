@@ -66,6 +66,7 @@ BENCHMARKS = {
     "fit": Benchmark("inference.fit", _to("fit"), PEERS),
     "demo": Benchmark("learning.demo", (), "a run of `dps-pyro demo --out runs/demo`: -- runs/demo"),
     "smollm2": Benchmark("learning.smollm2", _to("smollm2"), "vLLM and a model: -- --model models-here/smollm2"),
+    "gpu": Benchmark("gpu", _to("gpu"), "a CUDA device, and SmolLM2, which it fetches if it is missing"),
     "trainer": Benchmark("cost.trainer", _to("trainer"), "vLLM, TRL and a model: -- --model models-here/smollm2"),
     "grader": Benchmark("cost.grader", (), "the data set MATH: -- path/to/math"),
     "pairs": Benchmark("pairs", (), "a file of judged answers: -- path/to/pairs.json"),

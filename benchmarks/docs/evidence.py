@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import gpu
 from benchmarks.cost import trainer
-from benchmarks.docs import pictures
+from benchmarks.docs import bills, pictures
 from benchmarks.learning import geometry, planning, smollm2, tasks
 from dps_pyro.trainers.bench.results import table as bench_table
 
@@ -24,6 +25,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 IMAGES = DOCS / "images"
 TESTBEDS = ("planning", "visits")
 """The results on the testbeds, by file name."""
+NOT_RUN = "This benchmark has not been run on a GPU yet, so that there are no numbers."
+"""What the page says in place of a table whose result file needs a device that was not there."""
 
 
 def main() -> None:
@@ -69,10 +72,16 @@ def render(page: str) -> str:
         "tasks": lambda: tasks.table(_read("tasks")),
         "smollm2": lambda: smollm2.table(_read("smollm2")),
         "trainer": lambda: trainer.table(_read("trainer")),
+        "bill-shares": lambda: bills.shares(_read("planning")),
+        "bill": lambda: bills.bill(_read("planning")),
+        "bill-nothing": lambda: bills.nothing(_read("selectors")),
+        "gpu": lambda: gpu.table(_read("gpu")) if (RESULTS / "gpu.json").exists() else NOT_RUN,
     }
     for name, table in tables.items():
-        block = f"<!-- table: {name} -->\n{table()}\n<!-- end -->"
-        page = re.sub(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, block=block: block, page, flags=re.DOTALL)
+        if f"<!-- table: {name} -->" in page:
+            block = f"<!-- table: {name} -->\n{table()}\n<!-- end -->"
+            pattern = rf"<!-- table: {name} -->.*?<!-- end -->"
+            page = re.sub(pattern, lambda _, block=block: block, page, flags=re.DOTALL)
     return page
 
 
