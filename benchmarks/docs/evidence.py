@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import pairs
 from benchmarks.cost import trainer
 from benchmarks.docs import pictures
 from benchmarks.learning import geometry, planning, smollm2, tasks
@@ -64,6 +65,7 @@ def render(page: str) -> str:
         "geometry": lambda: geometry.table(_read("geometry")),
         "tasks": lambda: tasks.table(_read("tasks")),
         "smollm2": lambda: smollm2.table(_read("smollm2")),
+        "pairs": lambda: pairs.table(_read("pairs")),
         "trainer": lambda: trainer.table(_read("trainer")),
     }
     for name, table in tables.items():
