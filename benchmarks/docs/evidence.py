@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import gpu
+from benchmarks import gpu, pairs
 from benchmarks.cost import trainer
 from benchmarks.docs import bills, pictures
 from benchmarks.learning import geometry, planning, smollm2, tasks
@@ -71,6 +71,7 @@ def render(page: str) -> str:
         "geometry": lambda: geometry.table(_read("geometry")),
         "tasks": lambda: tasks.table(_read("tasks")),
         "smollm2": lambda: smollm2.table(_read("smollm2")),
+        "pairs": lambda: pairs.table(_read("pairs")),
         "trainer": lambda: trainer.table(_read("trainer")),
         "bill-shares": lambda: bills.shares(_read("planning")),
         "bill": lambda: bills.bill(_read("planning")),
