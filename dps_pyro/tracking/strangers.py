@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dps_pyro.tracking.kinds import Kinds
 
-__all__ = ["Members", "distinct"]
+__all__ = ["Members", "distinct", "firsts"]
 
 
 def distinct(
@@ -26,24 +28,33 @@ def distinct(
 
     If few are wanted, all numbers are looked at; otherwise the cost follows `count`.
     """
-    found = torch.zeros(0, dtype=torch.long)
+    found = np.zeros(0, dtype=np.int64)
     while share > 0.05 and len(found) < count and (len(found) < 0.5 * share * high):
         more = torch.randint(high, (int(1.2 * (count - len(found)) / share) + 16,), generator=generator)
-        found = _first(torch.cat([found, more[wanted(more)]]))[:count]
-    if len(found) < count:
+        drawn = more.numpy()[wanted(more).numpy()]
+        joined = np.concatenate([found, drawn]) if len(found) else drawn
+        found = joined[firsts(joined)[:count]]
+    chosen = torch.from_numpy(found)
+    if len(chosen) < count:
         every = torch.arange(high)
-        left = wanted(every).index_fill(0, found, False).nonzero().squeeze(-1)
-        found = torch.cat([found, left[torch.randperm(len(left), generator=generator)[: count - len(found)]]])
-    return found
+        left = wanted(every).index_fill(0, chosen, False).nonzero().squeeze(-1)
+        more = left[torch.randperm(len(left), generator=generator)[: count - len(chosen)]]
+        chosen = torch.cat([chosen, more])
+    return chosen
 
 
-def _first(numbers: Tensor) -> Tensor:
-    """The numbers without those that came before, in order."""
-    order = numbers.argsort(stable=True)
-    ordered = numbers[order]
-    new = torch.ones(len(numbers), dtype=torch.bool)
-    new[order[1:]] = ordered[1:] != ordered[:-1]
-    return numbers[new]
+def firsts(numbers: Any) -> Any:
+    """The places, ascending, at which each of some numbers, an int64 array [M] within 0..2^31-1, occurs first.
+
+    One sort of the numbers with their places behind them is several times faster than a stable sort of the numbers.
+    """
+    together = numbers << 31 | np.arange(len(numbers))
+    together.sort()
+    kept = np.ones(len(numbers), dtype=bool)
+    np.not_equal(together[1:] >> 31, together[:-1] >> 31, out=kept[1:])
+    places: Any = together[kept] & (1 << 31) - 1
+    places.sort()
+    return places
 
 
 class Members:
