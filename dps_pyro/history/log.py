@@ -102,7 +102,6 @@ class RolloutHistory:
             ValueError: a row out of range, an unknown id, a count outside 0..trials, columns of different lengths, or
                 a step's column that is no finite number or has the name of a feature.
         """
-        # Copies: the log must not change with the caller's buffers.
         rows = self.locate(prompts)
         count = vector("solved", solved, torch.float64)
         size = vector("trials", trials, torch.long)
@@ -117,12 +116,29 @@ class RolloutHistory:
             raise ValueError(f"expected columns of one length, got {lengths}")
         if not bool(((count >= 0) & (count <= size)).all()):
             raise ValueError("solved: expected numbers within 0..trials")
+        mixed = useful_by_sum(count, size) if mixed is None else mixed
+        self.append_valid(rows, step, count, size, chance, learned, mixed, progress, columns)
+
+    def append_valid(
+        self,
+        rows: Tensor,
+        step: int,
+        solved: Tensor,
+        trials: Tensor,
+        predicted: Tensor | None,
+        trained: Tensor,
+        useful: Tensor,
+        progress: float | None = None,
+        columns: Mapping[str, float] | None = None,
+    ) -> None:
+        """`append` of groups that were checked: all columns have one length, and their values are in range."""
+        chance = torch.full([len(rows)], math.nan) if predicted is None else predicted
         step = bounded("step", step, MOST_STEPS - 1)
         marks = step_columns(columns or {}, self.features)
         level = math.nan if progress is None else float(progress)
-        known = torch.full_like(count, level)
-        mixed = useful_by_sum(count, size) if mixed is None else mixed
-        self._columns.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
+        number, known = torch.full([len(rows)], step), torch.full([len(rows)], level, dtype=torch.float64)
+        # Copies: the log must not change with the caller's buffers.
+        self._columns.append(Events(rows, number, solved, trials, chance, trained, known, useful))
         for name, value in {**marks, **({} if math.isnan(level) else {"progress": level})}.items():
             self._marks.setdefault(name, {})[step] = value
         self.num_steps = max(self.num_steps, step + 1)

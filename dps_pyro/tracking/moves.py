@@ -95,11 +95,9 @@ class Moves:
                 continue
             matrix = self._power(level, belief.dtype)
             some = belief.index_select(0, rows)
-            if len(matrix) == 1:
-                some = some @ matrix[0]
-            else:
-                some = (some.unsqueeze(-2) @ matrix[kind[rows]]).squeeze(-2)
-            belief.index_copy_(0, rows, some)
+            own = len(matrix) > 1
+            after = (some.unsqueeze(-2) @ matrix[kind[rows]]).squeeze(-2) if own else some @ matrix[0]
+            belief.index_copy_(0, rows, after)
 
     def _power(self, level: int, dtype: torch.dtype) -> Tensor:
         """[G or 1, K, K], the moves over 2^level steps where they are the same at all steps, in this dtype."""

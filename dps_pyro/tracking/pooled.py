@@ -177,7 +177,7 @@ class PooledTracker(Tracker):
         belief = self._until(at, pool, kind, slot, old, moves)
         found = self._tables().moved(belief, kind, solved, trials, trained) if self.kinds.steady and len(rows) else None
         after, evidence = found or self._moved(belief, rows, solved, trials, trained, at, known)
-        self.history.append(rows, step=at, useful=useful, progress=progress, columns=columns, **groups)
+        self.history.append_valid(rows, at, solved, trials, predicted, trained, useful, progress, columns)
         # Nothing fails from here on.
         for move in moves:
             self.moves.append(move)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dps_pyro.tracking.kinds import Kinds
@@ -12,7 +11,7 @@ from dps_pyro.tracking.slots import Slots
 
 __all__ = ["Waiting"]
 
-WORK = 1 << 22
+WORK = 1 << 19
 """Numbers that one piece of a pass over all slots may hold, so that it stays in the processor's cache."""
 
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from dps_pyro.selection import acquisition
 from dps_pyro.selection.acquisition import Acquisition
-from dps_pyro.selection.pooling.race import Shelves, waits, weights
-from dps_pyro.selection.pooling.waits import Rule, Seen, rule_of, shortest
+from dps_pyro.selection.pooling.race import Shelves, weights
+from dps_pyro.selection.pooling.waits import Rule, Seen, drawn, rule_of, shortest
 from dps_pyro.tracking.pooled import PooledTracker
 from dps_pyro.tracking.strangers import Members, distinct
 
 __all__ = ["Chosen", "PooledChoice"]
 
-MANY = 30_000
+MANY = 10_000
 """The number of visited prompts from which on the soft top B is a race. With fewer, each prompt gets a number."""
 SHARPEST = 20.0
 """Weights of a higher power leave the range of numbers."""
@@ -92,7 +92,7 @@ class PooledChoice:
         chance = outlook.slots()
         by_slot = self._seen(chance, tracker.believed, lambda: tracker.kinds.at(tracker.slots.row.long()))
         by_pool = self._seen(outlook.pool[kinds], lambda: tracker.pool[kinds], lambda: kinds)
-        scores = torch.cat([self.rule(by_slot, waits(len(chance), generator)), self.rule(by_pool, first)])
+        scores = torch.cat([self.rule(by_slot, drawn(len(chance), generator)), self.rule(by_pool, first)])
         if retired is not None:
             scores[: len(chance)][retired[tracker.slots.row.long()]] = float("-inf")
         best = scores.topk(count).indices
@@ -113,7 +113,7 @@ class PooledChoice:
             free = ~barred[touched]
             touched, fresh = touched[free], fresh[free]
         chances = torch.cat([fresh, outlook.pool.index_select(0, kinds)])
-        others = torch.cat([waits(len(touched), generator), first]) / weights(chances, sharpness)
+        others = torch.cat([drawn(len(touched), generator), first]) / weights(chances, sharpness)
         ran = self._shelves.race(outlook, sharpness, count, others, barred, generator)
         best = torch.cat([ran.time, others]).topk(count, largest=False).indices
         slots = torch.cat([ran.slot, touched])
@@ -162,9 +162,7 @@ class PooledChoice:
             unseen = tracker.slots.of[some] < 0
             return unseen if retired is None else unseen & ~retired[some]
 
-        for one in np.unique(kind).tolist():
-            mine = torch.from_numpy(pool[kind == one])
-            rows[mine] = self._members.draw(one, len(mine), int(left[one]), generator, there)
+        rows[torch.from_numpy(pool)] = self._members.draw(kind, left, generator, there)
         return Chosen(rows, chance)
 
     def _seen(self, chance: Tensor, belief: Any, kinds: Any) -> Seen:

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dps_pyro.selection.pooling.waits import drawn
 from dps_pyro.tracking.outlook import Outlook
 from dps_pyro.tracking.recent import Recent
 from dps_pyro.tracking.strangers import firsts
 
-__all__ = ["Arrivals", "Shelves", "waits", "weights"]
+__all__ = ["Arrivals", "Shelves", "weights"]
 
 NUMBER = 64
 """Shelves."""
@@ -45,7 +46,7 @@ class Shelves:
     def __init__(self, outlook: Outlook) -> None:
         tracker = outlook.tracker
         tracker.settle()
-        horizon = max(8, math.isqrt(tracker.slots.count // 1000 + 1))
+        horizon = max(12, math.isqrt(tracker.slots.count // 1000 + 1))
         self.made, self.until, self.trials = tracker.step, tracker.step + horizon, outlook.trials
         highest = outlook.after(horizon)[: horizon + 1].amax(0)
         bound = outlook.weighed(highest) * (1 + 1e-5) + 1e-9
@@ -90,7 +91,7 @@ class Shelves:
             stop = min(start + length, latest)
             if total * (stop - start) > max(len(order), 1024):  # as well look at each
                 slots = _left(order.astype(np.int64), touched, barred)
-                times = waits(len(slots), generator)
+                times = drawn(len(slots), generator)
                 slots = torch.from_numpy(slots)
                 times = start + times / weights(outlook.untouched(slots), sharpness)
                 return _firsts(found, Arrivals(times, slots))
@@ -128,11 +129,6 @@ class Shelves:
         made.made, made.until, made.trials = int(state["made"]), int(state["until"]), int(state["trials"])
         made.order, made.counts = state["order"].clone(), state["counts"].clone()
         return made
-
-
-def waits(number: int, generator: torch.Generator) -> Tensor:
-    """float64 [number], draws of an exponential waiting time of mean 1, several times faster than torch's own."""
-    return torch.from_numpy(-np.log1p(-torch.rand(number, generator=generator, dtype=torch.float64).numpy()))
 
 
 def weights(chance: Tensor, sharpness: float) -> Tensor:
