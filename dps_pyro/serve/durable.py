@@ -121,7 +121,13 @@ class Durable:
             raise
 
     def save(self) -> None:
-        """Save the state, and begin a new journal."""
+        """Save the state, and begin a new journal.
+
+        Raises:
+            OSError: the folder cannot be written to, or a change could not be written before: it must not be saved.
+        """
+        if self._failed is not None:
+            raise self._failed
         state = {"sampler": self.sampler.state_dict(), "number": self.number, "answers": self.answers}
         with atomic_path(self.folder / "state") as aside:
             aside.mkdir()
@@ -132,8 +138,9 @@ class Durable:
         self._since = 0
 
     def close(self) -> None:
-        """Save, and let go of the journal."""
-        self.save()
+        """Save, unless a change could not be written, and let go of the journal."""
+        if self._failed is None:
+            self.save()
         self._file.close()
 
     def _make(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:

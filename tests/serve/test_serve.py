@@ -251,6 +251,7 @@ def test_a_journal_that_cannot_be_written_ends_all_changes_and_loses_none(
     again = Durable(sampler(), durable.folder)
     assert (again.number, again.sampler.tracker.step) == (1, 1)
     assert again.change("observe", groups(number=1)) == {"step": 2, "again": False}
+    again.close()
 
 
 def test_requests_that_wait_for_the_disk_together_share_a_flush(
