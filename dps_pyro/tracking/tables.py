@@ -7,18 +7,20 @@ of all outcomes fit into a small table, and a step makes no distribution.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dps_pyro.dynamics.forward import condition, predict
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.step import Step
 
 if TYPE_CHECKING:
     from dps_pyro.tracking.pooled import PooledTracker
 
-__all__ = ["Moved", "Tables"]
+__all__ = ["Moved", "Tables", "moved_by_laws"]
 
 MOST_NUMBERS = 1 << 20
 """A table with more numbers than this is not made."""
@@ -31,6 +33,27 @@ class Moved(NamedTuple):
 
     belief: Tensor  # [V, K]
     log_evidence: Tensor  # [V]
+
+
+def moved_by_laws(
+    tracker: PooledTracker,
+    belief: Tensor,
+    rows: Tensor,
+    solved: Tensor,
+    trials: Tensor,
+    trained: Tensor,
+    at: int,
+    known: Mapping[str, float],
+) -> Moved:
+    """What is believed of the prompts `rows` [V] after their groups of step `at` and the move, by the model's laws.
+    `belief` [V, K] is what was believed before, and `known` what is known of the step."""
+    everywhere = tracker._step(trials, trained, number=at, known=known)
+    theta = tracker.theta_of(rows)
+    conditioned = condition(belief, tracker.shown(theta, everywhere, solved, trials))
+    after = torch.where((trials > 0).unsqueeze(-1), conditioned.belief, belief)
+    if len(rows):
+        after = predict(after, tracker.dynamics.transition(theta, everywhere).probs.to(tracker.dtype))
+    return Moved(after, conditioned.log_evidence)
 
 
 class _Table(NamedTuple):
