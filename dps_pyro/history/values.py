@@ -36,16 +36,6 @@ class Groups(NamedTuple):
     trained: Tensor  # bool [V]
     useful: Tensor  # bool [V]
 
-    ("bounded",)
-    ("check_memory",)
-    ("checked_groups",)
-    ("levels_of",)
-    ("marks_kept",)
-    ("marks_saved",)
-    ("step_columns",)
-    ("useful_by_sum",)
-    ("vector",)
-
 
 def levels_of(events: Events) -> dict[int, float]:
     """Return each step's progress (step -> value), as the groups of the step recorded it."""
