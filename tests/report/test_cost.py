@@ -122,6 +122,7 @@ def test_the_reports_rows(tmp_path: Path) -> None:
     assert cost_rows([("c", read_run(tmp_path / "c"))])[0] == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_real_run(tmp_path: Path) -> None:
     train(tiny(tmp_path / "run", steps=2))
     line = metrics(tmp_path / "run")[-2]
