@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import pairs
 from benchmarks.cost import sampler, trainer
 from benchmarks.docs import evidence
 from benchmarks.inference import fit
@@ -26,6 +27,29 @@ def test_the_reported_comparison_has_five_seeds_and_no_tuning_on_them() -> None:
     result = evidence._read("selectors")
     assert len(result["seeds"]) >= 5
     assert all(len(arm["accuracy"]) == len(result["seeds"]) for arm in result["arms"].values())
+
+
+def test_the_judged_pairs_are_judged_as_people_do_and_what_is_left_has_its_reason() -> None:
+    result = evidence._read("pairs")
+    assert result["judged_right"] >= 0.97 * result["pairs"] >= 0.97 * 200
+    assert result["wrong_paid"] <= 0.01 * result["wrong"]
+    assert len(result["left"]) == result["pairs"] - result["judged_right"]
+    left = {"gold": "a|b", "completion": "\\boxed{\n2}", "right": True, "reason": "wrong value"}
+    shown = pairs.table({**result, "judged_right": 236, "left": [left]})
+    assert "| a\\|b | \\boxed{⏎2} | yes | wrong value |" in shown
+    assert "236 of 237 pairs are judged right (99.6%)" in shown
+
+
+def test_pairs_are_counted_by_verdict() -> None:
+    asked = [
+        {"gold": "2", "completion": "\\boxed{2}", "right": True},
+        {"gold": "2", "completion": "\\boxed{3}", "right": False},
+        {"gold": "2", "completion": "\\boxed{2}", "right": False},
+    ]
+    found = pairs.measure(asked)
+    assert (found["pairs"], found["judged_right"], found["wrong"], found["wrong_paid"]) == (3, 2, 2, 1)
+    assert found["reasons"] == {"right": {"correct": 1}, "wrong": {"wrong value": 1, "correct": 1}}
+    assert found["left"] == [{**asked[2], "reason": "correct"}]
 
 
 def test_the_trainer_is_as_fast_as_promised() -> None:

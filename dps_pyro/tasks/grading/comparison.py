@@ -83,9 +83,9 @@ class _Comparison:
         if gold.text == answer.text:
             return True
         gold, answer = _plain(gold), _plain(answer)
-        left_out = [holes(node) for node in (gold, answer)]
-        if left_out[0] is not None and left_out[1] is not None:
-            return self._unordered(*left_out)
+        missing, also_missing = holes(gold), holes(answer)
+        if missing is not None and also_missing is not None:
+            return self._unordered(missing, also_missing)
         ways = {"chain": self._chains, "list": self._lists, "residue": self._residues, "ratio": self._ratios}
         for kind, way in ways.items():
             if kind in (gold.kind, answer.kind):

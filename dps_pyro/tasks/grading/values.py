@@ -111,7 +111,7 @@ def _grouped(text: str) -> str:
     return "".join(out)
 
 
-class _Parser(_Latex2Sympy):  # type: ignore[misc] - untyped
+class _Parser(_Latex2Sympy):  # type: ignore[misc]  # the library has no types
     """The parser, with factors that stand side by side multiplied. By itself it adds a positive number to a whole
     number before it, as in a mixed number, so that ``2(3)`` would be 5 and ``(-2)(3)`` -5."""
 
