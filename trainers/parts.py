@@ -90,7 +90,10 @@ def make_model(
     Raises:
         ValueError: there is no such model, its arguments are wrong, or there is no such feature to group by.
     """
-    groups = getattr(task, "groups", None) if config.selection.groups == "auto" else config.selection.groups
+    groups: str | None = config.selection.groups
+    if groups == "auto":  # the task's own choice, as far as the data have it
+        groups = getattr(task, "groups", None)
+        groups = groups if groups is not None and set(groups.split("+")) <= features.keys() else None
     asked = {} if groups in (None, "none") else {"groups": groups}
     model: Dynamics[Any] | Predictor = make(
         config.selection.dynamics, asked | config.selection.dynamics_args, features, optional=asked, posterior=prior
