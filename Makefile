@@ -43,7 +43,7 @@ ifneq ($(shell cat .venv/.made-in 2>/dev/null),$(CURDIR))
 .PHONY: $(RUNTIME) $(DEV) $(DOCS)
 endif
 
-.PHONY: help demo test test-vllm test-verl lint docs policies bench clean
+.PHONY: help demo test test-slow test-vllm test-verl lint docs policies bench clean
 
 help:  ## what there is to make
 	@echo "dps_pyro: predict which prompts are worth a rollout, before any rollout."
@@ -57,9 +57,13 @@ demo: $(RUNTIME)  ## train the embedded policy for a few minutes and draw a repo
 	@$(DEMO_COMMAND)
 
 test: export OMP_NUM_THREADS = 1
-test: $(DEV)  ## all tests, with coverage (at least 90 %)
+test: $(DEV)  ## the tests, with coverage (at least 90 %)
 	@echo "Running the tests in $(TEST_WORKERS) processes."
-	@.venv/bin/pytest -n $(TEST_WORKERS) --dist worksteal --cov --cov-report=term --cov-fail-under=90 $(PYTEST_ARGS)
+	@.venv/bin/pytest -n $(TEST_WORKERS) --dist worksteal -m "not slow" --cov --cov-report=term --cov-fail-under=90 $(PYTEST_ARGS)
+
+test-slow: export OMP_NUM_THREADS = 1
+test-slow: $(DEV)  ## the long versions of tests that `make test` runs with fewer draws, seeds or steps
+	@.venv/bin/pytest -n $(TEST_WORKERS) --dist worksteal -m slow $(PYTEST_ARGS)
 
 test-vllm: export OMP_NUM_THREADS = 1
 test-vllm: .venv-vllm/.made  ## the tests with vLLM on the CPU, in an environment of their own
@@ -102,7 +106,7 @@ policies: $(RUNTIME)  ## make the embedded policies again, from nothing
 	@echo "Running: $(POLICIES_COMMAND)"
 	@$(POLICIES_COMMAND)
 
-bench: $(DEV)  ## run the benchmarks again (takes long)
+bench: $(DEV)  ## run every benchmark that needs nothing but this package (takes many hours)
 	@echo "Running: $(BENCH_COMMAND)"
 	@$(BENCH_COMMAND)
 

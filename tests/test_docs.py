@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers.fits import svi
 
-from dps_pyro import Dynamics, PromptSampler
+from dps_pyro import NUTS, SVI, Dynamics, PromptSampler
 from dps_pyro.models import SolvingProgress
 from scripts import run_examples
 
@@ -23,8 +23,23 @@ WRITTEN = DOCS / "examples"  # by scripts/run_examples.py, from examples/
 PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if WRITTEN not in page.parents)]
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut every fit short: blocks are to run as they are written, and what a fit finds is tested elsewhere."""
+    limits: dict[Any, dict[str, int]] = {SVI: {"steps": 40, "draws": 40}, NUTS: {"warmup": 4, "draws": 4}}
+    for method, most in limits.items():
+
+        def cut(self: Any, checked: Any = method.__post_init__, most: dict[str, int] = most) -> None:
+            checked(self)
+            for name, limit in most.items():
+                object.__setattr__(self, name, min(getattr(self, name), limit))
+
+        monkeypatch.setattr(method, "__post_init__", cut)
+
+
 # torchdata 0.11 calls what torch 2.13 no longer wants called.
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -70,6 +85,7 @@ def test_links_between_pages_lead_to_their_headings() -> None:
             assert heading in _headings(text), f"{page.relative_to(ROOT)} links to {target}#{heading}"
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("name", run_examples.EXAMPLES)
 def test_every_example_runs_and_its_page_shows_it(name: str, tmp_path: Path) -> None:
     written = run_examples.run(name, tmp_path)

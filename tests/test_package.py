@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import dps_pyro
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MAPPING: dict[str, str] = PROJECT["tool"]["setuptools"]["package-dir"]
@@ -107,12 +109,20 @@ def test_every_part_imports_from_the_wheel(site: Path, tmp_path: Path) -> None:
 
 
 def test_importing_the_package_is_light_and_stays_offline(site: Path, tmp_path: Path) -> None:
-    loaded = imported(site, "dps_pyro", tmp_path)["loaded"]
-    assert {"torch", "pyro"} <= set(loaded)
-    assert [name for name in loaded if name.startswith(("dps_pyro.models", "dps_pyro.trainers"))] == []
-    assert [name for name in HEAVY if name in loaded] == []
+    """Neither the package nor the process that judges rewards loads PyTorch; nothing of these loads what is heavier."""
+    loaded = imported(site, "dps_pyro dps_pyro.tasks.own.task_worker dps_pyro.tasks.own.reward_worker", tmp_path)
+    assert [name for name in ("torch", "pyro", *HEAVY) if name in loaded["loaded"]] == []
+    assert [name for name in loaded["loaded"] if name.startswith(("dps_pyro.models", "dps_pyro.trainers"))] == []
     more = imported(site, "dps_pyro.models dps_pyro.tasks dps_pyro.rollouts", tmp_path)["loaded"]
+    assert {"torch", "pyro"} <= set(more)
     assert [name for name in HEAVY if name in more] == []
+
+
+def test_every_public_name_is_there() -> None:
+    for name in dps_pyro.__all__:
+        assert name in dir(dps_pyro) and getattr(dps_pyro, name).__module__ == dps_pyro._PLACES[name]
+    with pytest.raises(AttributeError, match="module 'dps_pyro' has no attribute 'nothing'"):
+        dps_pyro.nothing  # noqa: B018
 
 
 def test_the_wheel_holds_every_module_and_the_data(wheel: Path) -> None:

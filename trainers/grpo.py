@@ -34,7 +34,7 @@ from dps_pyro.trainers.run.lock import claimed
 from dps_pyro.trainers.run.summary import complete, finish
 from dps_pyro.trainers.step.ahead import Ahead, Turn
 from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, Reasons
-from dps_pyro.trainers.step.groups import draw, evaluate, go_on, pictured, rewarded, roll_out, shown, told
+from dps_pyro.trainers.step.groups import Source, draw, evaluate, go_on, pictured, rewarded, roll_out, shown, told
 from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
 from dps_pyro.trainers.step.prompts import fitting, prompt_limit
@@ -98,6 +98,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
             logged = RolloutHistory.from_parquet(folder.path / "history.parquet").features
             read = {name: column for name, column in logged.items() if name.startswith("reading ")}
         sampler = make_sampler(config, task, prompts, read)
+        source = Source(engine, tokenizer, task, config, sampler.tolerance)
         full_log = FullLog(folder.path, sampler.history) if config.evaluation.full_log else None
         ledger, dry_spell, drift = Ledger(config.rollouts.group_size, sampler.tolerance), DrySpell(), Drift()
         if checkpoint is not None:
@@ -106,7 +107,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
             if sampler.matched is not None:
                 say(f"The prompts are not those that the run was saved with: {sampler.matched}.")
             else:  # rollouts that were drawn ahead are of the prompts as they were
-                again = partial(pictured, tokenizer, task, prompts, config)
+                again = partial(pictured, source, prompts)
                 ahead.load_state_dict(checkpoint.state.get("ahead", {}), policy.device, again)
             checkpoint.restore_optimizer(optimizer)
             checkpoint.restore_rng()
@@ -121,7 +122,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
     with folder, opened, ahead, LiveView(steps=config.task.steps, done=ledger.step, folder=folder.path) as view:
 
         def held_out() -> None:
-            result = evaluate(engine, tokenizer, task, config, tests)
+            result = evaluate(source, tests)
             ledger.accuracy = result["accuracy"] or 0.0
             entry = {"kind": "eval", "step": ledger.step, "rollouts": ledger.rollouts} | result
             if config.evaluation.keep_best:
@@ -130,8 +131,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
 
         def choose() -> Turn:
             """The next prompts, for the policy as it is."""
-            if isinstance(sampler.tracker, OracleFilter):
-                sampler.tracker.tell(*told(engine, tokenizer, task, prompts, config, ledger.step))
+            if isinstance(sampler.tracker, OracleFilter) and ledger.step % config.selection.oracle_every == 0:
+                sampler.tracker.tell(*told(source, prompts, ledger.step))
             chance = sampler.informative(config.rollouts.group_size)
             if config.rollouts.group_sizes:
                 made = sampler.plan(
@@ -152,8 +153,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 version, rows, chance, drawn, sizes = ahead.take() or choose()
 
             candidates = [prompts[row] for row in rows.tolist()]
-            at = ledger.step, clock, sampler.tolerance, drawn, sizes
-            groups = roll_out(engine, tokenizer, task, candidates, config, *at)
+            groups = roll_out(source, candidates, ledger.step, clock, drawn=drawn, sizes=sizes)
             if config.rollouts.first_rollouts:  # the second part goes where the posterior after the first promises most
                 rates = sampler.tracker.rates().of(groups.of(rows))
                 size = config.rollouts.group_size
@@ -161,7 +161,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 signal = config.update.signal
                 more = second_half(rates, groups.solved, groups.sizes, left, most=2 * size, signal=signal)
                 first = [candidates[place] for place in groups.of(torch.arange(len(rows))).tolist()]
-                groups = go_on(groups, more, engine, tokenizer, task, first, config, ledger.step, clock)
+                groups = go_on(source, groups, more, first, ledger.step, clock)
             with clock("observe"):
                 # Dynamic sampling may have had enough before the last of them; some may not have been judged.
                 rows = groups.of(rows)
@@ -176,7 +176,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 rest = full_log.others(rows)
                 seed = seed_for(config.machine.seed, "full_log", ledger.step)
                 others = [prompts[row] for row in rest.tolist()]
-                extra = rewarded(engine, tokenizer, task, others, config, seed, clock, sampler.tolerance)
+                extra = rewarded(source, others, seed, clock)
                 full_log.append(Chosen(rows, groups, taken, chance[rows]), extra.of(rest), extra, ledger)
             if config.evaluation.log_completions and ledger.step % config.evaluation.log_completions == 0:
                 weighed = advantages_of(groups, config) * taken[:, None]
@@ -187,7 +187,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                     turn = choose()
                 asked = [prompts[row] for row in turn.rows.tolist()]
                 seed = seed_for(config.machine.seed, "rollout", ledger.step + 1, 0)
-                ahead.begin(turn, partial(draw, engine, tokenizer, task, asked, config, seed, turn.sizes))
+                ahead.begin(turn, partial(draw, source, asked, seed, turn.sizes))
             elif isinstance(engine, Sleeps):
                 with clock("sync"):
                     engine.sleep()

@@ -165,12 +165,13 @@ def _groups(config: Any) -> tuple[Any, Any, Any]:
     from dps_pyro.rollouts.transformers import TransformersEngine
     from dps_pyro.trainers.parts import make_task
     from dps_pyro.trainers.policy.load import load_policy
-    from dps_pyro.trainers.step.groups import Groups, draw
+    from dps_pyro.trainers.step.groups import Groups, Source, draw
 
     policy, tokenizer = load_policy(config)
     task = make_task(config, tokenizer)
     prompts = task.prompts("train")[: config.rollouts.batch_size]
-    drawn = draw(TransformersEngine(policy, tokenizer), tokenizer, task, prompts, config, seed=0)
+    source = Source(TransformersEngine(policy, tokenizer), tokenizer, task, config)
+    drawn = draw(source, prompts, seed=0)
     rewards = torch.zeros(len(prompts), config.rollouts.group_size)
     rewards[:, ::2] = 1.0
     return policy, tokenizer, Groups(drawn, rewards, ["made up"] * rewards.numel())

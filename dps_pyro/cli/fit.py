@@ -27,7 +27,7 @@ class Options(LogOptions):
     a table exported from W&B)."""
     out: Path
     """The folder that the posterior is written to."""
-    model: str = "SolvingProgress"
+    model: str = "LogitWalk"
     """The model: a name in dps_pyro.models, or path/to/file.py:Name."""
     model_args: str = "{}"
     """Arguments for the constructor of the model, as YAML: "{groups: operands}". The value of groups or features is the
@@ -35,7 +35,7 @@ class Options(LogOptions):
     method: Literal["laplace", "svi", "nuts"] | None = None
     """The method of the fit: laplace (a normal approximation around the most probable point), svi (stochastic
     variational inference) or nuts (sampling, for small histories). The default is laplace for up to 256 shared
-    parameters and up to 4,096 prompts, and svi otherwise. A setting that belongs to another method is an error."""
+    parameters and up to 4096 prompts, and svi otherwise. A setting that belongs to another method is an error."""
     guide: Literal["normal", "low_rank", "delta"] | None = None
     """The approximation that svi fits: normal (independent normals), low_rank (normals with correlations) or delta (the
     most probable point). The default is normal if prompts have parameters of their own or there are more than 256
@@ -43,7 +43,7 @@ class Options(LogOptions):
     restarts: int | None = None
     """The number of searches that svi begins with. It continues with the best one. The default is 1."""
     batch_size: int | None = None
-    """The number of prompts per mini-batch of svi. The default is all prompts if there are up to 4,096, and 2,048
+    """The number of prompts per mini-batch of svi. The default is all prompts if there are up to 4096, and 2048
     otherwise."""
     seconds: float | None = None
     """The time limit in seconds for the search of laplace or svi. There is none by default."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 import sys
 import weakref
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.methods import SVI
 from dps_pyro.inference.posterior import Posterior
+from dps_pyro.support.child import Child
 
 __all__ = ["Refit", "Refitter", "Worker"]
 
@@ -171,11 +171,10 @@ class Worker:
     """A child process that fits, one job at a time; it ends with this process."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "dps_pyro.inference.refit_worker", str(os.getpid())]
-        # One thread: the machine is busy with rollouts.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        self._process = Child(
+            *("-m", "dps_pyro.inference.refit_worker", str(os.getpid())),
+            keeps_complaints=False,
+            environment={"OMP_NUM_THREADS": "1"},  # the machine is busy with rollouts
         )
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="refit")
         weakref.finalize(self, _stop, self._process, self._threads)
@@ -192,12 +191,10 @@ class Worker:
         return self._threads.submit(_exchange, self._process, content)
 
 
-def _exchange(process: subprocess.Popen[bytes], content: bytes) -> Any:
-    assert process.stdin is not None
-    assert process.stdout is not None
+def _exchange(process: Child, content: bytes) -> Any:
     try:
-        write(process.stdin, content)
-        answer = read(process.stdout)
+        process.send(framed(content))
+        answer = read(process.output)
     except OSError as error:
         raise EOFError("the child is gone") from error
     found = pickle.loads(answer)  # noqa: S301 - our own child's
@@ -206,30 +203,33 @@ def _exchange(process: subprocess.Popen[bytes], content: bytes) -> Any:
     return found
 
 
-def _stop(process: subprocess.Popen[bytes], threads: ThreadPoolExecutor) -> None:
+def _stop(process: Child, threads: ThreadPoolExecutor) -> None:
     process.kill()
     process.wait()
-    threads.shutdown(wait=True)
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
+    threads.shutdown(wait=True)  # its thread has seen the end of the process
+    process.close()
 
 
-def write(stream: IO[bytes], content: bytes) -> None:
-    """Send bytes, their number first."""
-    stream.write(len(content).to_bytes(8, "big"))
-    stream.write(content)
-    stream.flush()
+def framed(content: bytes) -> bytes:
+    """Bytes as `read` reads them: their number first, in eight bytes."""
+    return len(content).to_bytes(8, "big") + content
 
 
 def read(stream: IO[bytes]) -> bytes:
-    """Receive what `write` sent.
+    """Read one framed content from a pipe.
 
     Raises:
-        EOFError: the other side is gone.
+        EOFError: The other side is gone.
     """
-    head = stream.read(8)
-    content = stream.read(int.from_bytes(head, "big")) if len(head) == 8 else b""
-    if len(head) < 8 or len(content) < int.from_bytes(head, "big"):
-        raise EOFError("the other side is gone")
-    return content
+    return _exactly(stream, int.from_bytes(_exactly(stream, 8), "big"))
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    """Read so many bytes; an unbuffered pipe may give a part at a time."""
+    parts: list[bytes] = []
+    while size > 0:
+        parts.append(stream.read(min(size, 1 << 20)))
+        if not parts[-1]:
+            raise EOFError("the other side is gone")
+        size -= len(parts[-1])
+    return b"".join(parts)

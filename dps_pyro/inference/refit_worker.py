@@ -11,7 +11,7 @@ import traceback
 
 import torch
 
-from dps_pyro.inference.refit import _fit, read, write
+from dps_pyro.inference.refit import _fit, framed, read
 from dps_pyro.support.child import end_with_parent
 
 __all__ = ["main"]
@@ -37,7 +37,8 @@ def main() -> None:
             content = pickle.dumps(answer)
         except Exception:  # noqa: BLE001 - told to the other side, which raises it
             content = pickle.dumps(traceback.format_exc())
-        write(answers, content)
+        answers.write(framed(content))
+        answers.flush()
 
 
 def _import(name: str, path: str) -> None:

@@ -1,4 +1,4 @@
-"""What a language model's forward pass takes beside the tokens: positions, and what the images of a prompt became.
+"""The inputs of a language model's forward pass beside the tokens: positions, and the tensors of a prompt's images.
 
 Rollouts and updates share it, so that both see the same model. A *row's vision* is what a processor made of the images
 of one prompt, e.g. ``{"pixel_values": ..., "image_grid_thw": ...}``: each tensor's first dimension runs over the images
@@ -37,17 +37,17 @@ _BARRED = (
 
 
 class Encoded(NamedTuple):
-    """A prompt as a processor sees it."""
+    """What a processor makes of a prompt."""
 
-    ids: list[int]  # with as many image tokens as the images take
-    vision: dict[str, Tensor]  # what the images became; empty without images
+    ids: list[int]  # the tokens, with as many image tokens as the images take
+    vision: dict[str, Tensor]  # the tensors of the images; empty without images
 
 
 def encode(processor: Any, query: Query) -> Encoded:
     """Run a vision-language model's processor on a text with its images.
 
     Raises:
-        ValueError: the text does not hold one of the processor's placeholders an image.
+        ValueError: the text does not contain one of the processor's placeholders per image.
     """
     marks = query.text.count(processor.image_token)
     if marks != len(query.images):
@@ -66,9 +66,9 @@ def encode(processor: Any, query: Query) -> Encoded:
 
 
 def stack_vision(rows: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The vision of several rows as one batch, in their order; rows without images add nothing.
+    """Join the vision of several rows into one batch, in their order. Rows without images add nothing.
 
-    Images of other sizes, and other numbers of images, are padded with zeros, which the models' own masks tell apart.
+    If images differ in size or number, they are padded with zeros, which the models' own masks tell from pixels.
     """
     parts: dict[str, list[Tensor]] = {}
     for row in rows:
@@ -91,17 +91,17 @@ def _pad_and_join(values: Sequence[Tensor]) -> Tensor:
 def model_inputs(
     model: nn.Module, ids: Tensor, mask: Tensor, vision: Sequence[Mapping[str, Tensor]] | None = None
 ) -> dict[str, Tensor]:
-    """Positions and images for a forward pass over whole sequences, as far as the model's forward takes them.
+    """Return the positions and images for a forward pass over whole sequences, as far as the model takes them.
 
     Args:
         ids: long [B, T], the tokens.
         mask: bool [B, T], which of them are tokens and not padding. Positions count unmasked tokens, so that padding on
             either side changes nothing.
-        vision: what the images of each of the B rows became; None if there are no images.
+        vision: the vision of each of the B rows; None if there are no images.
 
     Returns:
-        `position_ids` (long [B, T], or [3, B, T] where the model places image tokens on a grid), and what the images
-        became, on the device of `ids`.
+        `position_ids` (long [B, T], or [3, B, T] if the model places image tokens on a grid), and the tensors of the
+        images, on the device of `ids`.
     """
     known = forward_parameters(model)
     rows = [] if vision is None else list(vision)
@@ -116,13 +116,13 @@ def model_inputs(
 
 
 def _token_kinds(model: nn.Module, ids: Tensor) -> Tensor:
-    """1 at image tokens, 0 elsewhere: long [B, T]."""
+    """Long [B, T], 1 at image tokens and 0 elsewhere."""
     images = torch.tensor(_configured(model, _IMAGE_TOKENS), dtype=ids.dtype, device=ids.device)
     return torch.isin(ids, images).long()
 
 
 def _grid_positions(model: nn.Module, ids: Tensor, mask: Tensor, kinds: Tensor, seen: Mapping[str, Tensor]) -> Tensor:
-    """Positions by the model's own rule where it has one (M-RoPE in the Qwen family), else in a line."""
+    """Positions by the model's own rule if it has one (M-RoPE in the Qwen family), and in a line otherwise."""
     inner = _unwrapped(model)
     owner = next((part for part in (inner, getattr(inner, "model", None)) if hasattr(part, "get_rope_index")), None)
     if owner is None:
@@ -130,18 +130,18 @@ def _grid_positions(model: nn.Module, ids: Tensor, mask: Tensor, kinds: Tensor, 
     offered = {"input_ids": ids, "mm_token_type_ids": kinds, "attention_mask": mask.long(), **seen}
     taken = inspect.signature(owner.get_rope_index).parameters
     positions: Tensor = owner.get_rope_index(**{name: value for name, value in offered.items() if name in taken})[0]
-    # Padding is at 0 here, at 1 in older versions of transformers; it is masked either way.
+    # Padding has position 0 here, and 1 in older versions of transformers. It is masked in both.
     return positions
 
 
 def position_ids(mask: Tensor) -> Tensor:
-    """Positions 0, 1, ... of the unmasked tokens of each row, 0 on left padding; long [B, T] from a mask [B, T]."""
+    """Number the unmasked tokens of each row 0, 1, ...; left padding has 0. Long [B, T] from a mask [B, T]."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
 def barred_tokens(model: nn.Module) -> list[int]:
-    """The ids that stand for an image in a prompt, and that no completion may hold: a model that read them again would
-    look for images that are not there. Empty for a model of text."""
+    """The ids of the tokens that stand for an image in a prompt; empty for a model of text. No completion may contain
+    them, because a model that read them again would look for images that do not exist."""
     return sorted(set(_configured(model, _BARRED)))
 
 
@@ -152,7 +152,7 @@ def _configured(model: nn.Module, names: Sequence[str]) -> list[int]:
 
 
 def forward_parameters(model: nn.Module) -> frozenset[str]:
-    """Names of the arguments that a model's forward takes, seen through data-parallel and PEFT wrappers."""
+    """The names of the arguments of a model's forward. Data-parallel and PEFT wrappers are looked through."""
     return frozenset(inspect.signature(_unwrapped(model).forward).parameters)
 
 
@@ -163,10 +163,10 @@ def _unwrapped(model: nn.Module) -> Any:
 
 
 class Query(NamedTuple):
-    """What a policy is asked: a text, its chat template already applied where there is one, and the images it shows.
+    """What a policy is asked: a text, to which the chat template has been applied if there is one, and its images.
 
-    The text holds one of the model's own placeholders an image (``<image>``, say, or ``<|image_pad|>``), in the images'
-    order; an engine expands each into as many tokens as the image takes.
+    The text contains one of the model's own placeholders per image (such as ``<image>`` or ``<|image_pad|>``), in the
+    order of the images. An engine expands each placeholder into as many tokens as the image takes.
     """
 
     text: str

@@ -1,8 +1,8 @@
 """Advantages over a baseline that is known beforehand, such as what a tracker expects of each rollout.
 
-`PromptSampler.baseline` gives the Bayesian leave-one-out baseline; any other of the same shape will do. There is no
-group in it: a completion's advantage is its reward less its own baseline, so that groups of any size, even one, and
-groups that are all right or all wrong carry signal.
+`PromptSampler.baseline` gives the Bayesian leave-one-out baseline; any other of the same shape will do. No comparison
+within the group is needed: a completion's advantage is its reward minus its own baseline. Groups of any size therefore
+carry signal, even groups of one completion, and groups that are all right or all wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dps_pyro.lm.losses import informative_groups
 __all__ = ["Scale", "tracked_advantages"]
 
 Scale = Literal["none", "belief", "group", "batch"]
-"""What the differences are divided by."""
+"""The number by which the differences of rewards and baselines are divided."""
 
 
 def tracked_advantages(
@@ -26,27 +26,27 @@ def tracked_advantages(
     """`(r - b) / (scale + eps)` of each completion.
 
     ======== =============================================================================================
-    none     1: unbiased, as RLOO's and Dr. GRPO's are
+    none     1. The advantages are unbiased, like those of RLOO and Dr. GRPO
     belief   sqrt(b (1 - b)), the standard deviation of a reward of 0 or 1 whose mean is the baseline:
              what GRPO's division by the group's standard deviation aims at, known before the reward
-    group    the group's own standard deviation (n - 1 in the denominator) where its rewards differ, as
-             GRPO has it; the belief's where they do not
-    batch    the standard deviation of all differences of the step, from which their mean is subtracted,
-             too (single-stream policy optimization, SPO, arXiv 2509.13232)
+    group    the group's own standard deviation (n - 1 in the denominator) if its rewards differ, as in
+             GRPO; otherwise the scale of "belief"
+    batch    the standard deviation of all differences of the step, whose mean is subtracted as well
+             (single-stream policy optimization, SPO, arXiv 2509.13232)
     ======== =============================================================================================
 
     Args:
         rewards: float [G, n], finite.
         expected: [G, n], the baselines, in 0..1 for all scales but "none" and "batch".
         scale: see above.
-        there: bool [G, n], where groups differ in size: which entries are completions. All of them if left out.
+        there: bool [G, n], which entries are completions, for groups that differ in size. The default is all of them.
         eps: added to the scale; unused by "none".
 
     Returns:
-        float [G, n], of the rewards' kind; exactly 0 for entries without a completion.
+        float [G, n], in the dtype of the rewards; exactly 0 for entries that are no completions.
 
     Raises:
-        ValueError: shapes disagree, or a number that matters is not finite.
+        ValueError: shapes disagree, or the reward or baseline of a completion is not finite.
     """
     known = torch.ones_like(rewards, dtype=torch.bool) if there is None else there
     if rewards.ndim != 2 or expected.shape != rewards.shape or known.shape != rewards.shape:

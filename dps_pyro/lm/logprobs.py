@@ -19,16 +19,16 @@ _CHUNK = 2**24  # logits per piece of `token_logprobs`: 64 MiB of float32
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0, barred: Sequence[int] = ()) -> Tensor:
-    """log softmax(logits / temperature) at the given tokens, without a [B, T, V] copy of log-probabilities.
+    """Compute log softmax(logits / temperature) at the given tokens, without a [B, T, V] copy of log-probabilities.
 
-    log p(token) = logit - logsumexp(logits), row by row in pieces, in float32 whatever the dtype of the logits
-    (a bfloat16 log-probability near -10 is only good to 0.03, a tenth of a clip range).
+    log p(token) = logit - logsumexp(logits) is computed piece by piece, in float32 whatever the dtype of the logits,
+    because a bfloat16 log-probability near -10 is only exact to 0.03, a tenth of a clip range.
 
     Args:
         logits: float [B, T, V].
         tokens: long [B, T].
-        temperature: > 0, the one the tokens were sampled at.
-        barred: ids that could not be sampled; the others' probabilities add up to one.
+        temperature: > 0, the temperature at which the tokens were sampled.
+        barred: ids that could not be sampled. The probabilities of the other ids add up to one.
 
     Returns:
         float32 (float64 for float64 logits) [B, T].
@@ -57,11 +57,11 @@ def completion_logprobs(
     vision: Sequence[Mapping[str, Tensor]] | None = None,
     share_prompts: bool = False,
 ) -> Tensor:
-    """Log-probability of every completion token under a causal language model.
+    """Compute the log-probability of every completion token under a causal language model.
 
     Position ids count unmasked tokens, so that padding on either side changes nothing. Logits are computed for the
-    completion only where the model's forward takes `logits_to_keep`. Tokens that stand for images are barred, as they
-    are in rollouts. Gradient flows; wrap in `torch.no_grad` for a reference model.
+    completion only, if the model's forward takes `logits_to_keep`. Tokens that stand for images are barred, as they
+    are in rollouts. Gradients flow; call it under `torch.no_grad` for a reference model.
 
     Args:
         model: a Hugging Face style causal LM: `model(input_ids, attention_mask, ...).logits` is [B, T, V].
@@ -70,9 +70,9 @@ def completion_logprobs(
         completion_ids: long [B, C], the tokens of the completions, right-padded.
         completion_mask: bool [B, C], which of them are tokens and not padding.
         temperature: > 0, as in `token_logprobs`.
-        vision: what the images of each of the B prompts became (`Rollouts.vision`); None without images.
-        share_prompts: compute what rows with the same prompt share once (`shared_prompts`); for models that can, and
-            prompts without images.
+        vision: the vision of each of the B prompts (`Rollouts.vision`); None without images.
+        share_prompts: compute once what rows with the same prompt share (`shared_prompts`). The model must support it,
+            and the prompts must have no images.
 
     Returns:
         float32 [B, C]; 0 where `completion_mask` is False.

@@ -1,6 +1,6 @@
 """Advantages and losses of GRPO and its kin, as pure tensor functions.
 
-Four published algorithms, picked by name (`Kind`), differ in two places only:
+Four published algorithms, chosen by name (`Kind`), differ only in the advantage and in the average:
 
 ========= ============================================== ================================================ ===========
 kind      advantage of completion i in a group of n      surrogate, averaged over                         clip
@@ -18,14 +18,14 @@ sections 3.1 and 3.3); RLOO (arXiv 2402.14740). If a paper leaves a choice open,
 Shapes: G groups of n completions; B rows of at most C tokens, right-padded; V tokens in the vocabulary. The completions
 of a group are adjacent, so that `rewards.flatten()` is in row order.
 
-**Groups without signal** (all rewards equal) have zero advantage. They are found before the forward pass with
-`informative_groups`, and their rows dropped by the caller; the averages above then run over the rows that were kept, so
-that a useless group costs nothing and dilutes nothing: the step is the one that would have been taken had it never been
-rolled out. (Keeping the rows would shrink the loss by the share of useful rows, as plain GRPO does.)
+**Groups without signal**, whose rewards are all equal, have zero advantage. The caller finds them with
+`informative_groups` before the forward pass, and drops their rows. The averages above then run over the rows that were
+kept, so that the step is the one that would have been taken without these groups. (Plain GRPO keeps their rows, which
+shrinks the loss by the share of useful rows.)
 
 **Micro-batches.** An average over a mini-batch is not the average of its micro-batches' averages. `policy_loss`
-therefore divides by `Counts` of the whole mini-batch, taken once; each micro-batch's loss is its share, and shares add
-up, whatever the split:
+therefore divides by the `Counts` of the whole mini-batch, which are taken once. The loss of each micro-batch is its
+share of the whole, and the shares add up for every split:
 
     counts = count(completion_mask)                      # once, over all rows of the optimizer step
     for rows in torch.arange(len(completion_mask)).split(8):
@@ -58,18 +58,18 @@ CLIP: Mapping[Kind, tuple[float, float]] = {
 
 
 def informative_groups(rewards: Tensor, tolerance: float = 0.0, there: Tensor | None = None) -> Tensor:
-    """Tell the groups with a learning signal from those whose rewards are all equal.
+    """Find the useful groups: those whose rewards are not all equal.
 
     Args:
         rewards: float [G, n].
         tolerance: rewards this close count as equal, in the units of the reward.
-        there: bool [G, n], where groups differ in size: which entries are completions. All of them if left out.
+        there: bool [G, n], which entries are completions, for groups that differ in size. The default is all of them.
 
     Returns:
-        bool [G]; True where the largest and the smallest reward differ by more than `tolerance`.
+        bool [G]; True if the largest and the smallest reward differ by more than `tolerance`.
     """
     _check_rewards(rewards, there)
-    # 0.4 - 0.3 is more than 0.1 in floating point: graded rewards are often a tolerance apart to the digit.
+    # In floating point 0.4 - 0.3 is more than 0.1, and graded rewards often differ by exactly the tolerance.
     rounding = 4 * torch.finfo(rewards.dtype).eps if tolerance else 0.0
     if there is None:
         return rewards.amax(1) - rewards.amin(1) > tolerance + rounding
@@ -79,7 +79,7 @@ def informative_groups(rewards: Tensor, tolerance: float = 0.0, there: Tensor | 
 
 
 def advantages(rewards: Tensor, kind: Kind, *, eps: float = 1e-4, there: Tensor | None = None) -> Tensor:
-    """Advantage of each completion over its group.
+    """Compute the advantage of each completion over its group.
 
     `grpo` and `dapo` divide by the group's *unbiased* standard deviation (n - 1 in the denominator: `torch.std`, as in
     TRL and verl; the papers do not say) plus `eps` (1e-4 in TRL, 1e-6 in verl). `rloo` is n / (n - 1) times `dr_grpo`.
@@ -88,11 +88,11 @@ def advantages(rewards: Tensor, kind: Kind, *, eps: float = 1e-4, there: Tensor 
         rewards: float [G, n], finite, n >= 2.
         kind: the algorithm.
         eps: added to the standard deviation; unused by `dr_grpo` and `rloo`.
-        there: bool [G, n], where groups differ in size: which entries are completions; the others may hold anything.
+        there: bool [G, n], which entries are completions, for groups that differ in size. Other entries are ignored.
 
     Returns:
-        float [G, n]. Rows sum to zero; a group of equal rewards, or of one, is exactly zero, not merely up to rounding;
-        so is what is no completion.
+        float [G, n]. Rows sum to zero. Groups of equal rewards, groups of one completion, and entries that are no
+        completions are exactly zero, not merely up to rounding.
 
     Raises:
         ValueError: `rewards` is not [G, n >= 2] or not finite.
@@ -132,7 +132,7 @@ def _check_rewards(rewards: Tensor, there: Tensor | None) -> None:
 
 
 class Counts(NamedTuple):
-    """What a mini-batch is averaged over: the rows that take part in one optimizer step, useless groups left out."""
+    """What a mini-batch is averaged over: the rows of one optimizer step, without the groups that are not useful."""
 
     sequences: int
     tokens: int
@@ -150,7 +150,7 @@ class PolicyLoss(NamedTuple):
     clip_fraction: Tensor  # share of tokens (rloo: of completions) whose gradient the clip removed, 0..1
     kl: Tensor  # KL(behaviour || policy) per token, nats; k3 estimate, >= 0
     reference_kl: Tensor  # KL(policy || reference) per token, nats; k3 estimate, >= 0; 0 without a reference
-    entropy: Tensor  # mean of -log p over the sampled tokens, nats: unbiased where the policy is the behaviour
+    entropy: Tensor  # mean of -log p over the sampled tokens, nats; unbiased if the policy is the behaviour
     engine_kl: Tensor  # KL(engine || behaviour) per token, nats; k3 estimate, >= 0; 0 without engine_logprobs
     truncated_weights: Tensor  # share of tokens (rloo: of completions) whose importance weight was cut to the cap
 
@@ -176,23 +176,23 @@ def policy_loss(
 
         -min(ratio * A, clip(ratio, 1 - lower, 1 + upper) * A)
 
-    so a token stops contributing once it has moved by more than the clip *in the direction A asks for*. As published
-    (and as in TRL) there is no bound on a large ratio with A < 0.
+    so a token stops contributing once its probability has moved by more than the clip *in the direction of A*. A large
+    ratio with A < 0 has no bound, as published and as in TRL.
 
-    `rloo` applies the same formula once per completion, with ratio = exp(sum over tokens of the log-ratio): TRL's form.
+    `rloo` applies the formula once per completion, as TRL does, with ratio = exp(sum over tokens of the log-ratio).
     While the policy is still the behaviour (ratio 1), its gradient is that of the paper's REINFORCE estimator,
     -A * grad log p(completion), averaged over completions.
 
     The KL penalty is the k3 estimate of KL(policy || reference) per token (DeepSeekMath, eq. 4), aggregated like the
     tokens of `kind` (`rloo`: summed over a completion). It enters the loss for every kind; the RLOO paper puts it in
-    the reward, which a caller can do too. Its gradient, as in TRL and verl, is that of the estimate.
+    the reward, which a caller can do instead. Its gradient is that of the estimate, as in TRL and verl.
 
-    **Truncated importance sampling.** An engine of its own (vLLM: other precision, other kernels, older weights) draws
-    from a distribution that is not quite the behaviour's. With `engine_logprobs` every token's surrogate is multiplied
-    by the constant min(exp(behaviour_logprobs - engine_logprobs), cap) (`rloo`: a completion's by that of the sums), so
-    that up to the cap the average over the engine's draws is that over the behaviour's. Source: Yao et al., "Your
-    efficient RL framework secretly brings you off-policy RL training", 2025, whose cap of 2 TRL and verl took over. The
-    KL penalty is not weighted.
+    **Truncated importance sampling.** A separate engine such as vLLM, with another precision, other kernels or older
+    weights, draws from a distribution that is not quite the behaviour's. With `engine_logprobs` every token's
+    surrogate is multiplied by the constant min(exp(behaviour_logprobs - engine_logprobs), cap); for `rloo`, a
+    completion's by that of the sums. Up to the cap, the average over the engine's draws is then that over the
+    behaviour's. Source: Yao et al., "Your efficient RL framework secretly brings you off-policy RL training", 2025.
+    TRL and verl use its cap of 2, too. The KL penalty is not weighted.
 
     Worked example, `grpo`, lower = upper = 0.2, two completions of 2 and 1 tokens, A = (1, -1), log-ratios
     ((0, log 1.5), (0,)): token losses ((-1, -min(1.5, 1.2)), (1,)); means (-1.1, 1); loss -0.05. `dapo` with the same
@@ -200,20 +200,21 @@ def policy_loss(
 
     Args:
         kind: the algorithm.
-        logprobs: float [B, C], of the completions' tokens under the policy, with gradient.
-        behaviour_logprobs: float [B, C], under the distribution they were drawn from (`Rollouts.logprobs`), or the
-            policy at the start of the step; `logprobs.detach()` for a strictly on-policy step.
+        logprobs: float [B, C], the log-probabilities of the completions' tokens under the policy, with gradient.
+        behaviour_logprobs: float [B, C], the same under the distribution from which they were drawn
+            (`Rollouts.logprobs`), or under the policy at the start of the step; `logprobs.detach()` for a strictly
+            on-policy step.
         advantages: float [B].
-        completion_mask: bool [B, C]. Masked entries may hold anything, NaN and infinities included.
+        completion_mask: bool [B, C], which entries are tokens. Other entries are ignored, even NaN and infinities.
         counts: the counts of the whole mini-batch (`count`). Each field of the result is divided by them.
-        max_completion_length: tokens; the constant of `dr_grpo`, required there and unused elsewhere. Constant over
-            training: the sampling limit, not the longest completion at hand.
-        clip: (lower, upper), both >= 0 and lower <= 1; `CLIP[kind]` by default.
-        reference_logprobs: float [B, C], under the reference policy.
-        beta: coefficient of the KL to the reference, >= 0.
-        engine_logprobs: float [B, C], under the distribution that the engine drew from (`Rollouts.logprobs`), where
-            that is not the behaviour; `behaviour_logprobs` are then the trainer's own, before the step.
-        cap: the largest importance weight, >= 1. Infinity cuts nothing.
+        max_completion_length: the constant of `dr_grpo` in tokens, required there and unused elsewhere. It has to be
+            the same in all steps: the sampling limit, not the longest completion of the batch.
+        clip: (lower, upper), both >= 0 and lower <= 1. The default is `CLIP[kind]`.
+        reference_logprobs: float [B, C], the log-probabilities under the reference policy.
+        beta: the coefficient of the KL to the reference, >= 0.
+        engine_logprobs: float [B, C], the log-probabilities under the engine's distribution (`Rollouts.logprobs`), if
+            that is not the behaviour. `behaviour_logprobs` are then the trainer's own, from before the step.
+        cap: the largest importance weight, >= 1. Infinity leaves all weights as they are.
 
     Raises:
         ValueError: shapes disagree, `kind` is unknown, or an argument that `kind` or `beta` needs is missing.
@@ -276,7 +277,7 @@ def k3(log_ratio: Tensor) -> Tensor:
 
 
 def _clipped_surrogate(log_ratio: Tensor, advantages: Tensor, lower: float, upper: float) -> tuple[Tensor, Tensor]:
-    """Loss per element, and whether the clip removed its gradient; shapes broadcast."""
+    """Return the loss of each element, and whether the clip removed its gradient. Shapes broadcast."""
     ratio = log_ratio.exp()
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - lower, 1 + upper) * advantages)
     clipped = ((ratio > 1 + upper) & (advantages > 0)) | ((ratio < 1 - lower) & (advantages < 0))
@@ -284,7 +285,7 @@ def _clipped_surrogate(log_ratio: Tensor, advantages: Tensor, lower: float, uppe
 
 
 def _token_weights(kind: Kind, mask: Tensor, counts: Counts, max_completion_length: int | None) -> Tensor:
-    """Weight of each token in the mini-batch's average, float [B, C]; zero where `mask` (float [B, C]) is."""
+    """The weight of each token in the mini-batch's average, float [B, C]; zero where `mask`, float [B, C], is zero."""
     lengths = mask.sum(1, keepdim=True)
     match kind:
         case "grpo":

@@ -1,9 +1,9 @@
-"""A prompt's part of the forward and backward pass once for all of its completions.
+"""Computes a prompt's part of the forward and backward pass once for all of its completions.
 
-A group of n completions repeats its prompt n times. Under causal attention what a model computes of the prompt is the
-same in every one of them, so it is computed once, and the completions go on from its keys and values; gradients flow
-through those back into the prompt. With n = 8, 40 tokens of prompt and 10 of completion these are 40 + 8 * 10 = 120
-tokens in place of 8 * 50 = 400. The log-probabilities and gradients are those of the plain pass, up to rounding.
+A group of n completions repeats its prompt n times. Under causal attention the prompt's part of the computation is the
+same in all of them. It is therefore done once, and the completions continue from the prompt's keys and values, through
+which gradients flow back. With n = 8, a prompt of 40 tokens and completions of 10 tokens this takes 40 + 8 * 10 = 120
+tokens instead of 8 * 50 = 400. The log-probabilities and gradients are those of the plain pass, up to rounding.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _MASKED = ("sdpa", "eager")  # attention that takes any mask: others expect padd
 
 
 def shares_prompts(model: nn.Module) -> bool:
-    """Whether completions can go on from a prompt computed once: a transformers causal LM whose layers all keep the
-    keys and values of the whole sequence, that attends by a mask, and that does not recompute its activations
-    (gradient checkpointing drops the keys and values)."""
+    """Whether a model's completions can continue from a prompt that was computed once. The model has to be a causal LM
+    of transformers whose layers all keep the keys and values of the whole sequence, and which attends by a mask. It
+    must not recompute its activations, because gradient checkpointing drops the keys and values."""
     config: Any = getattr(model, "config", None)
     if config is None or not forward_parameters(model) >= _NEEDED:
         return False
@@ -38,13 +38,14 @@ def shares_prompts(model: nn.Module) -> bool:
 
 
 def prompt_owners(prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows have the same prompt.
+    """Find the rows that have the same prompt.
 
     Args:
         prompt_ids, prompt_mask: long and bool [B, P].
 
     Returns:
-        `first` (long [D]), a row of each of the D distinct prompts, and `owners` (long [B]), in 0..D - 1.
+        `first`, long [D], one row for each of the D distinct prompts, and `owners`, long [B], the number of each row's
+        prompt in 0..D - 1.
     """
     rows = torch.where(prompt_mask.bool(), prompt_ids, -1)
     distinct, owners = torch.unique(rows, dim=0, return_inverse=True)
@@ -56,11 +57,11 @@ def prompt_owners(prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tens
 def shared_logits(
     model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
 ) -> Tensor:
-    """The logits that each completion token was drawn from, each distinct prompt computed once.
+    """Compute the logits from which each completion token was drawn, with each distinct prompt computed once.
 
     Args:
-        model: one that `shares_prompts`.
-        prompt_ids, prompt_mask: long and bool [B, P], left-padded; at least one unmasked token a row.
+        model: a model for which `shares_prompts` is true.
+        prompt_ids, prompt_mask: long and bool [B, P], left-padded; at least one unmasked token per row.
         completion_ids, completion_mask: long and bool [B, C], right-padded.
 
     Returns:
@@ -77,7 +78,7 @@ def shared_logits(
     if completion_ids.shape[1] == 1:
         return begin
     cache.batch_select_indices(owners)
-    # The last token's own logits predict nothing that was drawn.
+    # The logits of the last token predict a token that was not drawn.
     known = torch.cat([prompt_mask, completion_mask[:, :-1]], 1).long()
     rest = model(
         input_ids=completion_ids[:, :-1],

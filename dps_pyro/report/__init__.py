@@ -1,7 +1,7 @@
-"""A run as one page of pictures: `write_report(run_folder)` writes `report.html` and `figures/*.png`.
+"""The report of a run, one page of pictures: `write_report(run_folder)` writes `report.html` and `figures/*.png`.
 
-The page is self-contained (no network, no scripts, nothing beside it is needed), reads well in light, dark and print,
-and can be made at any time, also from a run that is still going or was killed.
+The page needs no network, no scripts and no other file. It reads well in light mode, in dark mode and in print. It can
+be made at any time, also from a run that is still going or was killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def write_report(run_folder: Path, compare: Sequence[Path] = ()) -> Path:
     """Write the report of a run into its folder.
 
     Args:
-        run_folder: what the trainer wrote; only `metrics.jsonl` has to be there, and its last line may be cut short.
+        run_folder: the folder that the trainer wrote. Only `metrics.jsonl` has to exist, and its last line may be
+            incomplete.
         compare: the folders of other runs, drawn beside this one under the name of their selector. For a fair picture
             they share policy, prompts, group size and optimizer.
 

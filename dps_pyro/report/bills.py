@@ -1,4 +1,4 @@
-"""The report's section on cost: what each run spent, and what it took to come as far as the worst of them."""
+"""The report's section on cost: what each run spent in all, and until it was as accurate as the least accurate run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class CostRow(NamedTuple):
 
     name: str
     whole: Spent
-    reached: Spent | None  # until the accuracy that all of the runs have in the end; None where it never had it
+    reached: Spent | None  # until the accuracy that all runs reach in the end; None if it was never seen
 
 
 def cost_rows(arms: Sequence[tuple[str, Run]]) -> tuple[list[CostRow], float]:
-    """What the runs spent, and the accuracy that they are compared at: the lowest of their last ones; NaN of a single
-    run. Runs without steps, evaluations or lengths are left out."""
+    """Return what the runs spent, and the accuracy at which they are compared: the lowest of their final accuracies, or
+    NaN for a single run. Runs without steps, evaluations or lengths are left out."""
     known = [(name, run) for name, run in arms if run.evals and run.train and _complete(run)]
     ends = [number(run.evals[-1].get("accuracy")) for _, run in known]
     target = min(ends) if len(known) > 1 and all(map(math.isfinite, ends)) else math.nan

@@ -97,13 +97,13 @@ def figure(width: float = 5.6, height: float = 3.5) -> Figure:
 
 
 def clean(text: object, limit: int = 60) -> str:
-    """Untrusted text for one line: bounded, with controls, bidirectional overrides and the like replaced."""
+    """Make one line of untrusted text: cut to `limit`, with control characters and bidirectional overrides replaced."""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def label(text: object, limit: int = 40) -> str:
-    """Untrusted text for a figure: `clean`, and never taken for TeX."""
+    """Make untrusted text for a figure: `clean`, and not read as TeX."""
     return clean(text, limit).replace("$", r"\$")
 
 
@@ -140,9 +140,9 @@ def to_png(drawn: Figure, path: Path) -> None:
 
 
 def to_svg(drawn: Figure, slug: str, title: str) -> str:
-    """The figure as an `<svg>` element for inlining, coloured by the page's CSS variables.
+    """Return the figure as an `<svg>` element for inlining, coloured by the CSS variables of the page.
 
-    `slug` goes before every id, since the ids of all figures share one page. `title` must be escaped for HTML.
+    Every id gets the prefix `slug`, because the ids of all figures share one page. `title` must be escaped for HTML.
     """
     buffer = io.StringIO()
     drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -151,7 +151,7 @@ def to_svg(drawn: Figure, slug: str, title: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(
         r"<style\b.*?</style>", "", svg, flags=re.DOTALL
-    )  # would hold for the whole page; the page has its own
+    )  # it would apply to the whole page, which has its own
     view = re.search(r'viewBox="([^"]*)"', svg)
     opening = f'<svg viewBox="{view.group(1) if view else ""}" role="img" aria-label="{title}">'
     svg = opening + svg[svg.index(">") + 1 :]

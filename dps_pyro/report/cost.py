@@ -1,13 +1,13 @@
-"""What runs cost, and what one way of choosing prompts saves against another, in tokens, GPU-hours and money.
+"""The cost of runs, and the saving of one way of choosing prompts over another, in tokens, GPU-hours and money.
 
 A run's own files say how many rollouts it drew, how long they were, and how many of them the update learned from. The
 bill follows from throughputs and a price that the user gives:
 
     GPU-seconds = generated tokens / (tokens per second and GPU, drawing) + trained tokens / (the same, training)
 
-or, where no throughputs are given, from the seconds that the run took on the user's GPUs. The saving is against other
-runs of the same task, *to the same held-out accuracy*: by default the accuracy that those had at their end, on average.
-Every number is a mean over runs (seeds), with a 95 per cent confidence interval by Student's t.
+Without throughputs it follows from the seconds that the run took on the user's GPUs. The saving compares runs of the
+same task *at the same held-out accuracy*, by default the mean final accuracy of the other runs. Every number is a mean
+over runs (seeds), with a 95 per cent confidence interval by Student's t.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ __all__ = [
 
 
 class Prices(NamedTuple):
-    """What a user pays, and what the machine does for it."""
+    """The price that a user pays, and the speed of the machine."""
 
-    gpu_hour: float = 2.0  # money an hour and GPU, in any currency
-    gpus: int = 1  # that a run occupies while it takes its seconds; unused with throughputs
-    drawing: float | None = None  # tokens per second and GPU that the engine generates
-    training: float | None = None  # tokens per second and GPU that the update learns from
+    gpu_hour: float = 2.0  # the price of one GPU for one hour, in any currency
+    gpus: int = 1  # the number of GPUs that a run occupies; unused with throughputs
+    drawing: float | None = None  # the tokens that the engine generates per second and GPU
+    training: float | None = None  # the tokens that the update learns from per second and GPU
 
 
 class Spent(NamedTuple):
-    """What a run spent until some step."""
+    """What a run spent until a step."""
 
     steps: float
     rollouts: float
@@ -59,7 +59,7 @@ class Spent(NamedTuple):
     accuracy: float  # held out, at that step
 
     def hours(self, prices: Prices) -> float:
-        """GPU-hours, from throughputs where they are given, from the seconds that it took otherwise."""
+        """GPU-hours, from the throughputs if they are given, and from the seconds of the run otherwise."""
         if prices.drawing is None or prices.training is None:
             return prices.gpus * (self.rollout_seconds + self.train_seconds + self.other_seconds) / 3600
         return (self.generated / prices.drawing + self.trained / prices.training) / 3600
@@ -69,7 +69,7 @@ class Interval(NamedTuple):
     """A mean over runs."""
 
     mean: float
-    half: float  # half the width of its 95 % confidence interval; NaN of a single run
+    half: float  # half the width of its 95 % confidence interval; NaN for a single run
     runs: int
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Interval(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """What some runs spent, each a mean over them."""
+    """What runs spent, as means over them."""
 
     rollouts: Interval
     generated: Interval
@@ -89,13 +89,13 @@ class Bill(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Some runs against others, to the same accuracy."""
+    """The costs of two sets of runs until the same accuracy."""
 
     target: float  # the held-out accuracy to be reached
     own: Bill
     other: Bill
-    reached: tuple[int, int]  # how many of the one and of the other reached it
-    saved: float  # share of the others' money that is saved, below 0 where it costs more; NaN where nobody got there
+    reached: tuple[int, int]  # the numbers of runs of both sets that reached it
+    saved: float  # the saved share of the others' money, negative if it costs more; NaN if no run reached the target
     saved_half: float  # half the width of its 95 % confidence interval (delta method)
 
 
@@ -115,23 +115,52 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def spent(folder: Path, accuracy: float | None = None) -> Spent | None:
-    """What the run in `folder` spent: until its end, or until the evaluation at which it first had this held-out
-    accuracy; None if it never had.
+    """Return what the run in `folder` spent until its end, or until it first had this held-out accuracy; None if it
+    never had it.
 
-    Between two evaluations the accuracy is taken to rise in a line, so that the step is not that of the evaluation by
-    chance. Trained tokens are those of the groups that the log says were trained on, at their step's mean length.
+    The accuracy between two evaluations is interpolated linearly, so that the result depends little on when a run was
+    evaluated. Trained tokens are those of groups that the log marks as trained on, at the mean length of their step.
 
     Raises:
-        ValueError: there is no run, or it has no steps.
+        ValueError: the folder contains no run, or the run has no steps.
     """
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{folder}: expected a run folder with metrics.jsonl, got none")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    train, evals = ([line for line in lines if line.get("kind") == kind] for kind in ("train", "eval"))
+    lines = _entries(path)
+    train, evals = ([line for line in lines if line["kind"] == kind] for kind in _NUMBERS)
     if not train or not evals:
         raise ValueError(f"{folder}: expected a run with steps and evaluations, got none")
     return spent_by(train, evals, trained_completions(folder), accuracy)
+
+
+_NUMBERS = {"train": ("step", "rollouts", "length"), "eval": ("step", "accuracy")}
+"""The numbers that a bill takes from each kind of line."""
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The steps and evaluations of a run's metrics. A bill that left out what cannot be read would be too low.
+
+    Raises:
+        ValueError: a line is damaged; the message names it and the way out.
+    """
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            if entry["kind"] not in _NUMBERS:
+                continue
+            if not all(math.isfinite(float(entry[name])) for name in _NUMBERS[entry["kind"]]):
+                raise ValueError("expected finite numbers")
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"{path}: expected a run's step or evaluation, got {line[:80]!r} in line {number}; "
+                f"dps-pyro train --resume --out {path.parent} writes the file again from the last checkpoint"
+            ) from error
+        found.append(entry)
+    return found
 
 
 def spent_by(
@@ -140,9 +169,9 @@ def spent_by(
     learned: Mapping[int, float],
     accuracy: float | None = None,
 ) -> Spent | None:
-    """What `spent` says, of a run's lines of metrics; `learned` says how many completions each step's update learned
-    from."""
-    train = {int(line["step"]): line for line in records}  # of a step that was done twice, the last
+    """Return the result of `spent` for a run's lines of metrics; `learned` has the number of completions that the
+    update of each step learned from."""
+    train = {int(line["step"]): line for line in records}  # if a step was done twice, the last line counts
     evals = sorted({int(line["step"]): line for line in evaluations}.items())
     until = float(max(train) + 1) if accuracy is None else _first(evals, accuracy)
     if until is None:
@@ -174,7 +203,7 @@ def spent_by(
 
 
 def compare(own: Sequence[Path], other: Sequence[Path], prices: Prices, target: float | None = None) -> Comparison:
-    """Some runs against others, to the same held-out accuracy: `target`, or the mean of the others' last ones.
+    """Compare runs with others at the same held-out accuracy: `target`, or the mean of the others' final accuracies.
 
     Raises:
         ValueError: a folder is no run.
@@ -190,7 +219,7 @@ def compare(own: Sequence[Path], other: Sequence[Path], prices: Prices, target: 
 
 
 def bill(runs: Sequence[Path], prices: Prices) -> Bill:
-    """What some runs cost until their ends.
+    """Return what runs cost until their ends.
 
     Raises:
         ValueError: a folder is no run.
@@ -207,7 +236,7 @@ def _bill(runs: Sequence[Spent], prices: Prices) -> Bill:
 
 
 def _first(evals: Sequence[tuple[int, Mapping[str, Any]]], accuracy: float) -> float | None:
-    """The step, between evaluations by a line, at which a run first has an accuracy."""
+    """The step at which a run first has an accuracy, interpolated linearly between evaluations."""
     last: tuple[int, float] | None = None
     for step, line in evals:
         now = float(line["accuracy"])
@@ -220,7 +249,7 @@ def _first(evals: Sequence[tuple[int, Mapping[str, Any]]], accuracy: float) -> f
 
 
 def trained_completions(folder: Path) -> dict[int, float]:
-    """Completions that the update learned from, by step; none where there is no log."""
+    """The number of completions that the update learned from, by step; empty without a log."""
     path = folder / "history.parquet"
     if not path.is_file():
         return {}

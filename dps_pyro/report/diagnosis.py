@@ -32,8 +32,8 @@ __all__ = ["draw_comparison", "draw_diagnosis", "draw_ranks"]
 
 
 def draw_diagnosis(found: Diagnosis, path: Path) -> Path:
-    """Six panels as PNG: the log beside its replications (two curves and three numbers), what each step's groups
-    scored, Pareto k prompt by prompt, and the states in hindsight."""
+    """Draw six panels as PNG: the log beside its replications (two curves and three numbers), the scores of each step's
+    groups, Pareto k per prompt, and the states in hindsight."""
     with style():
         canvas = figure(10.5, 6.0)
         panels = canvas.subplots(2, 3).flatten()
@@ -57,7 +57,7 @@ def draw_diagnosis(found: Diagnosis, path: Path) -> Path:
 
 
 def draw_comparison(found: Sequence[Compared], score: str, path: Path) -> Path:
-    """Each model's elpd difference from the best, with its standard error, as PNG."""
+    """Draw the elpd difference of each model from the best, with its standard error, as PNG."""
     with style():
         canvas = figure(6.4, 1.1 + 0.4 * len(found))
         axes = canvas.subplots()
@@ -78,7 +78,7 @@ def draw_comparison(found: Sequence[Compared], score: str, path: Path) -> Path:
 
 
 def draw_ranks(found: Ranks, bins: int, path: Path) -> Path:
-    """Each scalar's rank histogram over the band that 99 % of the bars of uniform ranks lie in, as PNG."""
+    """Draw the rank histogram of each scalar over the band that contains 99 % of the bars of uniform ranks, as PNG."""
     import torch
 
     chances = found.p_values(bins)
@@ -128,7 +128,7 @@ def _numbers(axes: Any, found: Sequence[Check]) -> None:
 
 
 def _states(axes: Any, found: Diagnosis) -> None:
-    """A band a state; a legend of more than five says nothing."""
+    """Draw one band per state. A legend of more than five states would not be readable, and is left out."""
     import matplotlib as mpl
 
     share = found.occupancy
@@ -145,7 +145,7 @@ def _states(axes: Any, found: Diagnosis) -> None:
 
 
 def _binomial_band(count: int, chance: float) -> tuple[float, float]:
-    """The middle 99 % of Binomial(count, chance), by summing it up."""
+    """The central 99 % of Binomial(count, chance), by summation."""
     import torch
 
     law = torch.distributions.Binomial(count, torch.tensor(chance, dtype=torch.float64))

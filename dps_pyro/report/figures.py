@@ -1,4 +1,4 @@
-"""The seven figures of a report. Each takes what was read and gives a `Picture`: drawing, title, how to read it."""
+"""The seven figures of a report. Each function returns a `Picture`: the drawing, its title, and how to read it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_POINTS = 400  # raw points drawn at most, so that a page stays small however long the run was
+_POINTS = 400  # the largest number of raw points in a figure, so that the page of a long run stays small
 _DASHES: Sequence[str | tuple[int, tuple[float, ...]]] = (
     (0, (5, 1.5)),
     (0, (3, 1.5, 1, 1.5)),
@@ -40,11 +40,11 @@ _DASHES: Sequence[str | tuple[int, tuple[float, ...]]] = (
 )
 
 
-_ANNOTATED = 8  # states, up to which cells have room for numbers and axes for names
+_ANNOTATED = 8  # the largest number of states for which cells have room for numbers, and axes for names
 
 
 class Picture(NamedTuple):
-    """A figure with its words, as plain text. Where `figure` is None, the caption says what is missing."""
+    """A figure with its title and caption, as plain text. If `figure` is None, the caption says what is missing."""
 
     slug: str
     title: str
@@ -53,7 +53,7 @@ class Picture(NamedTuple):
 
 
 def draw(run: Run, others: Sequence[tuple[str, Run]]) -> list[Picture]:
-    """All figures of `run`, in reading order; `others` are further runs with the names to show them under."""
+    """Draw all figures of `run`, in reading order; `others` are other runs with their names."""
     return [
         accuracy(run, others),
         useful(run, others),
@@ -102,7 +102,7 @@ def accuracy(run: Run, others: Sequence[tuple[str, Run]] = ()) -> Picture:
     x, y = column(run.evals, "rollouts"), column(run.evals, "accuracy")
     axes.set_xlim(-0.045 * float(np.nanmax(x, initial=1.0)))
     for i, (at, text) in enumerate(ends):
-        # Where a rising line leaves room: under its start, over its end.
+        # A rising line leaves room under its start and over its end.
         under = i == 0 and len(ends) > 1 and y[at] > 0.14 * top
         place, side = ((2, -9), "left") if under else ((-2, 8), "right") if i else ((0, 8), "center")
         va = "top" if under else "bottom"
@@ -343,7 +343,7 @@ def seconds(run: Run) -> Picture:
 
 
 def measured_uniform(run: Run) -> float:
-    """The useful share that uniform selection was measured to get, where the summary has it; else NaN."""
+    """The measured useful share of uniform selection, if the summary has it; otherwise NaN."""
     arm = run.summary.get("uniform")
     return float(column([arm], "useful_share")[0]) if isinstance(arm, dict) else float("nan")
 
@@ -372,7 +372,7 @@ def _ladder(size: int) -> list[str]:
 
 
 def _cells(axes: Axes, values: Floats, colour: str) -> None:
-    """Draw a matrix of shares as cells: the colour's opacity is the share, written in each cell while there is room."""
+    """Draw a matrix of shares as cells whose opacity is the share. If there is room, each cell shows its number."""
     from matplotlib.patches import Rectangle
 
     rows, columns = values.shape

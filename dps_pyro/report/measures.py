@@ -1,4 +1,4 @@
-"""The few statistics that the report works out itself: smoothing, calibration, visits and time."""
+"""The statistics that the report computes itself: smoothing, calibration, visits and time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOTALS = ("total", "step")  # sums over phases, which a stack must not count tw
 
 
 def smooth(values: Floats, window: int) -> Floats:
-    """[T]: the centred running mean over `window` steps (odd), shorter at both ends; NaNs are passed over."""
+    """[T], the centred running mean over `window` steps (odd), over fewer at both ends; NaNs are ignored."""
     known = np.isfinite(values)
     half = window // 2
     totals = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
@@ -41,12 +41,12 @@ def mean(values: Floats) -> float:
 
 
 LAST = 3
-"""The last evaluations, whose mean is taken as the final accuracy: a single evaluation is noisy."""
+"""The number of last evaluations whose mean is the final accuracy, because a single evaluation is noisy."""
 
 
 def crossing(rollouts: Floats, accuracy: Floats, target: float) -> float:
-    """The rollouts at which a curve first has the accuracy `target`, by a line between two evaluations; infinite where
-    it never has."""
+    """The number of rollouts at which a curve first has the accuracy `target`, interpolated linearly between
+    evaluations; infinite if it never has it."""
     reached = np.flatnonzero(accuracy >= target)
     if len(reached) == 0:
         return math.inf
@@ -66,16 +66,16 @@ class Saving(NamedTuple):
 
 
 def saving(own: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> Saving:
-    """How many rollouts a run took to the final accuracy of another, where each has [E] rollouts and accuracies of
-    its evaluations."""
+    """Return the rollouts that a run took to the final accuracy of another. Each is given as the rollouts and the
+    accuracies of its evaluations, [E] each."""
     target = mean(other[1][-LAST:])
     return Saving(target, crossing(*own, target), crossing(*other, target))
 
 
 class Calibration(NamedTuple):
-    """Predicted chances against what happened, in B equal bins of [0, 1]; a bin without groups holds NaN.
+    """Predicted chances and outcomes in B equal bins of [0, 1]; NaN for bins without groups.
 
-    `low` and `high` are the 95 % Wilson interval of `useful`, the share of a bin's groups that turned out useful.
+    `low` and `high` are the 95 % Wilson interval of `useful`, the share of a bin's groups that were useful.
     """
 
     total: int
@@ -119,7 +119,7 @@ def calibration(log: EventLog, bins: int = 10) -> Calibration:
 
 
 def visits(log: EventLog) -> Ints:
-    """[num_prompts]: how many groups each prompt was given."""
+    """[num_prompts], the number of groups of each prompt."""
     return np.bincount(log.prompt, minlength=log.num_prompts)
 
 
@@ -168,7 +168,7 @@ def _rate(log: EventLog, at: Ints) -> float:
 
 
 def phase_seconds(run: Run) -> dict[str, Floats]:
-    """Seconds a step by phase, each [T], the known phases in their order of execution and then any others."""
+    """The seconds per step by phase, [T] each: the known phases in their order of execution, then any others."""
     named = {key.removeprefix("seconds/") for record in run.train for key in record if key.startswith("seconds/")}
     ordered = [name for name in _PHASES if name in named] + sorted(named.difference(_PHASES, _TOTALS))
     return {name: np.nan_to_num(run.column(f"seconds/{name}"), posinf=0.0, neginf=0.0) for name in ordered}

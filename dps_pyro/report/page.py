@@ -25,7 +25,7 @@ class Tile(NamedTuple):
 
 
 def name_arms(run: Run, others: Sequence[Run]) -> list[tuple[str, Run]]:
-    """Names to show other runs under: their selectors, with the folder where two runs share a selector."""
+    """Name the other runs by their selectors, with the folder if two runs have the same selector."""
     selectors = [arm.selector for arm in (run, *others)]
     return [
         (arm.selector if selectors.count(arm.selector) == 1 else f"{arm.selector} ({arm.folder.name})", arm)
@@ -36,7 +36,7 @@ def name_arms(run: Run, others: Sequence[Run]) -> list[tuple[str, Run]]:
 def render(
     run: Run, others: Sequence[tuple[str, Run]], pictures: Sequence[Picture], drawings: Mapping[str, str]
 ) -> str:
-    """The page as HTML. `drawings` maps a picture's slug to its `<svg>`; everything else is escaped by the template."""
+    """Render the page as HTML. `drawings` maps a picture's slug to its `<svg>`; the template escapes all other text."""
     needed("jinja2")
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -62,7 +62,7 @@ def render(
         arms=[(name, _arm(arm)) for name, arm in ((run.selector, run), *others)] if others else [],
         costs=[_cost(row) for row in costs],
         target=percent(target),
-        # Safe: Matplotlib drew them, and it escapes the text that it is given.
+        # This is safe: Matplotlib drew them, and escapes the text in them.
         pictures=[(picture, Markup(drawings.get(picture.slug, ""))) for picture in pictures],  # noqa: S704
         most=most,
         least=least,
@@ -73,7 +73,7 @@ def render(
 
 
 def tiles(run: Run) -> list[Tile]:
-    """The four numbers that a person looks for first."""
+    """The four headline numbers."""
     before, after = _ends(run)
     gain = f"{(after - before) * 100:+.1f} points" if math.isfinite(after - before) else "not evaluated twice yet"
     error = number(run.evals[-1].get("stderr")) if run.evals else math.nan
@@ -98,7 +98,7 @@ def tiles(run: Run) -> list[Tile]:
 
 
 def estimate(run: Run) -> str:
-    """How the saving is estimated, in words; empty if there is no estimate."""
+    """Say how the saving is estimated; empty if there is no estimate."""
     if not math.isfinite(run.number("saved")):
         return ""
     return (
@@ -111,7 +111,7 @@ def estimate(run: Run) -> str:
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """What the run was, as (name, value)."""
+    """The facts about the run, as pairs of name and value."""
     phases = measures.phase_seconds(run)
     shares = measures.shares(phases)
     wall = number(run.summary.get("seconds"))
@@ -141,7 +141,7 @@ def percent(value: float) -> str:
 
 
 def passage(text: str, limit: int = 400) -> str:
-    """Untrusted text of several lines as one: line ends are shown, so that an answer of nothing else is seen."""
+    """Join the lines of untrusted text, with a sign for each line end, so that an answer of line ends is visible."""
     return clean(text.replace("\r\n", "\n").replace("\n", "↵"), limit)
 
 

@@ -1,4 +1,4 @@
-"""Replays of several predictors side by side: a table, and a figure."""
+"""The table and the figure that compare replays of several predictors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Column(NamedTuple):
     """One number of a `Replay.summary`."""
 
     title: str
-    path: tuple[str, ...]  # where it stands in the summary
+    path: tuple[str, ...]  # its place in the summary
     sign: int  # 1: more is better, -1: less is better, 0: neither
     digits: int = 3
     of_selection: bool = False  # the same for all models that are shown the same groups
@@ -46,14 +46,14 @@ COLUMNS = (
 
 
 class Spread(NamedTuple):
-    """A number over logs; NaN where a log has none."""
+    """The mean and the spread of a number over logs; NaN if a log lacks it."""
 
     mean: float
-    deviation: float  # the sample standard deviation; 0 of one log
+    deviation: float  # the sample standard deviation; 0 for one log
 
 
 def spreads(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
-    """Each column's mean over logs and its spread, by title; columns that no log has are left out."""
+    """Compute the mean and the spread of each column over logs, by title. Columns that no log has are left out."""
     found: dict[str, Spread] = {}
     for column in COLUMNS:
         values = [_at(summary, column.path) for summary in summaries]
@@ -66,7 +66,7 @@ def spreads(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
 
 
 def best(rows: Mapping[str, Mapping[str, Spread]]) -> dict[str, set[str]]:
-    """The names of the rows with the best mean, by column title; equal as shown is equal."""
+    """Find the rows with the best mean of each column. Numbers that look equal in the table count as equal."""
     leaders: dict[str, set[str]] = {}
     for column in COLUMNS:
         means = {
@@ -79,12 +79,12 @@ def best(rows: Mapping[str, Mapping[str, Spread]]) -> dict[str, set[str]]:
 
 
 def draw(replays: Mapping[str, Sequence[Replay]], path: Path, title: str = "") -> Path:
-    """A reliability diagram of all logs together, and the log score over the steps, its mean over logs; to a PNG.
+    """Draw a reliability diagram of all logs together and the mean log score over the steps, as PNG.
 
     Args:
-        replays: name -> one replay a log, of all the same logs.
-        path: the file.
-        title: above the figure.
+        replays: name -> one replay per log, of the same logs for all names.
+        path: the file to write.
+        title: the title of the figure.
     """
     needed("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -112,8 +112,7 @@ def draw(replays: Mapping[str, Sequence[Replay]], path: Path, title: str = "") -
     left.set_title("calibration, all prompts and steps", fontsize=10, loc="left")
     left.set_xlim(0, 1)
     left.set_ylim(0, 1)
-    # What a few predictors lose by certainties that fail is not to squash the others: below -1 is left out, unless all
-    # of them are there.
+    # Predictors that were certain and wrong score far lower. Scores below -1 are cut off, unless all of them are.
     right.set_ylim(bottom=1.05 * max(min(lowest), min(max(lowest), -1.0)))
     right.set_xlabel("training steps")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -130,7 +129,7 @@ def draw(replays: Mapping[str, Sequence[Replay]], path: Path, title: str = "") -
 
 
 def _smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
-    """The mean of as many of the last `width` steps as there are."""
+    """The mean of the last `width` steps, or of as many as there are."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - width, 0)

@@ -1,7 +1,7 @@
-"""Reads a run folder as it lies on disk: finished, still running, or killed in the middle of a line.
+"""Reads a run folder in any state: finished, still running, or killed in the middle of a line.
 
-A report is most wanted when something went wrong, so nothing here insists on a complete run. What could not be read is
-counted or named in `Run.notes`, and the page says so, rather than being dropped in silence.
+A report is needed most when something went wrong, so a run need not be complete. What cannot be read is counted or
+named in `Run.notes`, which the page shows.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class EventLog:
     """One entry per group of rollouts, E in all, in the order in which they happened.
 
     `prompt` is a row in 0..num_prompts-1, `solved` may be fractional (dense rewards), and `predicted` is the chance of
-    a useful group as it stood when the prompt was selected, NaN where none was recorded. A group is `useful` where its
-    rewards differed, so that it carried a gradient: of rewards of 0 and 1, where it is neither all wrong nor all right.
+    a useful group when the prompt was selected, or NaN if none was recorded. A group is `useful` if its rewards differ:
+    with rewards of 0 and 1, if it is neither all wrong nor all right.
     """
 
     ids: tuple[str, ...]
@@ -46,13 +46,13 @@ class EventLog:
     useful: NDArray[np.bool_]
 
     def id(self, row: int) -> str:
-        """The prompt's own id, or its row where the log has none."""
+        """Return the prompt's id, or its row if the log has no ids."""
         return self.ids[row] if row < len(self.ids) else f"prompt {row}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says. `train` and `evals` are in step order, without the steps that a resumption redid."""
+    """The content of a run folder. `train` and `evals` are in step order, without steps that a resumed run redid."""
 
     folder: Path
     train: tuple[Record, ...]
@@ -65,26 +65,26 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """The trainer writes the summary last."""
+        """Whether the run has ended: the trainer writes the summary last."""
         return bool(self.summary)
 
     def column(self, key: str) -> Floats:
-        """[T]: one metric over the training steps, NaN where a step lacks it."""
+        """[T], one metric over the training steps; NaN for steps that lack it."""
         return column(self.train, key)
 
     def value(self, key: str) -> Any:
-        """`key` from the summary or, while there is none, from the newest step that has it; None if nobody has it."""
+        """Return `key` from the summary, or else from the newest step that has it; None if none has it."""
         if self.summary.get(key) is not None:
             return self.summary[key]
         return next((record[key] for record in reversed(self.train) if record.get(key) is not None), None)
 
     def number(self, key: str) -> float:
-        """`value`, as a float; NaN if it is missing or no number."""
+        """Return `value` as a float; NaN if it is missing or no number."""
         return number(self.value(key))
 
     @property
     def states(self) -> tuple[str, ...]:
-        """State names from unsolved to solved: the run's own, or numbered ones where it has not named them yet."""
+        """The names of the states from unsolved to solved: those of the run, or numbers if it has not named them."""
         names = self.value("states")
         if isinstance(names, Sequence) and not isinstance(names, str) and names:
             return tuple(str(name) for name in names)
@@ -94,7 +94,7 @@ class Run:
 
     @property
     def selector(self) -> str:
-        """What chose the prompts: from the summary, else from the configuration, else the folder's name."""
+        """The name of what chose the prompts: from the summary, the configuration, or the name of the folder."""
         named = self.value("acquisition") or self.value("selector")
         if named:
             return str(named)
@@ -103,13 +103,13 @@ class Run:
 
 
 def number(value: Any) -> float:
-    """`value` as a float; NaN where it is missing, infinite or not a number (a bool is no measurement either)."""
+    """Return `value` as a float; NaN if it is missing, infinite, a bool or no number."""
     measured = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return float(value) if measured else math.nan
 
 
 def column(records: Sequence[Record], key: str) -> Floats:
-    """[len(records)]: one metric over records, NaN where a record lacks it."""
+    """[len(records)], one metric over records; NaN for records that lack it."""
     return np.array([number(record.get(key)) for record in records], dtype=np.float64)
 
 
@@ -117,7 +117,7 @@ def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        FileNotFoundError: if `folder` has no `metrics.jsonl`, the one file that every run has from its first step.
+        FileNotFoundError: `folder` has no `metrics.jsonl`, which every run has from its first step on.
     """
     path = folder / "metrics.jsonl"
     if not path.is_file():
@@ -151,8 +151,8 @@ def _read_metrics(path: Path, notes: list[str]) -> tuple[list[Record], list[Reco
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # e.g. half a line
                 unreadable += 1
                 continue
-            # A run that resumes from a checkpoint redoes steps: the newer line, and the story it begins, replace the
-            # older one. Evaluations count steps done, training steps count from 0: train step s comes after eval s.
+            # A run that resumes from a checkpoint redoes steps: the newer line replaces the older ones from its step
+            # on. Evaluations count steps done and training steps count from 0: train step s comes after eval s.
             if record.get("kind") == "train":
                 _drop(train, step)
                 _drop(evals, step + 1)

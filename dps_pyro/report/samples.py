@@ -1,4 +1,4 @@
-"""A few completions for the page, of the first and the last step that were kept: of a prompt the best and the worst."""
+"""The completions on the page: the best and the worst of a few prompts, at the first and the last step kept."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _COLUMNS = ("prompt_id", "prompt", "completion", "reward", "reason")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = 200_000
-"""Bytes of a picture: the trainer's thumbnails are far below."""
+"""The largest size of a picture in bytes. The trainer's thumbnails are far smaller."""
 
 
 class Sample(NamedTuple):
-    """One completion; every text is untrusted. `pictures` are the prompt's, as ``data:`` addresses, beside the first
-    completion that is shown of it."""
+    """One completion. All texts are untrusted. `pictures` holds the images of the prompt as ``data:`` addresses, beside
+    the first completion of the prompt that is shown."""
 
     prompt: str
     completion: str
@@ -32,18 +32,18 @@ class Sample(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The completions that are shown of one training step, counted from 0."""
+    """The completions of one training step that are shown; steps count from 0."""
 
     step: int
     samples: list[Sample]
 
 
 def read_samples(folder: Path, notes: list[str]) -> list[Step]:
-    """What is shown of a run's `completions/`: two steps, one, or none.
+    """Choose what is shown of a run's `completions/`: two steps, one, or none.
 
     Args:
-        folder: the run's.
-        notes: is told which files could not be read.
+        folder: the run folder.
+        notes: gets a note about each file that could not be read.
     """
     steps = {
         int(file.stem[5:]): file for file in (folder / "completions").glob("step-*.parquet") if file.stem[5:].isdigit()
@@ -71,8 +71,8 @@ def _read(file: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _chosen(rows: Sequence[Mapping[str, Any]], shared: set[str]) -> list[Sample]:
-    """The best and the worst completion of a few prompts: first prompts that both steps have, then prompts whose
-    rewards differ, then the others."""
+    """Choose the best and the worst completion of a few prompts: first of prompts that both steps have, then of prompts
+    whose rewards differ, then of the others."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["prompt_id"], []).append(row)
@@ -93,6 +93,6 @@ def _chosen(rows: Sequence[Mapping[str, Any]], shared: set[str]) -> list[Sample]
 
 
 def _addresses(images: Sequence[Any]) -> tuple[str, ...]:
-    """A few PNGs as addresses that a page can hold; anything else is left out."""
+    """Make addresses for the page from a few PNGs; other content is left out."""
     pngs = [image for image in images if isinstance(image, bytes) and image.startswith(_PNG) and len(image) < _LARGEST]
     return tuple("data:image/png;base64," + base64.b64encode(png).decode("ascii") for png in pngs[:4])

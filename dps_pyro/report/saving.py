@@ -1,4 +1,4 @@
-"""What a run saved beside another, drawn between their curves."""
+"""The rollouts that a run saved compared with another, drawn between their curves."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["draw_saving"]
 
 
 def draw_saving(axes: Axes, run: Run, name: str, other: Run) -> str:
-    """Draw between the two curves how many rollouts each took to the other run's final accuracy; returns what it says,
-    or nothing where that accuracy was not reached."""
+    """Draw the rollouts that both runs took to the other run's final accuracy between their curves. Return a sentence
+    that says it, or an empty string if that accuracy was not reached."""
     curves = [(column(arm.evals, "rollouts"), column(arm.evals, "accuracy")) for arm in (run, other)]
     curves = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in curves]
     if any(len(y) < 2 for _, y in curves):

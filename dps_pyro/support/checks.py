@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # tasks use these checks, too, in processes without PyTorch
+    from torch import Tensor
 
 __all__ = ["count", "features", "ids", "instance", "numbers", "positive", "whole_numbers"]
 
@@ -47,6 +47,8 @@ def positive(name: str, value: Any, or_zero: bool = False) -> float:
 
 def numbers(name: str, value: Any) -> Tensor:
     """Real numbers, float64."""
+    import torch
+
     try:
         tensor = torch.as_tensor(value, device="cpu").detach()
         if tensor.is_floating_point() and not hasattr(value, "dtype"):  # Python's floats would be rounded to float32
@@ -60,7 +62,9 @@ def numbers(name: str, value: Any) -> Tensor:
 
 def whole_numbers(name: str, value: Any) -> Tensor:
     """Whole numbers, long, within 0..2^31-1 (what the log can hold)."""
-    if isinstance(value, Tensor) and value.dtype == torch.long and value.device.type == "cpu":
+    import torch
+
+    if isinstance(value, torch.Tensor) and value.dtype == torch.long and value.device.type == "cpu":
         least, most = (0, 0) if value.numel() == 0 else (int(one) for one in value.aminmax())
         if least >= 0 and most < 2**31:
             return value.detach()

@@ -1,4 +1,8 @@
-"""A module of ours in a process of its own, asked one line of JSON at a time, which can be killed when it hangs."""
+"""Programs of ours in processes of their own, which can be killed when they hang.
+
+`Child` starts one and holds its pipes; what goes through them is for its user to say. `Killable` asks one line of JSON
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,17 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from typing import IO, Any
 
-__all__ = ["DiedError", "Killable", "end_with_parent"]
+__all__ = ["Child", "DiedError", "Killable", "end_with_parent"]
 
 
 class DiedError(Exception):
@@ -37,22 +43,81 @@ def end_with_parent(parent: int | None = None) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-class Killable:
+class Child:
+    """A Python process of ours, which is killed when this object is gone, or when this process ends.
+
+    Args:
+        arguments: The arguments of Python: `-m`, a module and its arguments, or a file and its arguments.
+        keeps_complaints: Whether what it says on standard error is kept for `last_words`; otherwise it goes to the
+            standard error of this process.
+        own_group: Whether it leads a process group, and is killed with all processes of that group.
+        environment: Variables that it has beside those of this process.
+
+    Attributes:
+        pid: The id of the process.
+        input, output: The unbuffered pipes to it and from it.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        keeps_complaints: bool = True,
+        own_group: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._complaints = tempfile.TemporaryFile() if keeps_complaints else None  # noqa: SIM115 - as long as the process
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            bufsize=0,
+            env={**os.environ, **(environment or {})},
+            process_group=0 if own_group else None,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self.pid, self.input, self.output = self._process.pid, self._process.stdin, self._process.stdout
+        self._own_group = own_group
+        self._end = weakref.finalize(self, _end, self._process, own_group, self._complaints, os.getpid())
+
+    def send(self, content: bytes) -> None:
+        """Write everything; an unbuffered pipe may take a part at a time.
+
+        Raises:
+            BrokenPipeError: The process has ended, which the end of its output says, too.
+        """
+        view = memoryview(content)
+        while view:
+            view = view[self.input.write(view) :]
+
+    def kill(self) -> None:
+        """Kill the process, and its group if it leads one. `close` is still to be called."""
+        _kill(self._process, self._own_group)
+
+    def wait(self) -> int:
+        """Wait for the end of the process, and return its exit status, which is negative for a signal."""
+        return self._process.wait()
+
+    def complaints(self, last: int) -> str:
+        """The last characters that it said on standard error."""
+        if self._complaints is None:
+            return ""
+        self._complaints.seek(0)
+        return self._complaints.read()[-last:].decode(errors="replace").strip()
+
+    def close(self) -> None:
+        """Kill the process if it runs, and close the pipes."""
+        self._end()
+
+
+class Killable(Child):
     """`python -m module arguments...`, which answers one line of JSON to each that it is sent.
 
     Its standard output is for answers alone; what it says on standard error is kept for the message of `DiedError`.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            bufsize=0,
-        )
-        self._end = weakref.finalize(self, _end, self._process, self._complaints)
+        super().__init__("-m", module, *arguments)
 
     def ask(self, question: Any, seconds: float) -> dict[str, Any] | None:
         """The answer; None after `seconds`, when the process has been killed. Without a question (None), what it says
@@ -61,46 +126,42 @@ class Killable:
         Raises:
             DiedError: it ended.
         """
-        process = self._process
-        assert process.stdin is not None and process.stdout is not None
         if question is not None:
             with contextlib.suppress(BrokenPipeError):  # it is dead, which will be seen
-                _write(process.stdin, json.dumps(question).encode() + b"\n")
+                self.send(json.dumps(question).encode() + b"\n")
         deadline, heard = time.monotonic() + seconds, b""
         with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
+            selector.register(self.output, selectors.EVENT_READ)
             while not heard.endswith(b"\n"):
                 if not selector.select(max(deadline - time.monotonic(), 0)):
                     self.close()
                     return None
-                part = os.read(process.stdout.fileno(), 65536)
+                part = os.read(self.output.fileno(), 65536)
                 if not part:
                     raise DiedError(self._last_words())
                 heard += part
         answer: dict[str, Any] = json.loads(heard)
         return answer
 
-    def close(self) -> None:
-        """End it; it is not to be asked again."""
-        self._end()
-
     def _last_words(self) -> str:
-        code = self._process.wait()
-        self._complaints.seek(0)
-        said = self._complaints.read()[-300:].decode(errors="replace").strip().rpartition("\n")[2]
+        code, said = self.wait(), self.complaints(300).rpartition("\n")[2]
         self.close()
         return f"exit status {code}" + (f", {said}" if said else "")
 
 
-def _write(pipe: IO[bytes], content: bytes) -> None:
-    """All of it: an unbuffered pipe may take a part."""
-    view = memoryview(content)
-    while view:
-        view = view[pipe.write(view) :]
+def _kill(process: subprocess.Popen[bytes], group: bool) -> None:
+    if not group:
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
-def _end(process: subprocess.Popen[bytes], complaints: IO[bytes]) -> None:
-    process.kill()
+def _end(process: subprocess.Popen[bytes], group: bool, complaints: IO[bytes] | None, owner: int) -> None:
+    if owner != os.getpid():  # a fork of the process that started it
+        return
+    if process.poll() is None:
+        _kill(process, group)
     process.wait()
     for pipe in (process.stdin, process.stdout, complaints):
         if pipe is not None:

@@ -1,4 +1,4 @@
-"""Which prompts are alike: what lets one belief stand for all of those that were never rolled out."""
+"""Kinds of prompts: one belief stands for all prompts of a kind that were never rolled out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dps_pyro.dynamics.step import Columns, Step
 __all__ = ["Kinds", "kinds_of"]
 
 MOST = 4096
-"""More kinds than this cost more than they save: such models stay dense."""
+"""The largest number of kinds. More would cost more than they save, and each prompt then has its own belief."""
 
 
 class Kinds(NamedTuple):
-    """The kinds of prompts. Prompts of one kind start, move and answer alike, whatever the step."""
+    """The kinds of prompts. Prompts of one kind have the same laws at every step."""
 
     of: Tensor | None  # int32 [N], each prompt's kind, 0..G-1; None if there is one kind
     example: Tensor  # long [G], one prompt of each kind
@@ -35,11 +35,11 @@ def kinds_of(dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Ten
     """The kinds of a model's prompts; None if the filter has to keep a belief for every prompt.
 
     A model says which prompts are alike (`Dynamics.kinds`). If it does not say, they are all alike if each of its
-    laws gives one answer for two prompts. None is for models with parameters of each prompt's own, for those that ask
-    when a prompt was last rolled out or what its columns are, and for those of very many kinds.
+    laws gives one answer for two prompts. Models with parameters per prompt, models that ask for a prompt's last visit
+    or its columns, and models with very many kinds give None.
 
     Raises:
-        ValueError: `values` are not the model's, or prompts that it says are alike are not.
+        ValueError: `values` do not belong to the model, or prompts that it calls alike have different laws.
     """
     if num_prompts < 2 or any(own_sites(dynamics, 2).values()):
         return None
@@ -70,7 +70,7 @@ def kinds_of(dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Ten
 def _hold(
     dynamics: Dynamics[Any], kinds: Kinds, num_prompts: int, values: Mapping[str, Tensor] | None, tried: int = 64
 ) -> None:
-    """Try on some prompts what the model says of its kinds: a subclass may have forgotten to say that they differ."""
+    """Check on some prompts that prompts of one kind have the same laws, which a subclass may have changed."""
     rows = torch.linspace(0, num_prompts - 1, min(tried, num_prompts)).long().unique()
     pair = [dynamics.parameters(num_prompts, values, chosen) for chosen in (rows, kinds.example[kinds.at(rows)])]
     step = Step(torch.tensor([8]))
@@ -85,7 +85,7 @@ def _hold(
 
 
 def _shapes(dynamics: Dynamics[Any], theta: Any, asked: set[str]) -> list[int]:
-    """For how many prompts each of the laws has an answer of its own; what they ask of the step is added to `asked`."""
+    """For each law, the number of prompts that it answers for. What the laws ask of the step is added to `asked`."""
 
     def told(name: str, value: Tensor) -> Callable[[], Tensor]:
         def field() -> Tensor:
@@ -105,7 +105,7 @@ def _shapes(dynamics: Dynamics[Any], theta: Any, asked: set[str]) -> list[int]:
 
 
 class _Asked(Columns):
-    """Columns of zeros that remember that they were asked for."""
+    """Columns of zeros that record their names when they are asked for."""
 
     def __init__(self, asked: set[str]) -> None:
         super().__init__({})

@@ -1,4 +1,4 @@
-"""Late groups: some prompts filtered anew from their own groups, over the waits between them."""
+"""Late groups: the prompts concerned are filtered again, from group to group over the waits between them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["Late", "PromptGroups", "groups_of", "observe_late"]
 
 
 class PromptGroups(NamedTuple):
-    """Some prompts' groups, those of one prompt at one step added up, by prompt and then by step."""
+    """The groups of some prompts, ordered by prompt and then by step. Groups of one prompt and step are added up."""
 
-    at: Tensor  # long [M], their prompts' places, ascending
+    at: Tensor  # long [M], the places of their prompts, ascending
     step: Tensor  # long [M], ascending for each prompt
     solved: Tensor  # float64 [M]
     trials: Tensor  # long [M]
     trained: Tensor  # bool [M]
-    turn: Tensor  # long [M], how many groups of the same prompt come before
+    turn: Tensor  # long [M], the number of earlier groups of the same prompt
 
     def visits(self, num_prompts: int) -> Tensor:
-        """Long [V], how many groups with rollouts each of V prompts has."""
+        """Long [V], the number of groups with rollouts of each of V prompts."""
         return torch.bincount(self.at[self.trials > 0], minlength=num_prompts)
 
 
 def groups_of(history: RolloutHistory, rows: Tensor) -> PromptGroups:
-    """The groups of the prompts `rows` [V]; places are those in `rows`."""
+    """Collect the groups of the prompts `rows` [V]. Places are positions in `rows`."""
     events = history.rows(rows)
     span = max(history.num_steps, 1)
     key, group = torch.unique(events.prompt * span + events.step, return_inverse=True)
@@ -48,7 +48,7 @@ def groups_of(history: RolloutHistory, rows: Tensor) -> PromptGroups:
 
 
 class Filtered(NamedTuple):
-    """What is believed of some prompts before the coming step, and how probable their groups were."""
+    """The beliefs of some prompts before the coming step, and the log-probability of their groups."""
 
     belief: Tensor  # [V, K]
     score: Score  # [V]
@@ -80,10 +80,10 @@ def observe_late(tracker: PooledTracker, rows: Tensor, step: int, groups: dict[s
 
 
 class Late:
-    """Filters prompts anew from step 0. The cost follows the number of their own groups, and not the clock.
+    """Filters prompts again from step 0. The cost depends on the number of their own groups, not on that of all steps.
 
     Args:
-        tracker: whose beliefs.
+        tracker: the filter that the prompts belong to.
         rows: long [V], the prompts.
         kind: long [V], their kinds.
     """
@@ -92,7 +92,7 @@ class Late:
         self.tracker, self.rows, self.kind = tracker, rows, kind
 
     def run(self, groups: PromptGroups) -> Filtered:
-        """The prompts' beliefs before the coming step."""
+        """Filter the groups, and return the prompts' beliefs before the coming step."""
         tracker, kind = self.tracker, self.kind
         theta = tracker.theta_of(self.rows)
         start = tracker.dynamics.initial(theta).probs.to(tracker.dtype)
@@ -115,7 +115,7 @@ class Late:
         return Filtered(tracker.moves.over(belief, kind, since, tracker.step), score)
 
     def _together(self, which: Tensor, step: Tensor) -> list[Tensor]:
-        """Groups that can be conditioned on in one go: those of one step, where laws depend on the step."""
+        """Divide groups into parts that are conditioned on together: all, or those of one step if laws depend on it."""
         if self.tracker.kinds.steady:
             return [which]
         order = step.argsort(stable=True)

@@ -1,4 +1,4 @@
-"""Moves over many steps at once: how a prompt that waited is brought up to date when somebody looks."""
+"""Moves over many steps at once, which bring the belief of a prompt that waited up to date when it is needed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["Moves", "moved"]
 
 
 def moved(belief: Tensor, matrix: Tensor, normalise: bool = True) -> Tensor:
-    """[G, K], the beliefs [G, K] of all kinds after a move with `matrix`, [G or 1, K, K]."""
+    """Move the beliefs [G, K] of all kinds by `matrix`, [G or 1, K, K]."""
     ahead = (belief.unsqueeze(-2) @ matrix).squeeze(-2)
     return ahead / ahead.sum(-1, keepdim=True) if normalise else ahead
 
 
 class Moves:
-    """The moves of prompts that nobody rolled out, from step 0 on.
+    """The moves of prompts while they are not rolled out, from step 0 on.
 
     A wait of g steps takes about log2 g matrix products. If moves are the same at all steps, they are the powers
     M, M^2, M^4, ... of one matrix. Otherwise they are products over aligned blocks of 1, 2, 4, ... steps, which all
-    prompts share, whenever their waits began.
+    prompts share, no matter when their waits began.
 
     Args:
         matrix: [G or 1, K, K], row-stochastic, each kind's move at every step; None: `append` says each step's.
@@ -34,7 +34,7 @@ class Moves:
         self._powers: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def append(self, matrix: Tensor) -> None:
-        """The moves of one more step, [G or 1, K, K]. Nothing to do where they are the same at all steps."""
+        """Add the moves of one more step, [G or 1, K, K]. If moves are the same at all steps, nothing is added."""
         if self.steady:
             return
         product, level = matrix.double(), 0
@@ -47,13 +47,13 @@ class Moves:
             self._levels[level].append(product)
 
     def over(self, belief: Tensor, kind: Tensor, start: Tensor, stop: Tensor | int) -> Tensor:
-        """Beliefs after waiting.
+        """Move beliefs over a wait.
 
         Args:
             belief: [V, K], before the steps `start`.
             kind: long [V], the prompts' kinds.
-            start: long [V].
-            stop: long [V] or one number, at least `start`: the steps before which beliefs are wanted.
+            start: long [V], the steps for which the beliefs hold.
+            stop: long [V] or one number, at least `start`: the steps to which the beliefs are moved.
 
         Returns:
             [V, K], a new tensor; rows sum to 1.

@@ -1,4 +1,4 @@
-"""The chances of useful groups, for those prompts that somebody asks for."""
+"""The chances of useful groups, computed only for the prompts that are asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Outlook"]
 
 PIECE = 1 << 15
-"""Slots that a pass over all of them takes at a time."""
+"""The number of slots that a pass over all slots takes at a time."""
 
 
 class Outlook:
@@ -32,7 +32,7 @@ class Outlook:
         self.step_on()
 
     def step_on(self) -> None:
-        """The coming step is another one."""
+        """Move on to the next step."""
         self._mean: float | None = None
         self.pool = (self.tracker.pool * self._rounded[0]).sum(-1)
         """[G], the chance for prompts of each kind that were never rolled out."""
@@ -44,8 +44,8 @@ class Outlook:
         return self._mean
 
     def after(self, longest: int) -> Tensor:
-        """[longest + 1 or more, G or 1, K], the vectors by how long a prompt has waited, float64. For models whose laws
-        are the same at all steps."""
+        """float64 [longest + 1 or more, G or 1, K], the vectors by the length of the wait, for models whose laws are
+        the same at all steps."""
         while len(self._ahead) <= longest:
             matrix = self.tracker.moves.between(0, 1, self._ahead)
             more = [self._ahead[-1]]
@@ -122,7 +122,7 @@ class Outlook:
         return chance
 
     def weighed(self, vectors: Tensor) -> Tensor:
-        """[n], the stored belief in each slot times the vector of its kind, [G or 1, K]."""
+        """[n], the product of the stored belief in each slot and the vector of its kind, [G or 1, K]."""
         belief, vectors = self.tracker.slots.belief, vectors.to(self.tracker.dtype)
         if len(vectors) == 1:
             return belief @ vectors[0]

@@ -1,7 +1,7 @@
 """The exact filter at several draws of the parameters side by side, instead of at one point.
 
-A filter that runs at a posterior's mean takes the parameters for known. Here it runs at S draws of them, exactly at
-each, and what it says is the average over the draws. A draw counts as much as it has predicted this run's groups:
+A filter that runs at a posterior's mean treats the parameters as known. This one runs at S draws of the parameters,
+exactly at each, and returns averages over the draws. A draw's weight is how well it has predicted this run's groups:
 
     w_s ∝ p(y_<t | theta_s)        p(z_t | y_<t) = sum_s w_s p(z_t | y_<t, theta_s)        w_s = 1 / S at the start
 
@@ -36,11 +36,12 @@ class TrackerOverDraws(Tracker):
         dynamics: the model.
         num_prompts: N.
         values: site name -> [S, ...], such as a few of `posterior.draws` (`spread_out` picks them); sites that are left
-            out stand at their prior means.
-        dtype: of the beliefs; torch's default if left out.
+            out have their prior means.
+        dtype: the dtype of the beliefs. The default is torch's.
 
     Raises:
-        ValueError: the model brings a filter of its own, or `values` are not its, or sites have other numbers of draws.
+        ValueError: the model brings a filter of its own, `values` do not belong to it, or sites differ in the number of
+            draws.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class TrackerOverDraws(Tracker):
 
     @property
     def weights(self) -> Tensor:
-        """float64 [S], how much each draw counts, given all groups so far; they sum to 1."""
+        """float64 [S], the weight of each draw given all groups so far; weights sum to 1."""
         return self._log_weights.exp()
 
     @property
@@ -90,15 +91,15 @@ class TrackerOverDraws(Tracker):
         return (weights * by_draw).sum(-1)
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """[N], the success rate in a state drawn from each prompt's belief at one draw of the parameters, the same for
-        all prompts, which is drawn by weight."""
+        """[N], the success rate in a state drawn from each prompt's belief at one draw of the parameters. That draw is
+        chosen by weight, and is the same for all prompts."""
         at = int(torch.multinomial(self.weights, 1, generator=generator))
         return self._draw(self._means(self._theta[at]), self._state["belief"][:, at], generator)
 
     def observe(self, rows: Tensor, *groups: Any, **told: Any) -> Tensor:
-        """See `Tracker`. The scores [V] of one call are those of its groups one after the other: a group's is given the
-        groups before it in the call, too, as all of them tell of the draws. A group that is impossible at every draw
-        leaves the weights as they are."""
+        """See `Tracker`. The scores [V] of one call are those of its groups one after the other: the score of a group
+        is conditional on the groups before it in the call, because they, too, change the weights of the draws. A group
+        that is impossible at every draw does not change the weights."""
         by_draw = super().observe(rows, *groups, **told).double()
         together = self._log_weights + by_draw.cumsum(0)
         sofar = together.logsumexp(-1)
@@ -109,11 +110,11 @@ class TrackerOverDraws(Tracker):
         return torch.stack([self._weigh(one) for one in by_draw]).to(self.dtype)
 
     def refilter(self, values: Mapping[str, Tensor]) -> None:
-        """Filter the whole history again at other draws, [S, ...] at each site: exactly where the filter would be, had
-        it run at them from the first step, the weights included.
+        """Filter the whole history again at other draws, [S, ...] per site. The result, with its weights, is exactly
+        that of a filter that had these draws from the first step.
 
         Raises:
-            ValueError: `values` do not belong to the model, or are of another number of draws. The filter is left
+            ValueError: `values` do not belong to the model, or have another number of draws. The filter is left
                 unchanged.
         """
         if _number(values) != self.ways[0]:
@@ -125,14 +126,15 @@ class TrackerOverDraws(Tracker):
             self._weigh(one)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a filter of the same model and size needs to go on, tensors and numbers."""
+        """Return all that a filter of the same model and size needs to continue, as tensors and numbers."""
         return {**super().state_dict(), "log_weights": self._log_weights.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Continue from a saved state.
 
         Raises:
-            ValueError: it belongs to another kind of model or number of prompts or draws, or is none.
+            ValueError: the state belongs to another kind of model or number of prompts or draws, or is no state of a
+                filter.
         """
         weights = checks.instance("state", state, Mapping).get("log_weights")
         if not isinstance(weights, Tensor) or weights.shape != self.ways:
@@ -167,7 +169,7 @@ class TrackerOverDraws(Tracker):
         return torch.stack([self._shown(theta, groups, step) for theta in self._parameters(groups.prompts)], 1)
 
     def _weigh(self, by_draw: Tensor) -> Tensor:
-        """Weigh the draws by log-probabilities [S]; the log-probability that all of them give together."""
+        """Weigh the draws by log-probabilities [S], and return the log-probability under all of them together."""
         together = self._log_weights + by_draw
         sofar = together.logsumexp(-1)
         if bool(sofar.isfinite()):
@@ -190,11 +192,11 @@ class TrackerOverDraws(Tracker):
 
 
 def spread_out(draws: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """`count` of a posterior's draws, site name -> [count, ...], evenly spread over them: those of a chain that follow
-    each other are alike.
+    """Take `count` of a posterior's draws, site name -> [count, ...], evenly spread over them, because successive draws
+    of a chain are alike.
 
     Raises:
-        ValueError: there are fewer draws.
+        ValueError: the posterior has fewer draws.
     """
     number = _number(draws)
     if number < count:
@@ -204,7 +206,7 @@ def spread_out(draws: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
 
 
 def _number(values: Mapping[str, Tensor]) -> int:
-    """How many draws there are."""
+    """The number of draws."""
     numbers = {len(value) if value.ndim else 0 for value in values.values()}
     if len(numbers) != 1 or 0 in numbers:
         raise ValueError(f"values: expected the same number of draws of each site, at least one, got {sorted(numbers)}")

@@ -1,4 +1,4 @@
-"""What every tracker of prompts does, whatever it believes of them: steps, late observations, new prompts, states."""
+"""What all trackers of prompts share: steps, late observations, new prompts, saved states."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from dps_pyro.tracking.snapshots import Snapshots
 __all__ = ["Filter", "Groups", "Predictor", "Score", "State"]
 
 State = dict[str, Tensor]
-"""What a filter carries from step to step, prompts first."""
+"""What a filter carries from step to step: tensors whose first dimension runs over the prompts."""
 
 
 class Groups(NamedTuple):
     """Some prompts' groups in one step."""
 
-    at: Tensor  # long [V], their places in the state at hand
-    prompts: Tensor  # long [V], their rows among all prompts
+    at: Tensor  # long [V], the places of their prompts in the state
+    prompts: Tensor  # long [V], the rows of their prompts among all prompts
     solved: Tensor  # [V]
     trials: Tensor  # long [V]; 0 conditions on nothing
 
 
 class Filter(ABC):
-    """N prompts' beliefs, online. A subclass says how a state starts and how it advances; the rest follows.
+    """Online beliefs about N prompts. A subclass says how a state starts and how it advances; the rest follows.
 
     Args:
         num_prompts: N; rows are 0..N-1.
         dtype: the dtype of the state.
 
-    What is observed is taken as valid: `PromptSampler` checks what users hand in.
+    Arguments are not checked here: `PromptSampler` checks what users pass.
     """
 
     states: tuple[str, ...]
     """The names of the belief's columns, from unsolved to solved."""
     ways: tuple[int, ...] = ()
-    """The shape of a group's score: a number, or [S] numbers where the filter runs at S values of the parameters."""
+    """The shape of a group's score: one number, or [S] numbers if the filter runs at S values of the parameters."""
     tolerance: float = 0.0
-    """A group is useful where its largest and smallest reward differ by more than this."""
+    """A group is useful if its largest and smallest reward differ by more than this."""
 
     def __init__(self, num_prompts: int, dtype: torch.dtype) -> None:
         self.num_prompts = num_prompts
@@ -55,9 +55,9 @@ class Filter(ABC):
         """The coming training step."""
         self.history = RolloutHistory(num_prompts)
         self._known = {"progress": 0.0}  # what was last known of the policy and of the user's own columns
-        self._last: Tensor | None = None  # long [N], each prompt's last visit, -1 where none; None until asked for
+        self._last: Tensor | None = None  # long [N], the last visit of each prompt or -1; None until it is asked for
         self.snapshots = Snapshots()
-        """Earlier states, which late groups are filtered from."""
+        """Earlier states, from which late groups are filtered."""
         self._theta = self._parameters(None)
         self._state = self._start(num_prompts, self._theta)
 
@@ -66,8 +66,8 @@ class Filter(ABC):
     @property
     @abstractmethod
     def belief(self) -> Tensor:
-        """[N, K], what is believed of each prompt before the coming step's rollouts, over `states`; rows sum to 1. Not
-        a copy: read it only."""
+        """[N, K], the belief about each prompt before the coming step's rollouts, over `states`; rows sum to 1. It is
+        not a copy: do not change it."""
 
     def mass(self) -> Tensor:
         """[K], the mean of the beliefs over all prompts."""
@@ -75,12 +75,12 @@ class Filter(ABC):
 
     @abstractmethod
     def informative(self, trials: int) -> Tensor:
-        """[N], the predictive chance that a group of `trials` rollouts is useful: its rewards differ by more than
-        `tolerance`. With rewards of 0 and 1: it is neither all wrong nor all right."""
+        """[N], the predictive chance that a group of `trials` rollouts is useful: that its rewards differ by
+        more than `tolerance`. With rewards of 0 and 1 this means neither all wrong nor all right."""
 
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Tensor:
-        """[N], a draw of each prompt's success rate, the chance that one rollout solves it, from what is believed."""
+        """[N], a draw from the belief about each prompt's success rate, the chance that one rollout solves it."""
 
     def rates(self) -> Rates:
         """The law of each prompt's success rate before the coming step's rollouts.
@@ -100,7 +100,7 @@ class Filter(ABC):
         return expected_next(self.rates().of(rows), solved.double(), trials.double() - solved.double())
 
     def _parameters(self, rows: Tensor | None) -> Any:  # noqa: B027 - most need none
-        """What `_start` and `_advance` need of the prompts `rows` [V], or of all."""
+        """What `_start` and `_advance` need to know of the prompts `rows` [V], or of all prompts."""
 
     @abstractmethod
     def _start(self, num_rows: int, theta: Any) -> State:
@@ -108,8 +108,8 @@ class Filter(ABC):
 
     @abstractmethod
     def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
-        """The state before the next step, and [V, *ways], `log p(y_t | y_<t)` of the groups, 0 of those without
-        rollouts. `step` has all rows of the state."""
+        """Return the state before the next step, and `log p(y_t | y_<t)` of the groups, [V, *ways], 0 for groups
+        without rollouts. `step` has all rows of the state."""
 
     # ------------------------------------------------------------------------------------------------- what follows
 
@@ -119,6 +119,7 @@ class Filter(ABC):
         solved: Tensor,
         trials: Tensor,
         step: int | None = None,
+        *,
         predicted: Tensor | None = None,
         trained: Tensor | None = None,
         progress: float | None = None,
@@ -181,15 +182,15 @@ class Filter(ABC):
         return evidence
 
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
-        """Track more prompts, as unvisited ones that have been there from the first step.
+        """Track more prompts. They count as unvisited since the first step.
 
         Args:
-            prompts: their number, or their ids where the history has ids.
-            features: theirs, where the history has features.
+            prompts: the number of new prompts, or their ids if the history has ids.
+            features: the features of the new prompts, if the history has features.
 
         Raises:
-            ValueError: there are parameters of each prompt's own, which know nothing of new prompts; the ids are not
-                new, or the features not those of the prompts before.
+            ValueError: the filter has parameters per prompt, which new prompts lack; an id exists already; or the
+                features are not those of the prompts before.
         """
         old = self.num_prompts
         self.num_prompts += prompts if isinstance(prompts, int) else len(prompts)
@@ -206,7 +207,7 @@ class Filter(ABC):
         self._state = {name: torch.cat([value, fresh.get(name, value[:0])]) for name, value in self._state.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a filter of the same model and size needs to go on, tensors and numbers."""
+        """Return all that a filter of the same model and size needs to continue, as tensors and numbers."""
         return {
             "filter": dict(self._state),
             "history": self.history.state_dict(),
@@ -217,10 +218,10 @@ class Filter(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Continue from a saved state.
 
         Raises:
-            ValueError: it belongs to another kind of model or number of prompts, or is none.
+            ValueError: the state belongs to another kind of model or number of prompts, or is no state of a filter.
         """
         names = ("filter", "history", "step", "progress")
         missing = [name for name in names if name not in checks.instance("state", state, Mapping)]
@@ -243,7 +244,7 @@ class Filter(ABC):
             self._state = {name: value.index_copy(0, new, again[name]) for name, value in self._state.items()}
 
     def coming(self, trials: int) -> Step:
-        """The coming step as a model's methods take it, if every prompt were rolled out `trials` times."""
+        """Describe the coming step as a model's methods take it, if every prompt were rolled out `trials` times."""
         return self._step(torch.tensor([trials]))
 
     def _step(
@@ -253,8 +254,8 @@ class Filter(ABC):
         number: int | None = None,
         known: Mapping[str, float] | None = None,
     ) -> Step:
-        """A step, in which the prompts are rolled out `trials` [N or 1] times; the coming one if left out, and what is
-        `known` of it if it is more than was known before."""
+        """Describe a step in which the prompts are rolled out `trials` [N or 1] times: the coming step, or the step
+        `number`. `known` holds its columns, which are otherwise the last known ones."""
         at, level = torch.tensor([self.step if number is None else number]), dict(known or self._known)
         columns = {name: torch.tensor([value], dtype=self.dtype) for name, value in level.items()}
         progress = columns.pop("progress")
@@ -273,14 +274,14 @@ class Filter(ABC):
         return {name: made(column) for name, column in self.history.numeric_features().items()}
 
     def _last_visits(self) -> Tensor:
-        """Long [N], the step at which each prompt was last rolled out; -1 where it never was."""
+        """Long [N], the step at which each prompt was last rolled out; -1 for prompts that never were."""
         if self._last is None:
             events, self._last = self.history.events, torch.full([self.num_prompts], -1)
             self._visited(events.prompt, events.trials, events.step)
         return self._last
 
     def _visited(self, rows: Tensor, trials: Tensor, step: int | Tensor) -> None:
-        """Take note of visits, for models that ask when the last one was."""
+        """Record visits, for models that ask for the last one."""
         if self._last is not None:
             now = torch.as_tensor(step).expand(len(rows))
             self._last = self._last.scatter_reduce(0, rows[trials > 0], now[trials > 0], "amax")
@@ -293,8 +294,8 @@ class Filter(ABC):
         since: tuple[int, State] | None = None,
         mend: bool = False,
     ) -> _Replayed:
-        """`rows` [V], at least one, filtered anew from the history, up to the state before step `until`: from the first
-        step, or `since` a snapshot. `mend` takes the snapshots that are passed to be those of the history as it is."""
+        """Filter the prompts `rows` [V], at least one, again from the history, up to the state before step `until`:
+        from the first step, or `since` a snapshot. With `mend` the snapshots on the way get the states found."""
         start, state = (0, self._start(len(rows), theta)) if since is None else since
         state = state if since is None else {name: value[rows] for name, value in state.items()}
         score = Score.nothing((len(rows), *self.ways), self.dtype)
@@ -324,36 +325,36 @@ class Filter(ABC):
         return _Replayed(state, score)
 
     def _levels(self, name: str, until: int) -> Tensor:
-        """[until], what was known of a step's column at each step."""
+        """[until], the known value of a column at each step."""
         level = self.history.level(name).to(self.dtype)
         return torch.cat([level, level.new_full([max(0, until - len(level))], self._known.get(name, 0.0))])
 
 
 class Score(NamedTuple):
-    """The log-probability of some prompts' groups: -inf a group that the model holds impossible, counted apart."""
+    """The log-probability of some prompts' groups. Groups that the model holds impossible (-inf) are counted apart."""
 
     possible: Tensor  # [V, *ways], the sum over the groups that are possible
-    impossible: Tensor  # [V, *ways], how many are not
+    impossible: Tensor  # [V, *ways], the number of the others
 
     @staticmethod
     def nothing(shape: tuple[int, ...], dtype: torch.dtype) -> Score:
-        """The score of prompts without groups."""
+        """Return the score of prompts without groups."""
         return Score(*torch.zeros(2, *shape, dtype=dtype))
 
     def plus(self, at: Tensor, evidence: Tensor) -> Score:
-        """With one more group for each of the prompts `at`."""
+        """Add one more group for each of the prompts `at`."""
         never = evidence.isneginf()
         possible = self.possible.index_add(0, at, torch.where(never, 0.0, evidence))
         return Score(possible, self.impossible.index_add(0, at, never.to(evidence.dtype)))
 
     def less(self, other: Score) -> Tensor:
-        """[V, *ways], what these groups say beyond the others: -inf where more of them are impossible."""
+        """[V, *ways], the log-probability of these groups less that of others; -inf if more of these are impossible."""
         more = self.impossible > other.impossible
         return torch.where(more, float("-inf"), self.possible - other.possible)
 
 
 class _Replayed(NamedTuple):
-    """What a replay of some prompts' history comes to."""
+    """The result of a replay of some prompts' history."""
 
     state: State
     score: Score
@@ -365,8 +366,8 @@ def _nothing(rows: Tensor, solved: Tensor, trials: Tensor) -> Groups:
 
 @runtime_checkable
 class Predictor(Protocol):
-    """A model that brings a filter of its own, such as one that learns while it filters (`PaperDPS`), or one that is
-    no hidden Markov model at all (`BetaBernoulli`)."""
+    """A model that brings a filter of its own, such as a model that learns while it filters (`PaperDPS`), or a model
+    that is not a hidden Markov model (`BetaBernoulli`)."""
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -376,9 +377,9 @@ class Predictor(Protocol):
     def tracker(
         self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
     ) -> Filter:
-        """The filter of `num_prompts` prompts.
+        """Make the filter of `num_prompts` prompts.
 
         Raises:
-            ValueError: there are `values` of a fit, and it takes none.
+            ValueError: `values` of a fit were given to a filter that takes none.
         """
         ...

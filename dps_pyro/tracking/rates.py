@@ -1,7 +1,7 @@
-"""What a filter believes of the prompts' success rates: enough to say how likely any sequence of outcomes is.
+"""The beliefs about the prompts' success rates, from which the chance of every sequence of outcomes follows.
 
-The rollouts of one prompt in one step are independent given its success rate p, and p itself is uncertain. Everything
-that a selector or an advantage asks of the belief is then a moment of p:
+The rollouts of one prompt in one step are independent given its success rate p, and p itself is uncertain. All numbers
+that a selector or an advantage needs are then moments of p:
 
     P(a given sequence of s successes and f failures) = E[p^s (1 - p)^f]
     P(s of n)                                         = C(n, s) E[p^s (1 - p)^(n - s)]
@@ -22,14 +22,14 @@ from torch import Tensor
 __all__ = ["BetaRates", "Mixture", "Rates", "chances", "expected_next"]
 
 LEAST = 1e-6
-"""Rates are kept this far from 0 and 1, so that no outcome is impossible."""
+"""The least distance of a rate from 0 and from 1, so that no outcome is impossible."""
 
 
 class Rates(Protocol):
     """The law of each of N prompts' success rates before the coming step."""
 
     def sequence(self, solved: Tensor | int, failed: Tensor | int) -> Tensor:
-        """float64 [N], the chance that `solved + failed` rollouts come out in one given order; [N] or one number."""
+        """float64 [N], the chance of so many successes and failures, [N] or one number, in one given order."""
         ...
 
     def given(self, solved: Tensor, failed: Tensor) -> Rates:
@@ -42,14 +42,14 @@ class Rates(Protocol):
 
 
 class Mixture(NamedTuple):
-    """A rate that is one of K."""
+    """A success rate that is one of K values."""
 
     values: Tensor  # float64 [N or 1, K], in (0, 1)
     weights: Tensor  # float64 [N, K], rows sum to 1
 
     @staticmethod
     def of_states(values: Tensor, weights: Tensor) -> Mixture:
-        """The mixture of states with these rates, [N or 1, K] or [K], under a belief over the states, [N, K]."""
+        """Make the mixture of the states' rates, [N or 1, K] or [K], weighted by a belief over them, [N, K]."""
         rates = values.double().clamp(LEAST, 1 - LEAST)
         return Mixture(rates if rates.ndim == 2 else rates.unsqueeze(0), weights.double())
 
@@ -57,7 +57,7 @@ class Mixture(NamedTuple):
         """See `Rates`."""
         if isinstance(solved, int) and isinstance(failed, int):
             by_state = self.values**solved * (1 - self.values) ** failed
-            # One product for all prompts where they share the states' rates.
+            # If the prompts share the states' rates, one product serves all of them.
             return self.weights @ by_state[0] if len(by_state) == 1 else (self.weights * by_state).sum(-1)
         return (self.weights * self._log_likelihood(solved, failed).exp()).sum(-1)
 
@@ -76,7 +76,7 @@ class Mixture(NamedTuple):
 
 
 class BetaRates(NamedTuple):
-    """A rate with a Beta distribution."""
+    """A success rate with a Beta distribution."""
 
     alpha: Tensor  # float64 [N], above 0
     beta: Tensor  # float64 [N], above 0

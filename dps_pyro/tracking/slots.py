@@ -1,4 +1,4 @@
-"""The prompts that were rolled out: one slot each, in the order of their first visits."""
+"""The beliefs of the prompts that were rolled out: one slot per prompt, in the order of the first visits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 __all__ = ["Slots"]
 
 FIRST = 1 << 16
-"""Slots that there is room for at first. Room that is not used yet costs address space and no memory."""
+"""The number of slots that there is room for at first. Unused room takes address space but no memory."""
 
 
 class Slots:
-    """Which prompts have slots, and what is known of each.
+    """The prompts that have slots, and what is known of each.
 
     Args:
         num_prompts: N.
@@ -24,9 +24,9 @@ class Slots:
 
     def __init__(self, num_prompts: int, num_states: int, dtype: torch.dtype) -> None:
         self.count = 0
-        """n, how many prompts have slots."""
+        """n, the number of prompts that have slots."""
         self.of = torch.full([num_prompts], -1, dtype=torch.int32)
-        """int32 [N], each prompt's slot; -1 where it has none."""
+        """int32 [N], the slot of each prompt; -1 if it has none."""
         room = min(FIRST, num_prompts)
         self._row = torch.empty(room, dtype=torch.int32)
         self._since = torch.empty(room, dtype=torch.int32)
@@ -40,7 +40,7 @@ class Slots:
 
     @property
     def since(self) -> Tensor:
-        """int32 [n], the step before which the prompt has `belief`."""
+        """int32 [n], the step for which the prompt's `belief` holds."""
         return self._since[: self.count]
 
     @property
@@ -54,7 +54,7 @@ class Slots:
         return self._belief[: self.count]
 
     def at(self, rows: Tensor) -> Tensor:
-        """Long [V], the slots of the prompts `rows` [V], made where there were none; new ones have no visits yet."""
+        """Return the slots of the prompts `rows` [V], long [V]. A prompt without a slot gets one, without visits."""
         new = rows[self.of[rows] < 0]
         if len(new):
             last = self.count + len(new)

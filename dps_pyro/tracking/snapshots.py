@@ -1,4 +1,4 @@
-"""Earlier states of a filter, so that a late group costs what it is late by, and not the whole clock."""
+"""Earlier states of a filter, so that a late group is filtered from shortly before its step, not from the first."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 __all__ = ["Snapshots"]
 
 EVERY = 16
-"""Steps from one snapshot to the next."""
+"""The number of steps from one snapshot to the next."""
 BYTES = 64 << 20
-"""The most that all snapshots take together."""
+"""The largest size of all snapshots together, in bytes."""
 
 
 class Snapshots:
     """States before some of the past steps, the latest close together and earlier ones further apart.
 
-    If they would take more than `limit` bytes, the one is dropped whose neighbours are closest for how long ago they
-    are, so that the way from a snapshot to a late group's step is at most in proportion to how late it is.
+    If they would take more than `limit` bytes, one is dropped: the one whose neighbours are closest in proportion to
+    their age. The number of steps from a snapshot to a late group is therefore at most proportional to its lateness.
 
     Args:
         every: steps from one to the next, at least 1.
-        limit: bytes; a state that is larger than a third of it is not kept.
+        limit: the largest size in bytes. A state that is larger than a third of it is not kept.
     """
 
     def __init__(self, every: int = EVERY, limit: int = BYTES) -> None:
@@ -30,7 +30,7 @@ class Snapshots:
         self._states: dict[int, dict[str, Tensor]] = {}
 
     def keep(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """Remember the state before step `step`, if it is one that is kept."""
+        """Keep the state before step `step`, if a snapshot is due."""
         size = sum(value.nbytes for value in state.values())
         if step % self.every or 3 * size > self.limit or not state:
             return
@@ -41,17 +41,17 @@ class Snapshots:
             del self._states[steps[1 + spread.index(min(spread))]]
 
     def before(self, step: int) -> tuple[int, dict[str, Tensor]] | None:
-        """The latest snapshot at or before `step`, and its step; None if there is none."""
+        """Return the step and the state of the latest snapshot at or before `step`; None if there is none."""
         steps = [known for known in self._states if known <= step]
         return (max(steps), self._states[max(steps)]) if steps else None
 
     def mend(self, step: int, rows: Tensor, state: Mapping[str, Tensor]) -> None:
-        """The state before step `step` of the prompts `rows` [V] is another one after all."""
+        """Replace the state before step `step` of the prompts `rows` [V], after a late group of them."""
         for name, value in self._states.get(step, {}).items():
             value[rows] = state[name].to(value.dtype)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all snapshots."""
         self._states = {}
 
     def __len__(self) -> int:

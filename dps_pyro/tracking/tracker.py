@@ -1,4 +1,4 @@
-"""The exact filter: condition the prompts that were rolled out, let all of them move on."""
+"""The exact filter: it conditions the prompts that were rolled out, and moves all prompts on to the next step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Filter, Groups, Predictor, State
 from dps_pyro.tracking.rates import Mixture
 
-__all__ = ["Tracker", "is_fitted", "track"]
+__all__ = ["Tracker", "fitted_part", "is_fitted", "track"]
 
 
 def is_fitted(dynamics: Dynamics[Any] | Predictor) -> TypeGuard[Dynamics[Any]]:
-    """Whether a model is fitted to logs and then filtered, rather than bringing a filter of its own."""
+    """Whether a model is fitted to logs and then filtered; other models bring a filter of their own."""
     return isinstance(dynamics, Dynamics) and not isinstance(dynamics, Predictor)
+
+
+def fitted_part(dynamics: Dynamics[Any] | Predictor) -> Dynamics[Any] | None:
+    """The dynamics model whose parameters a fit learns: the model itself, or the model with which it filters (its
+    attribute `dynamics`, as `Siblings` has). None for a model that learns while it filters."""
+    if is_fitted(dynamics):
+        return dynamics
+    part = getattr(dynamics, "dynamics", None)
+    return part if isinstance(part, Dynamics) and is_fitted(part) else None
 
 
 def track(
@@ -31,10 +40,10 @@ def track(
     values: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Filter:
-    """The online filter of `num_prompts` prompts at the given site values: a `Tracker`, or the model's own filter.
+    """Make the online filter of `num_prompts` prompts at the given site values: a `Tracker`, or the model's own filter.
 
     Raises:
-        ValueError: `dynamics` is no model, or `values` are not its.
+        ValueError: `dynamics` is no model, or `values` do not belong to it.
     """
     if isinstance(dynamics, type) or not isinstance(dynamics, Predictor):
         model: Any = dynamics
@@ -48,11 +57,12 @@ class Tracker(Filter):
     Args:
         dynamics: the model.
         num_prompts: N.
-        values: site name -> value, such as `Posterior.point`; sites left out stand at their prior means.
+        values: site name -> value, such as `Posterior.point`. Sites that are left out have their prior means.
         dtype: the dtype of the beliefs. The default is torch's.
 
     Raises:
-        ValueError: the model brings a filter of its own (`track(dynamics, N)` makes it), or `values` are not its.
+        ValueError: the model brings a filter of its own (`track(dynamics, N)` makes it), or `values` do not belong to
+            it.
     """
 
     def __init__(
@@ -78,7 +88,7 @@ class Tracker(Filter):
         return self._state["belief"]
 
     def informative(self, trials: int) -> Tensor:
-        """[N], the predictive chance that a group of `trials` rollouts is useful, as the model has it."""
+        """[N], the predictive chance under the model that a group of `trials` rollouts is useful."""
         return self._informative(self._theta, self.belief, trials)
 
     def _informative(self, theta: Any, belief: Tensor, trials: int) -> Tensor:
@@ -86,8 +96,8 @@ class Tracker(Filter):
         return belief @ by_state[0] if by_state.shape[0] == 1 else (belief * by_state).sum(-1)
 
     def rates(self) -> Mixture:
-        """The states' mean rewards of one rollout, weighted by the belief. Rewards of 0 and 1 have them for success
-        rates. With graded rewards, the law is that of successes with the same frequency.
+        """The states' mean rewards of one rollout, weighted by the belief. With rewards of 0 and 1 these are success
+        rates. With graded rewards, the law is that of successes of the same frequency.
 
         Raises:
             NotImplementedError: the model's emission has no mean.
@@ -95,8 +105,8 @@ class Tracker(Filter):
         return Mixture.of_states(self._means(self._theta), self.belief)
 
     def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
-        """See `Filter`; the states are weighted by the model's own emission of the others' sum, so that this is exact
-        for rewards of any kind.
+        """See `Filter`. The states are weighted by the model's own emission of the sum of the other rewards, so that
+        this is exact for rewards of any kind.
 
         Raises:
             NotImplementedError: the model's emission has no mean.
@@ -122,12 +132,12 @@ class Tracker(Filter):
         return drawn
 
     def progress(self, trials: int) -> Tensor:
-        """[N], how much higher the expected reward of a rollout is in the step after the coming one if the prompt is
-        rolled out `trials` times now, and trained on where its group is useful, than if it is left alone:
+        """[N], the gain in the expected reward of a rollout in the step after the coming one, if the prompt is rolled
+        out `trials` times now and trained on if its group is useful, over leaving it alone:
 
             sum_k belief_k P(useful | k) sum_j (p(j | k, trained) - p(j | k, not trained)) mean_j
 
-        It is 0 under a model whose transitions do not depend on training, and may be below 0.
+        It is 0 for a model whose transitions do not depend on training, and may be negative.
 
         Raises:
             NotImplementedError: the model's emission has no mean.
@@ -138,8 +148,8 @@ class Tracker(Filter):
         return (belief * self._worth(theta, trials, self._means(theta))).sum(-1)
 
     def refilter(self, values: Mapping[str, Tensor]) -> None:
-        """Filter the whole history again at other site values: exactly where the filter would be, had it run at them
-        from the first step.
+        """Filter the whole history again at other site values. The result is exactly that of a filter that had these
+        values from the first step.
 
         Raises:
             ValueError: `values` do not belong to the model. The filter is left unchanged.
@@ -156,14 +166,14 @@ class Tracker(Filter):
         self._state = self._replay(torch.arange(self.num_prompts), theta, until=self.step).state
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a filter of the same model and size needs to go on, tensors and numbers."""
+        """Return all that a filter of the same model and size needs to continue, as tensors and numbers."""
         return {**super().state_dict(), "values": dict(self._values)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Continue from a saved state.
 
         Raises:
-            ValueError: it belongs to another kind of model or number of prompts, or is none.
+            ValueError: the state belongs to another kind of model or number of prompts, or is no state of a filter.
         """
         if "values" not in checks.instance("state", state, Mapping):
             raise ValueError("state: expected values, as of a Tracker, got none")
@@ -193,12 +203,12 @@ class Tracker(Filter):
         return self._move(state, groups.at[seen], conditioned.belief[seen], step, theta), conditioned.log_evidence
 
     def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
-        """One step: the rows `at` [V] of the state now have `posterior` [V, K]; all of it moves on."""
+        """Take one step: the rows `at` [V] of the state get `posterior` [V, K], and all rows move on."""
         belief = state["belief"].index_copy(0, at, posterior)
         return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
 
     def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:
-        """[N or 1, K], `progress` in each state, where `means` [N or 1, K] are the states' mean rewards."""
+        """[N or 1, K], `progress` in each state, given the states' mean rewards `means` [N or 1, K]."""
         useful = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
         trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
         ahead = [
@@ -213,13 +223,13 @@ class Tracker(Filter):
         return means if means.ndim == 2 else means.unsqueeze(0)
 
     def _log_likelihood(self, groups: Groups, step: Step) -> Tensor:
-        """[V, K], `log p(y_t | z_t)`; zeros where there were no rollouts. `step` has all rows of the state."""
+        """[V, K], `log p(y_t | z_t)`; 0 for prompts without rollouts. `step` has all rows of the state."""
         if len(groups.at) == 0:  # no plate in Pyro may be empty
             return self.belief[:0]
         return self._shown(self._parameters(groups.prompts), groups, step)
 
     def _shown(self, theta: Any, groups: Groups, step: Step) -> Tensor:
-        """The same of at least one group, at parameters of the groups' prompts."""
+        """The same for at least one group, with the parameters of the groups' prompts."""
         law = unchecked(self.dynamics.emission(theta, step.at(groups.at)))
         outcome = groups.solved.to(self.dtype).unsqueeze(-1)
         return torch.where(groups.trials.unsqueeze(-1) > 0, law.log_prob(outcome), 0.0).to(self.dtype)

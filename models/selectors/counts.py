@@ -57,12 +57,10 @@ class CountingFilter(Filter):
         gammas = torch._standard_gamma(shapes, generator=generator).clamp_min(1e-300)
         return (gammas[0] / gammas.sum(0)).to(self.dtype)
 
-    def observe(
-        self, rows: Tensor, solved: Tensor, trials: Tensor, step: int | None = None, *rest: Any, **named: Any
-    ) -> Tensor:
+    def observe(self, rows: Tensor, solved: Tensor, trials: Tensor, step: int | None = None, **more: Any) -> Tensor:
         """See `Filter`; a late group is taken for one of the coming step."""
         at = None if step is None else max(step, self.step)
-        evidence = super().observe(rows, solved, trials, at, *rest, **named)
+        evidence = super().observe(rows, solved, trials, at, **more)
         self.learn(rows, solved, trials)
         return evidence
 

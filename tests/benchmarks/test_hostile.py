@@ -11,7 +11,7 @@ from benchmarks import hostile, pairs
 
 
 def test_no_task_raises_or_pays_wrongly() -> None:
-    found = hostile.measure(total=400, compared=60, seed=1)
+    found = hostile.measure(total=160, compared=24, seed=1)
     assert len(found) == 6
     for name, one in found.items():
         assert one["raised"] == [], name

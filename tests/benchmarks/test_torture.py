@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from benchmarks.torture.kills import kill_runs
 from benchmarks.torture.pairs import start_pairs
 from benchmarks.torture.runs import CONFIGURATIONS
 
-WAYS = (cut, Path.unlink)
 FILES = ("metrics.jsonl", "summary.json", "completions/step-000000.parquet", "checkpoints/step-000003/checksums.json")
 
 
@@ -34,13 +34,14 @@ def test_of_two_that_start_at_once_one_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_damage_is_named_or_healed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ways", [[cut], pytest.param([cut, Path.unlink], marks=pytest.mark.slow)])
+def test_damage_is_named_or_healed(ways: list[Callable[[Path], None]], tmp_path: Path) -> None:
     said: list[str] = []
-    found = damage_files(tmp_path / "damages", said.append, FILES, WAYS)
+    found = damage_files(tmp_path / "damages", said.append, FILES, ways)
     assert said == []
     assert all(state["wrong"] == [] for state in found.values())
     cases = sum(number for state in found.values() for number in state["outcomes"].values())
-    assert cases >= len(WAYS) * len(FILES)
+    assert cases >= len(ways) * len(FILES)
 
 
 def test_the_kept_result_has_nothing_amiss() -> None:

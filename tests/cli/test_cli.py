@@ -13,6 +13,8 @@ from helpers.tiny import MINE, call, metrics, tiny, words
 import dps_pyro
 from dps_pyro import Posterior, RolloutHistory
 from dps_pyro.models.by_name import make
+from dps_pyro.tracking.tracker import fitted_part
+from dps_pyro.trainers import demo
 from dps_pyro.trainers.bench.curves import curve_of
 from dps_pyro.trainers.config.config_file import save_config
 from dps_pyro.trainers.config.settings import TrainConfig
@@ -129,8 +131,8 @@ def test_fit_makes_a_prior_for_train(run: Path, tmp_path: Path, capsys: pytest.C
         capsys, "fit", "--history", str(history), "--out", str(prior), "--steps", "40", "--draws", "20"
     )
     assert status == 0
-    dynamics = TrainConfig().selection.dynamics  # what is fitted by default is what trains by default
-    assert f"{dynamics} on 12 groups" in out
+    dynamics = TrainConfig().selection.dynamics  # what is fitted by default is what filters by default
+    assert f"{type(fitted_part(make(dynamics))).__name__} on 12 groups" in out
     assert re.search(rf"{re.escape(str(prior))}: \d+ steps", words(out))
     assert "the search is at the top" in words(out)
     posterior = Posterior.load(prior)
@@ -198,8 +200,9 @@ def test_the_closing_table_says_where_to_look_and_how_to_go_on(run: Path, capsys
     assert f"dps-pyrotrain--resume--out{run}--steps6" in text
 
 
-@pytest.mark.slow
-def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = {**demo.SETTINGS["task_args"], "train_size": 64, "test_size": 24}
+    monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, "task_args": problems})
     status = run_demo(DemoOptions(out=tmp_path / "demo", steps=2))
     out = words(capsys.readouterr().out)
     assert "1 of 2: prompts chosen at random" in out

@@ -92,7 +92,6 @@ def test_loo_is_arvizs_on_the_groups_made_for_it() -> None:
     np.testing.assert_allclose(np.asarray(theirs.pareto_k)[seen.numpy()], pareto.numpy(), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_loo_is_what_leaving_prompts_out_gives() -> None:
     """Against fits without some of the prompts, whose held-out score needs no approximation."""
     score = loo(SolvingProgress(), log(), posterior())

@@ -27,36 +27,42 @@ from dps_pyro.evaluation.smoothing import law
 from dps_pyro.models import SolvingProgress
 from dps_pyro.models.hierarchical import Hierarchical
 
-SMALL: dict[str, Any] = {"draws": 19, "thin": 1, "warmup": 40, "progress": False}
+SMALL: dict[str, Any] = {"draws": 19, "thin": 1, "warmup": 20, "progress": False}
+
+TINY: dict[str, Any] = {**SMALL, "draws": 9}
 
 
 # ------------------------------------------------------------------------------------------------------------- sampler
 
 
 def test_hmc_samples_conjugate_posteriors_side_by_side() -> None:
-    """Beta-binomial and normal-normal: the posteriors' moments are known, and differ from chain to chain."""
+    """Beta-binomial and normal-normal: the posteriors' moments are known, and differ from chain to chain.
+
+    Ten chains sample each of three posteriors, which costs no more than one chain each.
+    """
     torch.set_default_dtype(torch.float64)
-    solved = torch.tensor([0.0, 3.0, 10.0]).unsqueeze(-1)
-    seen = torch.tensor([-2.0, 0.0, 5.0]).unsqueeze(-1)
+    solved = torch.tensor([0.0, 3.0, 10.0]).repeat(10).unsqueeze(-1)
+    seen = torch.tensor([-2.0, 0.0, 5.0]).repeat(10).unsqueeze(-1)
 
     def model() -> None:
-        with pyro.plate("simulations", 3, dim=-2):
+        with pyro.plate("simulations", 30, dim=-2):
             rate = pyro.sample("rate", dist.Beta(2.0, 1.0))
             place = pyro.sample("place", dist.Normal(1.0, 2.0))
             with pyro.plate("prompts", 1, dim=-1):
                 pyro.sample("solved", dist.Binomial(10, rate))
                 pyro.sample("seen", dist.Normal(place, 1.0))
 
-    start = {"rate": torch.full((3, 1), 0.5), "place": torch.zeros(3, 1)}
+    start = {"rate": torch.full((30, 1), 0.5), "place": torch.zeros(30, 1)}
     posteriors = Posteriors(model, {"solved": solved, "seen": seen}, start)
-    chains = hmc(posteriors, warmup=150, draws=800, thin=1, seed=0, progress=False)
-    assert chains.draws["rate"].shape == (800, 3, 1)
-    alpha, beta = 2 + solved, 1 + 10 - solved
+    chains = hmc(posteriors, warmup=150, draws=100, thin=1, seed=0, progress=False)
+    assert chains.draws["rate"].shape == (100, 30, 1)
+    each = {name: value.view(100, 10, 3, 1).flatten(0, 1) for name, value in chains.draws.items()}
+    alpha, beta = 2 + solved[:3], 1 + 10 - solved[:3]
     mean, spread = alpha / (alpha + beta), (alpha * beta).sqrt() / ((alpha + beta) * (alpha + beta + 1).sqrt())
-    torch.testing.assert_close(chains.draws["rate"].mean(0), mean, atol=0.02, rtol=0)
-    torch.testing.assert_close(chains.draws["rate"].std(0), spread, atol=0.02, rtol=0)
-    torch.testing.assert_close(chains.draws["place"].mean(0), (seen + 0.25) / 1.25, atol=0.15, rtol=0)
-    torch.testing.assert_close(chains.draws["place"].std(0), torch.full((3, 1), 0.8**0.5), atol=0.1, rtol=0)
+    torch.testing.assert_close(each["rate"].mean(0), mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(each["rate"].std(0), spread, atol=0.02, rtol=0)
+    torch.testing.assert_close(each["place"].mean(0), (seen[:3] + 0.25) / 1.25, atol=0.15, rtol=0)
+    torch.testing.assert_close(each["place"].std(0), torch.full((3, 1), 0.8**0.5), atol=0.1, rtol=0)
     assert bool((chains.divergences == 0).all())
     assert bool(((chains.accepted > 0.6) & (chains.accepted < 0.99)).all())
     likelihood = dist.Binomial(10, chains.draws["rate"]).log_prob(solved) + dist.Normal(
@@ -109,7 +115,7 @@ def test_tempered_copies_find_modes_that_a_chain_alone_does_not() -> None:
         size = 8 * len(powers)
         start = {"place": torch.linspace(-2.5, 2.5, 8).repeat(len(powers)).view(-1, 1)}
         posteriors = Posteriors(lambda: model(len(powers)), {"seen": torch.full((size, 1), 4.0)}, start)
-        chains = hmc(posteriors, warmup=100, draws=200, thin=2, powers=powers, seed=0, progress=False)
+        chains = hmc(posteriors, warmup=100, draws=200, thin=1, powers=powers, seed=0, progress=False)
         assert chains.draws["place"].shape == (200, 8, 1) and chains.log_likelihood.shape == (200, 8)
         assert chains.exchanged.shape == (len(powers) - 1, 8)
         torch.testing.assert_close(
@@ -205,8 +211,8 @@ def test_a_site_is_sampled_over_its_scale() -> None:
     torch.set_default_dtype(torch.float64)
     schedule = design(4, 3)
     dynamics = MODELS["Covariate"](schedule.features)
-    found = sbc(dynamics, schedule, simulations=3, reparam={"weights": LocScaleReparam(0.0)}, **SMALL)
-    plain = sbc(dynamics, schedule, simulations=3, **SMALL)
+    found = sbc(dynamics, schedule, simulations=3, reparam={"weights": LocScaleReparam(0.0)}, **TINY)
+    plain = sbc(dynamics, schedule, simulations=3, **TINY)
     assert [name.replace("weights_decentered", "weights") for name in found.ranks] == list(plain.ranks)
     assert "weights[0, 0]" not in found.ranks and found.about["reparam"] == {"weights": "LocScaleReparam"}
 
@@ -259,11 +265,12 @@ def test_batches_are_kept_and_joined() -> None:
         joined([parts[0], ranks_of(torch.zeros(5).long())])
 
 
-@pytest.mark.slow
-def test_a_model_is_calibrated_and_a_wrong_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("draws", "warmup"), [(19, 80), pytest.param(39, 200, marks=pytest.mark.slow)])
+def test_a_model_is_calibrated_and_a_wrong_one_is_not(draws: int, warmup: int) -> None:
     torch.set_default_dtype(torch.float64)
     model, schedule = SolvingProgress(), design(8, 6)
-    found = sbc(model, schedule, simulations=150, draws=39, thin=2, warmup=200, progress=False)
+    settings: dict[str, Any] = {"simulations": 150, "draws": draws, "thin": 2, "warmup": warmup, "progress": False}
+    found = sbc(model, schedule, **settings)
     assert found.uniform(10)
     assert all(math.isfinite(float(value.median())) for value in found.effective.values())
 
@@ -280,7 +287,7 @@ def test_a_model_is_calibrated_and_a_wrong_one_is_not(monkeypatch: pytest.Monkey
             right.__class__ = Twice
             return right
 
-    assert not sbc(Careless(), schedule, simulations=150, draws=39, thin=2, warmup=200, progress=False).uniform(10)
+    assert not sbc(Careless(), schedule, **settings).uniform(10)
 
 
 NOT_YET = {"Forgetting", "RunStart"}
@@ -309,7 +316,7 @@ def test_every_fitted_model_of_the_gallery_is_calibrated() -> None:
 def test_the_command_writes_the_ranks_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--model", "SolvingProgress", "--simulations", "12", "--prompts", "3", "--steps", "3", "--draws", "9",
-        "--thin", "1", "--warmup", "60", "--powers", "1", "0.3", "--bins", "2", "--out", str(tmp_path / "sbc"),
+        "--thin", "1", "--warmup", "20", "--powers", "1", "0.3", "--bins", "2", "--out", str(tmp_path / "sbc"),
     ]  # fmt: skip
     status, out, _ = call(capsys, "sbc", *arguments)
     found = json.loads((tmp_path / "sbc/sbc.json").read_text(encoding="utf-8"))

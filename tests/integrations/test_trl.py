@@ -223,7 +223,6 @@ def test_a_killed_run_resumes_where_it_would_have_gone(tmp_path: Path) -> None:
     assert selections(resumed) == selections(whole)
 
 
-@pytest.mark.slow  # two processes import TRL
 def test_two_processes_share_one_selection_and_resume_it(tmp_path: Path) -> None:
     # --multi_gpu is the launcher of several processes on one machine (--cpu starts one, or MPI); the trainers' use_cpu
     # has them talk over gloo. Port 0 is any free one.

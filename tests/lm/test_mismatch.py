@@ -17,7 +17,7 @@ from dps_pyro.rollouts.transformers import TransformersEngine
 from dps_pyro.tasks import Countdown
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.step.bookkeeping import Clock, Drift
-from dps_pyro.trainers.step.groups import Groups, roll_out
+from dps_pyro.trainers.step.groups import Groups, Source, roll_out
 from dps_pyro.trainers.step.policy_update import update
 
 KINDS: tuple[Kind, ...] = ("grpo", "dr_grpo", "dapo", "rloo")
@@ -118,9 +118,8 @@ def test_the_update_measures_how_far_the_engine_was(tmp_path: Path, mini_batches
     config = tiny(tmp_path, engine="vllm", batch_size=6, mini_batches=mini_batches, learning_rate=1e-6)
     policy, tokenizer = load_policy(config)
     task = Countdown(style="compact", train_size=32, test_size=2)
-    drawn = roll_out(
-        TransformersEngine(policy, tokenizer), tokenizer, task, task.prompts("train")[:6], config, 0, Clock()
-    )
+    source = Source(TransformersEngine(policy, tokenizer), tokenizer, task, config)
+    drawn = roll_out(source, task.prompts("train")[:6], 0, Clock())
     rewards = torch.tensor([[1.0, 0, 0, 1]]).repeat(6, 1)
     off = drawn.rollouts._replace(logprobs=drawn.rollouts.logprobs - 0.1 * drawn.rollouts.completion_mask)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)

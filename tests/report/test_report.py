@@ -25,21 +25,17 @@ ECE = (2 * abs(0.225 - 0.5) + 2 * abs(0.825 - 0.5)) / 4  # 0.300
 BRIER = (0.2**2 + 0.75**2 + 0.8**2 + 0.15**2) / 4
 
 
-def test_page_holds_every_figure_and_they_lie_beside_it(tmp_path: Path) -> None:
-    path = write_report(make_run(tmp_path / "run"))
-
-    assert path == tmp_path / "run" / "report.html"
-    seen = page(path)
+def test_page_holds_every_figure_and_they_lie_beside_it(drawn: Path) -> None:
+    assert drawn.name == "report.html"
+    seen = page(drawn)
     assert seen.tags.count("svg") == len(SLUGS)
     assert set(SLUGS) <= set(seen.ids)
     for slug in SLUGS:
-        assert (tmp_path / "run" / "figures" / f"{slug}.png").read_bytes().startswith(b"\x89PNG")
+        assert (drawn.parent / "figures" / f"{slug}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    path = write_report(make_run(tmp_path / "run"))
-
-    html, seen = path.read_text(encoding="utf-8"), page(path)
+def test_page_loads_nothing_and_runs_nothing(drawn: Path) -> None:
+    html, seen = drawn.read_text(encoding="utf-8"), page(drawn)
     assert "://" not in html
     assert "@import" not in html
     assert {"script", "link", "iframe", "object", "embed", "img"}.isdisjoint(seen.tags)
@@ -68,8 +64,8 @@ def test_untrusted_text_is_shown_and_not_interpreted(tmp_path: Path) -> None:
     assert "b" not in seen.tags
 
 
-def test_headline_numbers(tmp_path: Path) -> None:
-    text = page(write_report(make_run(tmp_path / "run"))).text
+def test_headline_numbers(drawn: Path) -> None:
+    text = page(drawn).text
 
     assert "12.5% → 37.5%" in text
     assert "+25.0 points; standard error 1.0 at the end" in text
@@ -84,6 +80,7 @@ def test_headline_numbers(tmp_path: Path) -> None:
         assert f" {cell} " in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_calibration_by_hand(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     history = read_run(folder).history
@@ -120,6 +117,7 @@ def test_calibration_of_nothing_is_nan() -> None:
     assert math.isnan(scores.brier)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_visits_table(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     history = read_run(folder).history
@@ -161,6 +159,7 @@ def test_unfinished_run(tmp_path: Path) -> None:
     assert seen.tags.count("svg") == 4  # accuracy, useful, belief, seconds
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("damaged", ["summary.json", "history.parquet"])
 def test_half_written_files_are_named(tmp_path: Path, damaged: str) -> None:
     folder = make_run(tmp_path / "run")
@@ -200,6 +199,7 @@ def test_a_resumed_run_keeps_the_newer_story(tmp_path: Path) -> None:
     assert [record["step"] for record in read_run(tmp_path).evals] == [0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_missing_and_wild_values_do_not_stop_the_page(tmp_path: Path) -> None:
     wild: list[Any] = [math.nan, math.inf, None, "text", [], 10**400]
     steps = [train(step, useful=value, useful_pool=value, belief=value) for step, value in enumerate(wild)]
@@ -228,12 +228,12 @@ def test_many_states(tmp_path: Path) -> None:
     assert "0.05" not in text  # cells too small for numbers have none
 
 
-def test_compared_runs_are_drawn_and_listed(tmp_path: Path) -> None:
+def test_compared_runs_are_drawn_and_listed(drawn: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     uniform = make_run(tmp_path / "other", summary={"acquisition": "uniform", "accuracy_after": 0.3125})
     twin = make_run(tmp_path / "twin")
 
-    alone = page(write_report(run)).text
+    alone = page(drawn).text
     text = page(write_report(run, compare=[uniform, twin])).text
 
     assert "uniform, realised" not in alone
@@ -243,25 +243,20 @@ def test_compared_runs_are_drawn_and_listed(tmp_path: Path) -> None:
     assert not (uniform / "report.html").exists()
 
 
-def test_same_run_same_page(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run")
-
-    assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
-
-
-def test_figures_leave_global_state_alone(tmp_path: Path) -> None:
+def test_same_run_same_page_and_figures_leave_global_state_alone(drawn: Path, tmp_path: Path) -> None:
     import matplotlib as mpl
     from matplotlib import _pylab_helpers
 
     before = dict(mpl.rcParams)
-    write_report(make_run(tmp_path / "run"))
+    again = write_report(make_run(tmp_path / "run"))
 
+    assert again.read_bytes() == drawn.read_bytes()
     assert dict(mpl.rcParams) == before
     assert not _pylab_helpers.Gcf.figs
 
 
-def test_figures_are_coloured_by_the_page(tmp_path: Path) -> None:
-    html = write_report(make_run(tmp_path / "run")).read_text(encoding="utf-8")
+def test_figures_are_coloured_by_the_page(drawn: Path) -> None:
+    html = drawn.read_text(encoding="utf-8")
 
     figures = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
     assert "var(--ink)" in figures

@@ -31,6 +31,7 @@ def keep(folder: Path, step: int, rows: list[tuple[str, str, float, str]]) -> No
     pq.write_table(pa.table(columns), folder / "completions" / f"step-{step:06d}.parquet")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_first_and_the_last_step_are_shown_best_and_worst(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     keep(
@@ -50,6 +51,7 @@ def test_the_first_and_the_last_step_are_shown_best_and_worst(tmp_path: Path) ->
     assert "never shown" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_only_small_pngs_are_shown_once_a_prompt(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     small = thumbnail(Image.new("RGB", (400, 200), "white"))
@@ -76,6 +78,7 @@ def test_prompts_that_taught_something_come_first_and_there_are_four(tmp_path: P
     assert [sample.prompt for sample in first.samples][::2] == ["say p2", "say p5", "say p6", "say p7"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_completion_is_text_whatever_it_holds(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     hostile = f"{HOSTILE}<img src=x onerror=alert(1)>\n</td></table>{{{{ 7 * 7 }}}}\x1b[31m\u202e" + "long" * 1000
@@ -100,6 +103,7 @@ def test_passages_are_one_line() -> None:
     assert passage("") == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("content", [b"", b"PAR1 no", "other columns"])
 def test_what_cannot_be_read_is_named(content: bytes | str, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
@@ -114,10 +118,11 @@ def test_what_cannot_be_read_is_named(content: bytes | str, tmp_path: Path) -> N
     assert "Training step 0 " in text
 
 
-def test_a_run_without_completions_has_no_table(tmp_path: Path) -> None:
-    assert "completions" not in page(write_report(make_run(tmp_path / "run"))).ids
+def test_a_run_without_completions_has_no_table(drawn: Path) -> None:
+    assert "completions" not in page(drawn).ids
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_trainer_s_own_completions_are_shown(tmp_path: Path) -> None:
     train(tiny(tmp_path / "run", steps=2, log_completions=1))
     write_report(tmp_path / "run")

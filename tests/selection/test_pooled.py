@@ -15,7 +15,7 @@ from scipy.stats import chi2_contingency, chisquare
 
 from dps_pyro import PromptSampler, Tracker
 from dps_pyro.models import LogitWalk, PaperDPS, SolvingProgress, Trained
-from dps_pyro.selection.acquisition import ACQUISITIONS, Forecast, soft
+from dps_pyro.selection.acquisition import ACQUISITIONS, Forecast, by_variance, soft
 from dps_pyro.selection.pooling import choice, race
 from dps_pyro.selection.pooling.choice import PooledChoice
 from dps_pyro.selection.pooling.race import Shelves
@@ -23,7 +23,6 @@ from dps_pyro.selection.pooling.waits import rule_of
 from dps_pyro.storage import load_state, save_state
 from dps_pyro.tracking.pooled import PooledTracker
 
-DRAWS = 10_000
 N, B = 7, 2
 POOLED = [name for name, acquire in ACQUISITIONS.items() if rule_of(acquire) is not None]
 GROUPS = [0, 0, 1, 0, 1, 1, 0]
@@ -45,8 +44,14 @@ def trackers(groups: bool) -> tuple[Tracker, PooledTracker]:
     return pair
 
 
-def batches(choose: Any) -> Counter[tuple[int, ...]]:
-    return Counter(tuple(sorted(choose().tolist())) for _ in range(DRAWS))
+@pytest.fixture(params=[2000, pytest.param(10_000, marks=pytest.mark.slow)])
+def draws(request: pytest.FixtureRequest) -> int:
+    """The number of batches whose law is tested."""
+    return int(request.param)
+
+
+def batches(choose: Any, draws: int) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(sorted(choose().tolist())) for _ in range(draws))
 
 
 def same_law(one: Counter[tuple[int, ...]], other: Counter[tuple[int, ...]]) -> float:
@@ -58,33 +63,42 @@ def same_law(one: Counter[tuple[int, ...]], other: Counter[tuple[int, ...]]) -> 
     return float(chi2_contingency(table).pvalue) if table.shape[1] > 1 else 1.0
 
 
-def dense_batches(tracker: Tracker, acquire: Any) -> Counter[tuple[int, ...]]:
-    forecast = Forecast(tracker.belief, tracker.informative(8), torch.zeros(N, dtype=torch.long), tracker.draw)
+def dense_batches(tracker: Tracker, acquire: Any, draws: int) -> Counter[tuple[int, ...]]:
+    visits = torch.zeros(N, dtype=torch.long)
+    forecast = Forecast(tracker.belief, tracker.informative(8), visits, tracker.draw, 8, tracker)
     generator = torch.Generator().manual_seed(1)
-    return batches(lambda: acquire(forecast, generator).topk(B).indices)
+    return batches(lambda: acquire(forecast, generator).topk(B).indices, draws)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", POOLED)
-def test_selected_sets_have_the_dense_samplers_distribution(name: str) -> None:
+def test_selected_sets_have_the_dense_samplers_distribution(name: str, draws: int) -> None:
     dense, tracker = trackers(True)
     choice = PooledChoice.of(tracker, ACQUISITIONS[name])
     assert choice is not None
     generator = torch.Generator().manual_seed(2)
-    drawn = batches(lambda: choice._numbers(B, 8, None, generator).rows)
+    trials = 2 if choice.by_variance else 8
+    drawn = batches(lambda: choice._numbers(B, trials, None, generator).rows, draws)
     assert len(drawn) > 1 or name == "entropy"
-    assert same_law(drawn, dense_batches(dense, ACQUISITIONS[name])) > 0.01
+    assert same_law(drawn, dense_batches(dense, ACQUISITIONS[name], draws)) > 0.01
 
 
-@pytest.mark.slow
-def test_thompsons_rounds_have_the_dense_samplers_distribution() -> None:
+def test_the_variance_is_drawn_from_a_pool_and_the_chance_is_that_of_a_useful_group() -> None:
+    dense, tracker = trackers(True)
+    choice = PooledChoice.of(tracker, ACQUISITIONS["variance"])
+    assert choice is not None
+    found = choice.select(B, 8, None, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.chance, dense.informative(8)[found.rows], atol=1e-5, rtol=0)
+    assert PooledChoice.of(tracker, by_variance(ACQUISITIONS["thompson"])) is None
+
+
+def test_thompsons_rounds_have_the_dense_samplers_distribution(draws: int) -> None:
     dense, tracker = trackers(True)
     choice = PooledChoice.of(tracker, ACQUISITIONS["thompson"])
     assert choice is not None
     generator, mean = torch.Generator().manual_seed(3), tracker.mean_informative(8)
     assert mean == pytest.approx(float(dense.informative(8).mean()), abs=1e-6)
-    drawn = batches(lambda: choice._rounds(B, 8, mean, generator).rows)
-    assert same_law(drawn, dense_batches(dense, ACQUISITIONS["thompson"])) > 0.01
+    drawn = batches(lambda: choice._rounds(B, 8, mean, generator).rows, draws)
+    assert same_law(drawn, dense_batches(dense, ACQUISITIONS["thompson"], draws)) > 0.01
 
 
 def soft_law(chance: np.ndarray[Any, Any], sharpness: float) -> dict[tuple[int, ...], float]:
@@ -99,16 +113,16 @@ def soft_law(chance: np.ndarray[Any, Any], sharpness: float) -> dict[tuple[int, 
 
 
 def fits(drawn: Counter[tuple[int, ...]], law: dict[tuple[int, ...], float]) -> float:
-    likely = [key for key, chance in law.items() if chance * DRAWS >= 5]
+    draws = sum(drawn.values())
+    likely = [key for key, chance in law.items() if chance * draws >= 5]
     seen = [drawn[key] for key in likely]
-    expected = [law[key] * DRAWS for key in likely]
-    seen, expected = [*seen, DRAWS - sum(seen)], [*expected, max(DRAWS - sum(expected), 1e-3)]
+    expected = [law[key] * draws for key in likely]
+    seen, expected = [*seen, draws - sum(seen)], [*expected, max(draws - sum(expected), 1e-3)]
     return float(chisquare(seen, expected, sum_check=False).pvalue)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("sharpness", "groups", "raced"), [(4.0, True, False), (0.5, True, True), (4.0, False, True)])
-def test_the_soft_top_is_that_of_the_enumeration(sharpness: float, groups: bool, raced: bool) -> None:
+def test_the_soft_top_is_that_of_the_enumeration(sharpness: float, groups: bool, raced: bool, draws: int) -> None:
     dense, tracker = trackers(groups)
     choice = PooledChoice.of(tracker, soft(sharpness))
     assert choice is not None
@@ -121,7 +135,7 @@ def test_the_soft_top_is_that_of_the_enumeration(sharpness: float, groups: bool,
         draw = lambda: choice._race(B, 8, sharpness, None, generator).rows  # noqa: E731
     else:
         draw = lambda: choice._numbers(B, 8, None, generator).rows  # noqa: E731
-    assert fits(batches(draw), soft_law(dense.informative(8).double().numpy(), sharpness)) > 0.01
+    assert fits(batches(draw, draws), soft_law(dense.informative(8).double().numpy(), sharpness)) > 0.01
 
 
 @pytest.mark.parametrize("few", [True, False])

@@ -184,9 +184,11 @@ class Served:
         self.process.wait()
 
 
-@pytest.mark.slow
-def test_a_service_that_is_killed_time_and_again_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
-    kills, workers = int(os.environ.get("SERVE_KILLS", "3")), 3
+@pytest.mark.parametrize("kills", [1, pytest.param(int(os.environ.get("SERVE_KILLS", "3")), marks=pytest.mark.slow)])
+def test_a_service_that_is_killed_time_and_again_loses_nothing_and_counts_nothing_twice(
+    kills: int, tmp_path: Path
+) -> None:
+    workers = 3
     served = Served(tmp_path)
     done, counts, errors = threading.Event(), [0] * workers, []
 

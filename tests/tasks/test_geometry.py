@@ -25,7 +25,7 @@ from dps_pyro.tasks.geometry.task import side_of
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.step.bookkeeping import Clock
-from dps_pyro.trainers.step.groups import rewarded
+from dps_pyro.trainers.step.groups import Source, rewarded
 from dps_pyro.trainers.step.policy_update import update
 
 
@@ -230,7 +230,7 @@ def end_to_end(source: Path, kind: str, folder: Path) -> int:
     prompts = [*task.prompts("train"), *task.prompts("test")]
     for prompt in prompts:
         assert task.reward(prompt, f"Hence \\boxed{{{prompt.answer}}}.").value == 1
-    groups = rewarded(TransformersEngine(policy, reader), reader, task, prompts, config, 0, Clock())
+    groups = rewarded(Source(TransformersEngine(policy, reader), reader, task, config), prompts, 0, Clock())
     assert groups.rollouts.vision is not None
     assert (groups.rewards == 0).all()  # these weights are random
     groups.rewards[:, 0] = 1  # as if the first of each had been right: what the update then does

@@ -253,7 +253,7 @@ def test_a_worker_that_is_killed_before_it_is_ready_is_replaced(monkeypatch: pyt
 
     def doomed(worker: grader_pool._Worker, memory: int) -> None:
         begin(worker, memory)
-        started.append(worker.process.pid)
+        started.append(worker.pid)
         if len(started) <= deaths:
             worker.kill()
 

@@ -88,13 +88,13 @@ def test_beliefs_are_the_plain_filters_in_double_precision(name: str, seed: int)
     assert pooled.slots.count + int(pooled.strangers.sum()) == N
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("visits", [150, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["SolvingProgress", "LogitWalk, groups", "Trained"])
-def test_a_thousand_visits_in_single_precision_are_as_near_the_truth_as_the_plain_filters(name: str) -> None:
+def test_many_visits_in_single_precision_are_as_near_the_truth_as_the_plain_filters(name: str, visits: int) -> None:
     make, values = MODELS[name]
     pooled = PooledTracker(make(), N, values=values)
     rng = np.random.default_rng(5)
-    for _ in range(1000):
+    for _ in range(visits):
         visit([pooled], rng, late_share=0.02)
     # The plain filters take the whole log at once: late groups would cost each of them a replay.
     truth, plain = (Tracker(make(), N, values=values, dtype=dtype) for dtype in (torch.float64, torch.float32))

@@ -17,7 +17,7 @@ from dps_pyro.trainers.parts import make_task
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.step.batches import micro_batches, tight
 from dps_pyro.trainers.step.bookkeeping import Clock
-from dps_pyro.trainers.step.groups import Groups, roll_out
+from dps_pyro.trainers.step.groups import Groups, Source, roll_out
 from dps_pyro.trainers.step.policy_update import update
 
 
@@ -61,9 +61,8 @@ def groups() -> Groups:
     config = tiny(Path(), batch_size=8)
     policy, tokenizer = load_policy(config)
     task = make_task(config)
-    rolled = roll_out(
-        TransformersEngine(policy, tokenizer), tokenizer, task, task.prompts("train")[:8], config, 0, Clock()
-    )
+    source = Source(TransformersEngine(policy, tokenizer), tokenizer, task, config)
+    rolled = roll_out(source, task.prompts("train")[:8], 0, Clock())
     rewards = torch.tensor([[1, 0, 0, 1], [1, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 1]]).repeat(2, 1).float()
     return rolled._replace(rewards=rewards)
 

@@ -144,7 +144,6 @@ def test_averages_are_over_the_rollouts_that_all_arms_spent() -> None:
 # ----------------------------------------------------------------------------------------------------- the command
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_it_runs_what_is_missing_and_nothing_twice(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.parts import make_task
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.step.bookkeeping import Clock
-from dps_pyro.trainers.step.groups import Groups, go_on, judged, merged, roll_out
+from dps_pyro.trainers.step.groups import Groups, Source, go_on, judged, merged, roll_out
 from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
 from tests.helpers.tiny import metrics, tiny
 
@@ -102,10 +102,9 @@ def judged_parts() -> tuple[Groups, Groups, list[Prompt]]:
     policy, tokenizer = load_policy(config)
     task = make_task(config, tokenizer)
     prompts = [task.prompts("train")[row] for row in range(4)]
-    engine = TransformersEngine(policy, tokenizer)
-    at = config, 0, Clock()
-    first = roll_out(engine, tokenizer, task, prompts, *at, sizes=torch.tensor([2, 1, 2, 3]))
-    whole = go_on(first, torch.tensor([0, 3, 1, 0]), engine, tokenizer, task, prompts, *at)
+    source = Source(TransformersEngine(policy, tokenizer), tokenizer, task, config)
+    first = roll_out(source, prompts, 0, Clock(), sizes=torch.tensor([2, 1, 2, 3]))
+    whole = go_on(source, first, torch.tensor([0, 3, 1, 0]), prompts, 0, Clock())
     return first, whole, prompts
 
 
@@ -121,8 +120,8 @@ def test_parts_are_joined_group_by_group(judged_parts: tuple[Groups, Groups, lis
         assert kept == first.rollouts.texts[before[row] : before[row] + size]
     # Each completion stands behind its own prompt, and is judged for it.
     config = tiny(Path(), task_args=TWO)
-    task = make_task(config)
-    again = judged(task, prompts, whole.rollouts, config, Clock(), 0.0, whole.sizes)
+    source = Source(None, None, make_task(config), config)  # type: ignore[arg-type] - nothing is drawn
+    again = judged(source, prompts, whole.rollouts, Clock(), whole.sizes)
     torch.testing.assert_close(again.rewards, whole.rewards, equal_nan=True)
     assert again.reasons == whole.reasons
 

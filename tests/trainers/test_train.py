@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dps_pyro.trainers.parts import make_task
 from dps_pyro.trainers.policy.load import autocast, device_of, load_policy, quiet
 from dps_pyro.trainers.run.folder import RunFolder
 from dps_pyro.trainers.step.bookkeeping import Clock
-from dps_pyro.trainers.step.groups import Groups, evaluate, roll_out
+from dps_pyro.trainers.step.groups import Groups, Source, evaluate, roll_out
 from dps_pyro.trainers.step.policy_update import update
 
 SECONDS = {f"seconds/{part}" for part in ("select", "rollout", "reward", "observe", "update", "sync")}
@@ -54,7 +55,8 @@ def groups() -> Groups:
     policy, tokenizer = load_policy(config)
     task = make_task(config)
     prompts = task.prompts("train")[:6]
-    rolled = roll_out(TransformersEngine(policy, tokenizer), tokenizer, task, prompts, config, 0, Clock())
+    source = Source(TransformersEngine(policy, tokenizer), tokenizer, task, config)
+    rolled = roll_out(source, prompts, 0, Clock())
     rewards = torch.tensor([[1, 0, 0, 1], [0] * 4, [0, 0, 0, 1], [0, 1, 0, 0], [1] * 4, [1, 1, 0, 1]]).float()
     return rolled._replace(rewards=rewards)
 
@@ -155,9 +157,9 @@ def test_checkpoints_are_ordinary_transformers_folders(run: Path) -> None:
     start = AutoModelForCausalLM.from_pretrained(EMBEDDED["countdown"])
     changed = [not torch.equal(a, b) for a, b in zip(policy.parameters(), start.parameters(), strict=True)]
     assert any(changed)
-    engine = TransformersEngine(policy, tokenizer)
     config = tiny(Path())
-    assert evaluate(engine, tokenizer, make_task(config), config)["accuracy"] == metrics(run)[-1]["accuracy"]
+    source = Source(TransformersEngine(policy, tokenizer), tokenizer, make_task(config), config)
+    assert evaluate(source)["accuracy"] == metrics(run)[-1]["accuracy"]
 
 
 def test_a_run_s_posterior_is_the_next_run_s_prior(run: Path, tmp_path: Path) -> None:
@@ -220,7 +222,8 @@ def test_more_candidates_are_rolled_out_only_while_useful_groups_are_missing(tmp
     policy, tokenizer = load_policy(config)
     task = make_task(config)
     prompts = [task.prompts("train")[row] for row in events.prompt.tolist()]
-    again = roll_out(TransformersEngine(policy, tokenizer), tokenizer, task, prompts, config, 0, Clock())
+    source = Source(TransformersEngine(policy, tokenizer), tokenizer, task, config)
+    again = roll_out(source, prompts, 0, Clock())
     assert again.rewards.sum(1).tolist() == events.solved.tolist()
 
 
@@ -319,11 +322,11 @@ def test_a_policy_that_breaks_down_stops_the_run_and_leaves_its_checkpoint(tmp_p
 def test_evaluation_draws_the_same_every_time_and_states_its_error() -> None:
     config = tiny(Path(), eval_samples=3)
     policy, tokenizer = load_policy(config)
-    task, engine = make_task(config), TransformersEngine(policy, tokenizer)
+    source = Source(TransformersEngine(policy, tokenizer), tokenizer, make_task(config), config)
     state = torch.get_rng_state()
-    first = evaluate(engine, tokenizer, task, config)
-    assert evaluate(engine, tokenizer, task, config) == first
-    assert any(evaluate(engine, tokenizer, task, config.replaced(seed=seed)) != first for seed in (1, 2, 3, 4))
+    first = evaluate(source)
+    assert evaluate(source) == first
+    assert any(evaluate(replace(source, config=config.replaced(seed=seed))) != first for seed in (1, 2, 3, 4))
     assert torch.equal(torch.get_rng_state(), state)
     assert (first["prompts"], first["samples"]) == (8, 3)
     assert first["accuracy"] is not None

@@ -66,7 +66,9 @@ def write_checkpoint(
     folder: Path,
     label: Label,
     state: Mapping[str, Any],
-    beside: tuple[str, Mapping[str, str]],
+    *,
+    metrics: str,
+    completions: Mapping[str, str],
     policy: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     tokenizer: Reader,
@@ -74,16 +76,16 @@ def write_checkpoint(
     """Write a checkpoint into a new folder; `atomic_path` makes it appear as a whole.
 
     Args:
-        folder: a path where nothing is yet.
-        label: the run and the step.
-        state: what the loop needs to continue, as `save_state` takes it.
-        beside: the content of the run's `metrics.jsonl`, and the checksums of its logged completions.
-        policy: the model that is trained.
-        optimizer: its optimizer.
-        tokenizer: its tokenizer or processor.
+        folder: A path where nothing is yet.
+        label: The run and the step.
+        state: What the loop needs to continue, as `save_state` takes it.
+        metrics: The content of the run's `metrics.jsonl`.
+        completions: The checksums of the run's logged completions.
+        policy: The model that is trained.
+        optimizer: The optimizer of the policy.
+        tokenizer: The tokenizer of the policy, or its processor.
     """
     folder.mkdir()
-    metrics, completions = beside
     (folder / "metrics.jsonl").write_text(metrics, encoding="utf-8")
     (folder / "completions.json").write_text(strict_json(dict(completions)) + "\n", encoding="utf-8")
     with quiet():

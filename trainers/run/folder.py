@@ -249,8 +249,9 @@ class RunFolder:
             lines = file.read().decode("utf-8")
         path = self._checkpoint(step)
         with atomic_path(path) as aside:
-            beside = lines, self._logged()
-            write_checkpoint(aside, Label(self._run(), step), state, beside, policy, optimizer, tokenizer)
+            trained: dict[str, Any] = {"policy": policy, "optimizer": optimizer, "tokenizer": tokenizer}
+            label = Label(self._run(), step)
+            write_checkpoint(aside, label, state, metrics=lines, completions=self._logged(), **trained)
         for old in self.checkpoints()[:-keep]:
             going = self._checkpoint(old)  # renamed first: half a checkpoint never has a checkpoint's name
             shutil.rmtree(going.rename(going.with_name(f".{going.name}.tmp")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from dps_pyro.trainers.step.bookkeeping import Clock
 
 __all__ = [
     "Groups",
+    "Source",
     "draw",
     "earnings",
     "evaluate",
@@ -40,6 +42,22 @@ __all__ = [
 
 LONGEST_REASON = 300
 """Characters of a reason that are kept."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The source of a run's rollouts: what draws completions, and what judges them."""
+
+    engine: RolloutEngine
+    """What draws completions."""
+    tokenizer: Any
+    """The policy's tokenizer, or its processor if it reads images."""
+    task: Task
+    """What judges completions."""
+    config: TrainConfig
+    """The run's settings."""
+    tolerance: float = 0.0
+    """Rewards that are no further apart than this are equal."""
 
 
 class Groups(NamedTuple):
@@ -86,25 +104,28 @@ class Groups(NamedTuple):
 
 
 def roll_out(
-    engine: RolloutEngine,
-    tokenizer: Any,
-    task: Task,
+    source: Source,
     prompts: Sequence[Prompt],
-    config: TrainConfig,
     step: int,
     clock: Clock,
-    tolerance: float = 0.0,
+    *,
     drawn: Rollouts | None = None,
     sizes: Tensor | None = None,
 ) -> Groups:
-    """Roll out the candidates, a batch at a time, until a batch's worth of groups is useful.
+    """Roll out the candidates, one batch at a time, until a batch's worth of groups is useful.
 
-    Useful is a group whose rewards differ by more than `tolerance`. Without dynamic sampling the candidates are one
-    batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing. If each
-    prompt has a group size of its own, in `sizes` (long, one per prompt), they are one batch, too.
+    A group is useful if its rewards differ by more than the source's tolerance. Without dynamic sampling the candidates
+    are one batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing.
 
-    Completions that were `drawn` ahead are not drawn again.
+    Args:
+        source: What draws and what judges.
+        prompts: The candidates.
+        step: The training step, which decides the draws.
+        clock: What times the rollouts and the rewards.
+        drawn: Completions of the first batch that were drawn ahead. They are not drawn again.
+        sizes: long, one group size per prompt. The candidates are then one batch. None: the run's group size.
     """
+    config = source.config
     parts: list[Groups] = []
     places: list[Tensor] = []
     whole = config.rollouts.batch_size if sizes is None else len(prompts)
@@ -113,8 +134,8 @@ def roll_out(
         seed = seed_for(config.machine.seed, "rollout", step, part)
         if drawn is None or part > 0:
             with clock("rollout"):
-                drawn = draw(engine, tokenizer, task, batch, config, seed, sizes)
-        found = judged(task, batch, drawn, config, clock, tolerance, sizes)
+                drawn = draw(source, batch, seed, sizes)
+        found = judged(source, batch, drawn, clock, sizes)
         parts.append(found)
         places.append(found.of(torch.arange(part, part + len(batch))))
         if sum(int(one.useful.sum()) for one in parts) >= config.rollouts.batch_size:
@@ -123,48 +144,33 @@ def roll_out(
         concatenate([one.rollouts for one in parts]),
         torch.cat([one.rewards for one in parts]),
         [reason for one in parts for reason in one.reasons],
-        tolerance,
+        source.tolerance,
         torch.cat(places),
         sum(one.skipped for one in parts),
         next((one.trouble for one in parts if one.trouble is not None), None),
     )
 
 
-def go_on(
-    groups: Groups,
-    more: Tensor,
-    engine: RolloutEngine,
-    tokenizer: Any,
-    task: Task,
-    prompts: Sequence[Prompt],
-    config: TrainConfig,
-    step: int,
-    clock: Clock,
-) -> Groups:
-    """Draw the second part of the groups: `more` (long [G]) further completions of each.
+def go_on(source: Source, groups: Groups, more: Tensor, prompts: Sequence[Prompt], step: int, clock: Clock) -> Groups:
+    """Draw the second part of the groups. A group whose second part could not be judged keeps its first part.
 
     Args:
-        groups: the first part.
-        more: how many further completions each of its groups gets; 0 for those that end here.
-        engine: what draws.
-        tokenizer: the policy's.
-        task: what judges.
-        prompts: G, those of the groups.
-        config: the run's.
-        step: the training step, which decides the draws.
-        clock: what times it.
-
-    If the second part of a group could not be judged, the group keeps its first part.
+        source: What draws and what judges.
+        groups: The first part.
+        more: long [G], the number of further completions of each group; 0 for groups that end here.
+        prompts: The prompts of the groups, G.
+        step: The training step, which decides the draws.
+        clock: What times the rollouts and the rewards.
     """
     going = more.nonzero().squeeze(-1)
     if len(going) == 0:
         return groups
     asked, sizes = [prompts[place] for place in going.tolist()], more[going]
-    seed = seed_for(config.machine.seed, "rollout", step, "second part")
+    seed = seed_for(source.config.machine.seed, "rollout", step, "second part")
     with clock("rollout"):
-        drawn = draw(engine, tokenizer, task, asked, config, seed, sizes)
+        drawn = draw(source, asked, seed, sizes)
     try:
-        second = judged(task, asked, drawn, config, clock, groups.tolerance, sizes)
+        second = judged(source, asked, drawn, clock, sizes)
     except ValueError as error:  # not one of them could be judged: the first part is whole without it
         return groups._replace(skipped=groups.skipped + int(sizes.sum()), trouble=groups.trouble or str(error))
     return merged(groups, second, second.of(going))
@@ -192,76 +198,53 @@ def _laid_out(values: Tensor, sizes: Tensor) -> Tensor:
     return torch.full(there.shape, math.nan, dtype=values.dtype).masked_scatter(there, values)
 
 
-def rewarded(
-    engine: RolloutEngine,
-    tokenizer: Any,
-    task: Task,
-    prompts: Sequence[Prompt],
-    config: TrainConfig,
-    seed: int,
-    clock: Clock,
-    tolerance: float = 0.0,
-) -> Groups:
+def rewarded(source: Source, prompts: Sequence[Prompt], seed: int, clock: Clock) -> Groups:
     """Roll out a group for each prompt, and judge it as `judged` does."""
     with clock("rollout"):
-        drawn = draw(engine, tokenizer, task, prompts, config, seed)
-    return judged(task, prompts, drawn, config, clock, tolerance)
+        drawn = draw(source, prompts, seed)
+    return judged(source, prompts, drawn, clock)
 
 
-def told(
-    engine: RolloutEngine, tokenizer: Any, task: Task, prompts: PromptSet, config: TrainConfig, step: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def told(source: Source, prompts: PromptSet, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """What an oracle is told before a step: rows, how many of `oracle_rollouts` rollouts of each prompt earned a full
     reward, and how many there were."""
+    config = source.config
     sizes = torch.full((len(prompts),), config.selection.oracle_rollouts)
     asked = [prompts[row] for row in range(len(prompts))]
-    drawn = draw(engine, tokenizer, task, asked, config, seed_for(config.machine.seed, "oracle", step), sizes)
-    groups = judged(task, asked, drawn, config, Clock(), 0.0, sizes)
+    drawn = draw(source, asked, seed_for(config.machine.seed, "oracle", step), sizes)
+    groups = judged(source, asked, drawn, Clock(), sizes)
     return groups.of(torch.arange(len(prompts))), groups.solved, groups.sizes
 
 
-def draw(
-    engine: RolloutEngine,
-    tokenizer: Any,
-    task: Task,
-    prompts: Sequence[Prompt],
-    config: TrainConfig,
-    seed: int,
-    sizes: Tensor | None = None,
-) -> Rollouts:
+def draw(source: Source, prompts: Sequence[Prompt], seed: int, sizes: Tensor | None = None) -> Rollouts:
     """Draw a group of completions for each prompt: `group_size` of them, or each prompt's own number in `sizes`."""
-    texts = shown(tokenizer, task, prompts, config)
+    config = source.config
+    texts = shown(source.tokenizer, source.task, prompts, config)
     with autocast(config):
-        return engine.generate(
+        return source.engine.generate(
             texts, config.rollouts.group_size if sizes is None else sizes.tolist(), config.sampling, seed=seed
         )
 
 
 def judged(
-    task: Task,
-    prompts: Sequence[Prompt],
-    drawn: Rollouts,
-    config: TrainConfig,
-    clock: Clock,
-    tolerance: float = 0.0,
-    sizes: Tensor | None = None,
+    source: Source, prompts: Sequence[Prompt], drawn: Rollouts, clock: Clock, sizes: Tensor | None = None
 ) -> Groups:
-    """What each completion earned. A group with a completion that could not be judged is left out: its reward is not
-    known, and nothing else stands in for it.
+    """Judge completions that were drawn for some prompts. A group with a completion that could not be judged is left
+    out: its reward is not known, and nothing else stands in for it.
 
     Raises:
         ValueError: not one group could be judged.
     """
-    number = torch.full((len(prompts),), config.rollouts.group_size) if sizes is None else sizes
+    number = torch.full((len(prompts),), source.config.rollouts.group_size) if sizes is None else sizes
     with clock("reward"):
         owners = [prompt for prompt, size in zip(prompts, number.tolist(), strict=True) for _ in range(size)]
-        earned = earnings(task, owners, drawn.texts)
+        earned = earnings(source.task, owners, drawn.texts)
     reasons = [reward.reason for reward in earned]
     flat = torch.tensor([reward.value for reward in earned])
     owner = torch.arange(len(prompts)).repeat_interleave(number)
     known = torch.zeros(len(prompts)).index_add(0, owner, flat.isnan().float()) == 0
     if known.all():
-        return Groups(drawn, _laid_out(flat, number), reasons, tolerance)
+        return Groups(drawn, _laid_out(flat, number), reasons, source.tolerance)
     rows = known[owner]
     skipped = int((~rows).sum())
     first = next(reward.reason for reward in earned if math.isnan(reward.value))
@@ -269,12 +252,10 @@ def judged(
         raise ValueError(f"reward: expected whole groups to be judged, got none of {len(known)}: {first}")
     reasons = [reason for reason, kept in zip(reasons, rows.tolist(), strict=True) if kept]
     values = _laid_out(flat[rows], number[known])
-    return Groups(drawn.select(rows), values, reasons, tolerance, known.nonzero()[:, 0], skipped, first)
+    return Groups(drawn.select(rows), values, reasons, source.tolerance, known.nonzero()[:, 0], skipped, first)
 
 
-def evaluate(
-    engine: RolloutEngine, tokenizer: Any, task: Task, config: TrainConfig, prompts: PromptSet | None = None
-) -> dict[str, float | None]:
+def evaluate(source: Source, prompts: PromptSet | None = None) -> dict[str, float | None]:
     """Judge `eval_samples` completions per held-out prompt at the training temperature, with the same draws every time.
 
     Returns:
@@ -283,14 +264,15 @@ def evaluate(
         prompts; prompts and samples, how many there were; unjudged, if there are any, the share of the completions
         whose reward raised or hung. Those count in none of the numbers.
     """
-    prompts = task.prompts("test") if prompts is None else prompts
-    texts = shown(tokenizer, task, prompts, config)
+    config = source.config
+    prompts = source.task.prompts("test") if prompts is None else prompts
+    texts = shown(source.tokenizer, source.task, prompts, config)
     with autocast(config):
-        rollouts = engine.generate(
+        rollouts = source.engine.generate(
             texts, config.evaluation.eval_samples, config.sampling, seed=seed_for(config.machine.seed, "evaluate")
         )
     owners = [prompt for prompt in prompts for _ in range(config.evaluation.eval_samples)]
-    earned = earnings(task, owners, rollouts.texts)
+    earned = earnings(source.task, owners, rollouts.texts)
     rewards = torch.tensor([reward.value for reward in earned], dtype=torch.float64).view(len(prompts), -1)
     whole = rewards[~rewards.isnan().any(1)]
     if len(whole) == 0:
@@ -337,13 +319,13 @@ def earnings(task: Task, prompts: Sequence[Prompt], completions: Sequence[str]) 
 
 
 def pictured(
-    tokenizer: Any, task: Task, prompts: PromptSet, config: TrainConfig, rows: Tensor, sizes: Tensor | None = None
+    source: Source, prompts: PromptSet, rows: Tensor, sizes: Tensor | None = None
 ) -> list[Mapping[str, Tensor]]:
     """What the images of the prompts at `rows` become, one entry for each completion of a group, as in `Rollouts`; the
     groups are of `group_size`, or of `sizes`."""
-    asked = shown(tokenizer, task, [prompts[row] for row in rows.tolist()], config)
-    seen = [encode(tokenizer, one).vision if isinstance(one, Query) and one.images else {} for one in asked]
-    number = [config.rollouts.group_size] * len(rows) if sizes is None else sizes.tolist()
+    asked = shown(source.tokenizer, source.task, [prompts[row] for row in rows.tolist()], source.config)
+    seen = [encode(source.tokenizer, one).vision if isinstance(one, Query) and one.images else {} for one in asked]
+    number = [source.config.rollouts.group_size] * len(rows) if sizes is None else sizes.tolist()
     return [vision for vision, size in zip(seen, number, strict=True) for _ in range(size)]
 
 

@@ -106,7 +106,11 @@ def update(
             for micro in micro_batches(rollouts, mini, config, shared=shared):
                 old = None if before is None else before[micro]
                 part = rollouts.select(micro)
-                means.add(_backward(policy, reference, part, old, values[micro], counts, config, shared))
+                means.add(
+                    _backward(
+                        policy, reference, part, config, before=old, values=values[micro], counts=counts, shared=shared
+                    )
+                )
             norm = nn.utils.clip_grad_norm_(policy.parameters(), config.update.max_grad_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"gradient norm: expected a finite number, got {float(norm)}")
@@ -120,13 +124,14 @@ def _backward(
     policy: nn.Module,
     reference: Reference | None,
     rollouts: Rollouts,
+    config: TrainConfig,
+    *,
     before: Tensor | None,
     values: Tensor,
     counts: Counts,
-    config: TrainConfig,
     shared: bool,
 ) -> dict[str, Tensor]:
-    """One micro-batch's share of the gradient."""
+    """Add the gradient of one micro-batch, and return its numbers for the metrics."""
     rollouts = tight(rollouts)
     with recomputing(policy):
         logprobs = _logprobs(policy, rollouts, config, shared)

@@ -6,9 +6,6 @@ import json
 import os
 import selectors
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -16,7 +13,9 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from dps_pyro.support.child import Child
 
 __all__ = ["Pool", "Query", "Reply"]
 
@@ -102,7 +101,7 @@ class Pool:
     @property
     def pids(self) -> list[int]:
         """The workers' process ids."""
-        return [worker.process.pid for worker in self._workers]
+        return [worker.pid for worker in self._workers]
 
     def _run(self, queries: Sequence[Query], seconds: float) -> list[Reply]:
         replies: dict[int, Reply] = {}
@@ -158,22 +157,12 @@ class Pool:
         return heard
 
 
-class _Worker:
-    """A process, and what it is at."""
+class _Worker(Child):
+    """A process, and what it is at. It is killed with the fork that compares."""
 
     def __init__(self, memory: int) -> None:
-        self.complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
-        self.process = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-P", str(_SCRIPT), str(memory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.complaints,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            bufsize=0,
-            process_group=0,  # it is killed with the fork that compares
-        )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.input, self.output = self.process.stdin, self.process.stdout
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        super().__init__("-P", str(_SCRIPT), str(memory), own_group=True, environment=one_thread)
         self.ready = False
         self.at: int | None = None
         self.deadline = time.monotonic() + _START
@@ -184,10 +173,8 @@ class _Worker:
         """Hand it a query."""
         self.at, self.deadline = place, time.monotonic() + patience
         self._spent = self._processor_seconds()
-        view = memoryview(json.dumps([*query, seconds]).encode() + b"\n")
         with suppress(BrokenPipeError):  # it died while it was idle: its output has ended, too, which will be seen
-            while view:
-                view = view[self.input.write(view) :]
+            self.send(json.dumps([*query, seconds]).encode() + b"\n")
 
     def stands_still(self, patience: float) -> bool:
         """Whether it has used no processor time since this was asked last, or since it was asked at all. If it has, it
@@ -200,12 +187,11 @@ class _Worker:
 
     def _processor_seconds(self) -> float:
         """The processor time of the worker and of the fork that compares."""
-        pid = self.process.pid
         try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
         except OSError:
             children = []
-        return sum(_used(one) for one in (str(pid), *children))
+        return sum(_used(one) for one in (str(self.pid), *children))
 
     def reply(self) -> Reply | None:
         """The worker's reply, which is empty while it is still `at` its query; None if it is dead."""
@@ -222,21 +208,14 @@ class _Worker:
         self._heard, self.at, self.ready = b"", None, True
         return Reply(verdict, answer, seconds)
 
-    def kill(self) -> None:
-        """Kill it and its fork."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
     def end(self) -> str:
         """End it; in words how it ended."""
         for pipe in (self.input, self.output):
             pipe.close()
-        if self.process.poll() is None and self.at is None:
+        if self.at is None:
             self.kill()
-        code = self.process.wait()
-        self.complaints.seek(0)
-        said = self.complaints.read()[-500:].decode(errors="replace").strip()
-        self.complaints.close()
+        code, said = self.wait(), self.complaints(500)
+        self.close()
         if code == -signal.SIGPROF:
             return "timed out"
         return f"failed: exit status {code}" + (f", {said}" if said else "")
