@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.selection.acquisition import Forecast, top, variance_scores
 from dps_pyro.trainers.config.config_file import load_config, save_config
 from dps_pyro.trainers.config.settings import TrainConfig
-from dps_pyro.trainers.parts import make_acquisition, make_task
+from dps_pyro.trainers.parts import make_acquisition, make_sampler, make_task
 
 ROOT = Path(__file__).parents[2]
 
@@ -225,3 +227,13 @@ def test_soft_goes_by_the_variance_and_the_others_by_the_useful_group() -> None:
         for name, expected in (("soft", soft_too), ("thompson", others_too), ("top", others_too)):
             made = make_acquisition(TrainConfig.flat(acquisition=name, worth=worth))
             assert (getattr(made, "func", None) is variance_scores) == expected, (worth, name)
+
+
+@pytest.mark.parametrize("known", [{}, {"level": 1}])
+def test_the_task_s_own_groups_are_used_where_the_data_have_them(known: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "sums.jsonl"
+    rows = [{"question": f"What is {n}+1?", "answer": f"#### {n + 1}", **known} for n in range(20)]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    config = TrainConfig.flat(data=str(file), model=str(EMBEDDED["math"]), task_args={"test_size": 4}, batch_size=4)
+    model: Any = make_sampler(config, make_task(config)).dynamics
+    assert (model.groups is not None) == bool(known)
