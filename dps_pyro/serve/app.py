@@ -1,4 +1,4 @@
-"""The service: a sampler's verbs over HTTP, for who has the key."""
+"""The service: a sampler's methods over HTTP, for clients that have the key."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dps_pyro.serve.requests import AddRequest, InformativeRequest, ObserveReque
 __all__ = ["make_app"]
 
 LARGEST = 4 << 20
-"""Bytes of the largest request."""
+"""The size of the largest request in bytes."""
 
 
 def make_app(durable: Durable, key: str, *, largest: int = LARGEST) -> FastAPI:
-    """The application. Requests are answered one after the other, so that each sees the changes of all before it.
+    """Make the application. It answers requests one after the other, so that each sees the changes of those before it.
 
     Args:
         durable: the sampler.
-        key: what every request has to bring as `Authorization: Bearer KEY`; at least 16 characters.
-        largest: bytes of the largest request.
+        key: the key that every request has to send as `Authorization: Bearer KEY`; at least 16 characters.
+        largest: the size of the largest request in bytes.
 
     Raises:
         ValueError: the key is too short.
@@ -48,7 +48,7 @@ def make_app(durable: Durable, key: str, *, largest: int = LARGEST) -> FastAPI:
 
 
 def _refusals(app: FastAPI) -> None:
-    """What is said of requests that are refused."""
+    """Define the answers to requests that are refused."""
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: Exception) -> JSONResponse:
@@ -66,7 +66,7 @@ def _refusals(app: FastAPI) -> None:
 
 
 def _changes(app: FastAPI, durable: Durable) -> None:
-    """Requests that change something, each once."""
+    """Define the requests that change something. Each change is made once."""
 
     @app.post("/select")
     async def select(request: SelectRequest) -> JSONResponse:
@@ -91,7 +91,7 @@ def _changes(app: FastAPI, durable: Durable) -> None:
 
 
 def _looks(app: FastAPI, durable: Durable) -> None:
-    """Requests that change nothing."""
+    """Define the requests that change nothing."""
     sampler = durable.sampler
 
     @app.post("/informative")
@@ -117,7 +117,7 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class _Door:
-    """Lets in requests that bring the key and are not too large, and reads no more of the others."""
+    """Admits requests that have the key and are not too large. The bodies of other requests are not read."""
 
     def __init__(self, app: Any, key: str, largest: int) -> None:
         self.app, self.expected, self.largest = app, f"Bearer {key}".encode(), largest

@@ -1,4 +1,4 @@
-"""A sampler whose every change is on disk before it is answered, and is made once however often it is asked for."""
+"""A sampler whose changes are on disk before they are answered. Each change is made once, even if requested again."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from dps_pyro.storage import atomic_path, load_state, save_state
 __all__ = ["Durable", "ForgottenError"]
 
 REMEMBERED = 1024
-"""Rounds of each worker whose answers are kept, for requests that come again."""
+"""The number of rounds of each worker whose answers are kept for repeated requests."""
 WORKERS = 256
-"""The most workers."""
+"""The largest number of workers."""
 
 
 class ForgottenError(Exception):
-    """The round was too long ago to know whether it was answered, or is another request than the one answered."""
+    """The round was answered too long ago to be known, or the answer was to a different request."""
 
 
 class Durable:
-    """A sampler, a journal of the changes since its state was last saved, and the answers that were given.
+    """A sampler with a journal of the changes since its state was last saved, and with the answers that were given.
 
-    A change is made, written to the journal, and answered, in this order. A process that is killed before the journal
-    has the change has not answered it: whoever asked asks again. One that is killed later makes the change again when
-    it starts, from the journal, and knows the answer: selections depend on nothing but the state and the request.
+    A change is made, written to the journal, and answered, in this order. If the process is killed before the change is
+    in the journal, the request has not been answered, and the client repeats it. If the process is killed later, it
+    makes the change again from the journal when it starts. Because selections depend only on the state and the request,
+    the answer is the same.
 
     Args:
-        sampler: as it was made for the first time; a saved state is loaded into it.
-        folder: for the state and the journal.
-        every: changes between two saved states.
-        sync: whether each change is flushed to the disk before it is answered, so that it outlives the machine's
-            crash, too, and not only the process's.
+        sampler: a new sampler, into which a saved state is loaded.
+        folder: the folder of the state and the journal.
+        every: the number of changes between two saved states.
+        sync: whether each change is flushed to the disk before it is answered, so that it survives a crash of the
+            machine, and not only one of the process.
 
     Raises:
-        ValueError: the saved state is another sampler's, or damaged.
+        ValueError: the saved state belongs to another sampler, or is damaged.
         OSError: the folder cannot be written to.
     """
 
@@ -46,7 +47,7 @@ class Durable:
         self.sampler, self.folder, self.every, self.sync = sampler, folder, every, sync
         self.answers: dict[str, dict[str, Any]] = {}
         self.number = 0
-        """How many changes there have been."""
+        """The number of changes so far."""
         self._added: list[Any] = []
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "journal.jsonl"
@@ -61,11 +62,11 @@ class Durable:
         self._since = 0
 
     def change(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Make a change, or give the answer that it had.
+        """Make a change, or return its earlier answer.
 
         Raises:
-            ValueError: the sampler refuses it; nothing has changed.
-            ForgottenError: the round was answered too long ago, or to another request.
+            ValueError: the sampler refuses the change; nothing has changed.
+            ForgottenError: the round was answered too long ago, or the answer was to a different request.
         """
         worker, name = request["worker"], f"{request['round']}:{kind}"
         known = self.answers.get(worker, {})
@@ -99,18 +100,18 @@ class Durable:
         with atomic_path(self.folder / "state") as aside:
             aside.mkdir()
             save_state(aside, {**state, "added": self._added})
-        # The old journal's changes have numbers that the state knows: killed before the next line, nothing is lost.
+        # The state knows the numbers of the old journal's changes: nothing is lost if the process is killed here.
         self._file.close()
         self._file = self._path.open("wb")
         self._since = 0
 
     def close(self) -> None:
-        """Save, and let go of the journal."""
+        """Save the state, and close the journal."""
         self.save()
         self._file.close()
 
     def _make(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The change itself, and its answer."""
+        """Make the change itself, and return its answer."""
         given = {
             name: value for name, value in request.items() if name not in ("worker", "round") and value is not None
         }
@@ -136,7 +137,7 @@ class Durable:
             del known[next(iter(known))]
 
     def _again(self) -> None:
-        """Make the journal's changes again that the state does not know. A last line that was cut off was not
+        """Make those changes of the journal again that the state does not know. An incomplete last line was not
         answered, and is removed."""
         if not self._path.exists():
             return
