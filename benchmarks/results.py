@@ -13,7 +13,10 @@ import torch
 
 from dps_pyro.storage import atomic_path, strict_json
 
-__all__ = ["machine", "today", "write"]
+__all__ = ["SELECTION", "machine", "today", "write"]
+
+SELECTION: Mapping[str, Any] = {"dynamics": "SolvingProgress", "worth": "useful", "sharpness": 4.0}
+"""How prompts were selected in results that were made before `Siblings` became the default."""
 
 
 def machine() -> str:

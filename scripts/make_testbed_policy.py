@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,20 +31,26 @@ from scripts.make_policy import BATCH, make_model, save, train
 from scripts.make_task_policy import SPECS, Example, Spec, examples, make_tokenizer, measure
 
 DECAY = 0.4
+SLIPS = float(__import__("os").environ.get("SLIPS", "0"))
 
 
 class Testbed(NamedTuple):
     """What a testbed asks, and how its policy is warm-started."""
 
     make: Callable[[], Task]  # its prompts, which the demonstrations leave out
-    spec: str  # whose language the policy speaks, in `SPECS`
+    spec: Spec  # the language that the policy speaks
     most: int  # the largest difficulty that is shown
     steps: int
 
 
 TESTBEDS: Mapping[str, Testbed] = {
-    "planning": Testbed(lambda: BlocksWorld(blocks=(4, 5, 6), moves=(5, 9)), "blocks", 7, 300),
-    "mathematics": Testbed(lambda: Math(levels=(2, 3, 4, 5)), "math", 5, 1000),
+    "planning": Testbed(lambda: BlocksWorld(blocks=(4, 5, 6), moves=(5, 9)), SPECS["blocks"], 7, 300),
+    "mathematics": Testbed(
+        lambda: Math(levels=(2, 3, 4, 5), style="worked"),
+        SPECS["math"]._replace(symbols="0123456789+-*/=x:;", max_new_tokens=24),
+        5,
+        1000,
+    ),
 }
 
 
@@ -80,9 +87,40 @@ def at_distance(start: State, moves: int) -> list[State]:
 
 
 def mathematics_example(rng: random.Random, _: Any, most: int) -> Example:
-    """A problem with its answer."""
+    """A problem with its working and its answer."""
     problem = random_problem(rng, difficulty(rng, most))
-    return Example(f"{problem.text}:", problem.answer, f"math:{problem.text}")
+    shown = f"{working(problem.text)}{problem.answer}"
+    if rng.random() < SLIPS:
+        place = rng.choice([found.span() for found in re.finditer(r"\d+", shown)])
+        wrong = max(0, int(shown[slice(*place)]) + rng.choice((-10, -1, 1, 10)))
+        shown = f"{shown[: place[0]]}{wrong}{shown[place[1] :]}"
+    return Example(f"{problem.text}:", shown, f"math:{problem.text}")
+
+
+def working(text: str) -> str:
+    """What is worked out before the answer to a problem of `random_problem`, each line closed by a semicolon: terms
+    are added one by one, longer products are taken apart, and unknowns are brought to one side."""
+    if found := re.fullmatch(r"(\d+)x([+-]\d+)=(-?\d+)", text):
+        a, b, c = map(int, found.groups())
+        return f"{a}x={c - b};"
+    if found := re.fullmatch(r"(\d+)x\+(\d+)=(\d+)x([+-]\d+)?", text):
+        a, b, c, d = (int(number or 0) for number in found.groups())
+        return f"{a - c}x={d - b};"
+    if found := re.fullmatch(r"x\+(\d+)=(\d+)", text):
+        return f"{found[2]}-{found[1]};"
+    if found := re.fullmatch(r"(\d+)-x=(-?\d+)", text):
+        a, b = map(int, found.groups())
+        return f"{a}{-b:+d};"
+    if found := re.fullmatch(r"(\d)\*(\d\d)", text):
+        a, b = map(int, found.groups())
+        return f"{a}*{b - b % 10}={a * (b - b % 10)};{a}*{b % 10}={a * (b % 10)};" if b > 12 else ""
+    if found := re.fullmatch(r"(\d+)\*(\d+)([+-])(\d+)\*(\d+)", text):
+        a, b, c, d = (int(found[place]) for place in (1, 2, 4, 5))
+        return f"{a * b}{found[3]}{c * d};"
+    if found := re.fullmatch(r"(\d+)([+-]\d+)([+-]\d+)", text):
+        a, b, c = map(int, found.groups())
+        return f"{a + b}{c:+d};"
+    return ""
 
 
 _EXAMPLES = {"planning": planning_example, "mathematics": mathematics_example}
@@ -91,7 +129,7 @@ _EXAMPLES = {"planning": planning_example, "mathematics": mathematics_example}
 def demonstrations(name: str, tokenizer: Any, task: Task, seed: int) -> Iterator[tuple[list[int], int]]:
     """Right demonstrations without end, as token ids and the length of the prompt, none of them of `task`'s prompts."""
     bed = TESTBEDS[name]
-    spec: Spec = SPECS[bed.spec]._replace(example=lambda rng, made: _EXAMPLES[name](rng, made, bed.most))
+    spec = bed.spec._replace(example=lambda rng, made: _EXAMPLES[name](rng, made, bed.most))
     return examples(tokenizer, spec, task, seed)
 
 
@@ -105,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=8, help="per prompt, when the result is measured; 0: it is not")
     arguments = parser.parse_args(argv)
     bed = TESTBEDS[arguments.testbed]
-    spec = SPECS[bed.spec]
+    spec = bed.spec
 
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)

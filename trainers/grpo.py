@@ -131,7 +131,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
 
         def choose() -> Turn:
             """The next prompts, for the policy as it is."""
-            if isinstance(sampler.tracker, OracleFilter):
+            if isinstance(sampler.tracker, OracleFilter) and ledger.step % config.selection.oracle_every == 0:
                 sampler.tracker.tell(*told(source, prompts, ledger.step))
             chance = sampler.informative(config.rollouts.group_size)
             if config.rollouts.group_sizes:

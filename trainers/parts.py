@@ -14,9 +14,8 @@ from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
 from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.rollouts import RolloutEngine
-from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named
+from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named, by_variance
 from dps_pyro.selection.sampler import PromptSampler
-from dps_pyro.selection.signal import Signal
 from dps_pyro.selection.worth import by_progress, by_signal, retiring
 from dps_pyro.support.plugins import call
 from dps_pyro.tasks import Math, PromptSet, Task, by_name, feature_columns
@@ -111,11 +110,12 @@ def make_acquisition(config: TrainConfig) -> Acquisition:
     """
     named = acquisition_named(config.selection.acquisition, config.selection.sharpness, config.selection.coverage)
     made = ACQUISITIONS[named] if isinstance(named, str) else named
-    if config.selection.worth == "signal":
+    worth = config.selection.worth or ("variance" if config.selection.acquisition == "soft" else "useful")
+    if worth == "signal":
         made = by_signal(made, replace(config.update.signal, power=2.0))
-    elif config.selection.worth == "variance":
-        made = by_signal(made, Signal("dr_grpo"))
-    elif config.selection.worth == "progress":
+    elif worth == "variance":
+        made = by_variance(made)
+    elif worth == "progress":
         made = by_progress(made)
     return made if config.selection.retire is None else retiring(made, config.selection.retire)
 

@@ -3,10 +3,10 @@
 Three lines of a TRL script change::
 
     from dps_pyro import PromptSampler
-    from dps_pyro.models import SolvingProgress
+    from dps_pyro.models import Siblings
     from dps_pyro.trainers.trl import PredictiveGRPOTrainer
 
-    sampler = PromptSampler(SolvingProgress(), len(dataset), trials=args.num_generations)
+    sampler = PromptSampler(Siblings(), len(dataset), trials=args.num_generations)
     trainer = PredictiveGRPOTrainer(..., train_dataset=dataset, prompt_sampler=sampler)
 
 How it fits in: TRL's dataloader returns a generation batch `steps_per_generation * num_iterations` times and rolls

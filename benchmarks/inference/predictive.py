@@ -94,7 +94,7 @@ def of_a_wrong_model(options: argparse.Namespace) -> dict[str, Any]:
     """How often a three-state model fails a check on logs of a walk."""
     world, caught = LogitWalk(spread=1.0, learning=(30.0, 40.0, 30.0)), []
     for seed in range(options.wrong):
-        sampler = PromptSampler(SolvingProgress(), options.prompts, posterior=None, seed=seed)
+        sampler = PromptSampler(SolvingProgress(), options.prompts, acquisition="soft", seed=seed)
         log = played(world, {}, sampler, options.steps, options.batch, seed)
         posterior = fit(SolvingProgress(), log, seed=seed, progress=False)
         tails = {one.name: one.tail for one in predictive_checks(SolvingProgress(), log, posterior.draws, seed=seed)}

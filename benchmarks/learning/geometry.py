@@ -68,7 +68,7 @@ def _run(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     folder: Path = options.runs / f"{options.steps}-{seed}"
     config = TrainConfig.flat(
         out=folder, resume=folder.exists(), task="geometry", steps=options.steps, batch_size=BATCH, group_size=GROUP,
-        eval_every=0, eval_samples=SAMPLES, seed=seed, threads=1, report=False,
+        eval_every=0, eval_samples=SAMPLES, seed=seed, threads=1, report=False, **results.SELECTION,
     )  # fmt: skip
     train(config)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

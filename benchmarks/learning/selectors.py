@@ -98,7 +98,7 @@ def _curve(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "eval_every": 25, "eval_samples": 8, "checkpoint_every": options.steps, "report": False, "threads": 1,
     }  # fmt: skip
     (folder / "config.yaml").write_text(
-        json.dumps(settings | (ARMS | SHARPNESS)[arm]), encoding="utf-8"
+        json.dumps(settings | results.SELECTION | (ARMS | SHARPNESS)[arm]), encoding="utf-8"
     )  # JSON is YAML
     command = [sys.executable, "-m", "dps_pyro.cli", "train", "--config", str(folder / "config.yaml")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})

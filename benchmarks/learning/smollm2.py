@@ -140,7 +140,7 @@ def _run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     if kept.exists():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     options.runs.mkdir(parents=True, exist_ok=True)
-    settings = SETTINGS | ARMS[arm] | {
+    settings = SETTINGS | results.SELECTION | ARMS[arm] | {
         "out": str(folder), "task": f"{ROOT / 'examples' / 'addition.py'}:Addition", "model": str(options.model),
         "seed": seed, "steps": options.steps, "eval_every": 0, "checkpoint_every": 4, "keep_checkpoints": 1,
         "keep_best": False, "report": False, "threads": 1,

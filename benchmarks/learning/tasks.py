@@ -3,8 +3,8 @@
     python -m benchmarks.learning.tasks                     # five runs a task, into results/tasks.json
     python -m benchmarks.learning.tasks --tasks math --seeds 15 16
 
-A run is `dps-pyro train --task ...` with the defaults, on one thread. Each is kept as it ends, so that a killed
-benchmark goes on where it was.
+A run is `dps-pyro train --task ...` with `results.SELECTION` and otherwise the defaults, on one thread. Each is kept as
+it ends, so that a killed benchmark goes on where it was.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ def run(task: str, seed: int, steps: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig.flat(
-            out=Path(folder) / "run", task=task, seed=seed, steps=steps, eval_every=0, report=False, threads=1
+            out=Path(folder) / "run",
+            task=task,
+            seed=seed,
+            steps=steps,
+            eval_every=0,
+            report=False,
+            threads=1,
+            **results.SELECTION,
         )
         started = os.times()
         summary = train(config)

@@ -93,7 +93,7 @@ def _run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         if arm == ARMS[0]:
             trainer = GRPOTrainer(**settings)
         else:
-            sampler = PromptSampler(SolvingProgress(), len(train), trials=GROUP, seed=seed)
+            sampler = PromptSampler(SolvingProgress(), len(train), acquisition="soft", trials=GROUP, seed=seed)
             trainer = PredictiveGRPOTrainer(**settings, prompt_sampler=sampler)
         trainer.train()
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]

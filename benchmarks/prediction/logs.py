@@ -22,6 +22,8 @@ from typing import Any
 
 import yaml
 
+from benchmarks import results
+
 MIXES: dict[str, dict[int, float]] = {
     "default": {2: 0.20, 3: 0.20, 4: 0.10, 5: 0.15, 6: 0.35},
     "easy": {2: 0.45, 3: 0.30, 4: 0.25},
@@ -62,6 +64,7 @@ def _record(name: str, options: argparse.Namespace) -> None:
         "out": str(run), "seed": about["seed"], "steps": options.steps, "full_log": True, "report": False, "threads": 1,
         "acquisition": about["acquisition"], "eval_every": 10, "eval_samples": 4, "rollout_batch": 1024,
         "task_args": {"operands": MIXES[about["mix"]], "train_size": options.prompts, "seed": 1000 + about["seed"]},
+        **results.SELECTION,
     }  # fmt: skip
     options.runs.mkdir(parents=True, exist_ok=True)
     config = options.runs / f"{name}.yaml"

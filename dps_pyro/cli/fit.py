@@ -27,7 +27,7 @@ class Options(LogOptions):
     a table exported from W&B)."""
     out: Path
     """The folder that the posterior is written to."""
-    model: str = "SolvingProgress"
+    model: str = "LogitWalk"
     """The model: a name in dps_pyro.models, or path/to/file.py:Name."""
     model_args: str = "{}"
     """Arguments for the constructor of the model, as YAML: "{groups: operands}". The value of groups or features is the

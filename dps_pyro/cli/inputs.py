@@ -98,14 +98,14 @@ def read_predictor(
 
 
 def read_model(name: str, arguments: str, history: RolloutHistory, posterior: Posterior | None = None) -> Dynamics[Any]:
-    """Make a model that can be fitted.
+    """Make a model that can be fitted: the model itself, or the part of it whose parameters a fit learns.
 
     Raises:
         ValueError: as in `read_predictor`, or the model is a baseline that learns while it filters.
     """
-    from dps_pyro.tracking.tracker import is_fitted
+    from dps_pyro.tracking.tracker import fitted_part
 
-    found = read_predictor(name, arguments, history, posterior)
-    if not is_fitted(found):
+    found = fitted_part(read_predictor(name, arguments, history, posterior))
+    if found is None:
         raise ValueError(f"model: expected one that is fitted, got {name}, which learns while it filters")
     return found

@@ -139,15 +139,21 @@ def _entries(models: Sequence[str], priors: dict[Path, Posterior]) -> Iterator[t
     short = {model: model.rpartition(":")[2].rpartition(".")[2] for model in models}
     alike = {name for name in short.values() if list(short.values()).count(name) > 1}
     for path, posterior in priors.items():
-        if posterior.about.get("model") not in short.values():
+        if not _fitted_as(posterior) & set(short.values()):
             fitted, names = posterior.about.get("model"), ", ".join(models)
             raise ValueError(f"prior: expected one of {names}, got {path}, which was fitted with {fitted}")
     for model, name in short.items():
         label = model if name in alike else name
         yield label, model, None
         for path, posterior in priors.items():
-            if posterior.about.get("model") == name:
+            if name in _fitted_as(posterior):
                 yield f"{label} ({_name(path, list(priors))})", model, posterior
+
+
+def _fitted_as(posterior: Posterior) -> set[str]:
+    """The names of the model that was fitted, and of the one that was asked for where that only filters with it."""
+    asked = str((posterior.about.get("made") or {}).get("model", ""))
+    return {str(posterior.about.get("model")), asked.rpartition(":")[2].rpartition(".")[2]}
 
 
 def _population(posterior: Posterior) -> Posterior:
@@ -161,7 +167,7 @@ def _play(
     from dps_pyro.evaluation.replays import replay
     from dps_pyro.models.by_name import make
     from dps_pyro.selection.sampler import PromptSampler
-    from dps_pyro.tracking.tracker import is_fitted
+    from dps_pyro.tracking.tracker import fitted_part
 
     model = make(name, arguments, log.features, posterior=posterior)
     sampler = PromptSampler(
@@ -171,7 +177,7 @@ def _play(
         trials=int(log.events.trials.median()) if len(log) else 1,
         posterior=posterior,
         features=log.features,
-        refit_every=options.refit_every if is_fitted(model) else None,
+        refit_every=options.refit_every if fitted_part(model) is not None else None,
         seed=options.seed,
     )
     return replay(log, sampler, selection=options.selection, batch_size=options.batch_size, seed=options.seed)

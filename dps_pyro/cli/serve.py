@@ -33,9 +33,9 @@ class Options:
     """Arguments for the constructor of the model, as YAML."""
     prior: Path | None = None
     """A posterior of the same model, as a folder that `dps-pyro fit` wrote."""
-    acquisition: str = "soft"
-    """How beliefs become a batch: soft, covering, thompson, top, target, priority,
-    entropy or uniform."""
+    acquisition: str = "variance"
+    """How beliefs become a batch: variance, soft, covering, thompson, top, target,
+    priority, entropy or uniform."""
     trials: int = 8
     """The planned group size."""
     seed: int = 0

@@ -17,7 +17,7 @@ from dps_pyro.inference.fitting import fit
 from dps_pyro.inference.methods import Method
 from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Predictor
-from dps_pyro.tracking.tracker import is_fitted
+from dps_pyro.tracking.tracker import fitted_part, is_fitted
 
 __all__ = ["Compared", "Score", "compare", "halves"]
 
@@ -75,10 +75,10 @@ def compare(
     found = []
     for name, model in models.items():
         start, converged, point = time.perf_counter(), True, None
-        if is_fitted(model):
-            posterior = fit(model, train, method, seed=seed, progress=progress)
+        if (learned := fitted_part(model)) is not None:
+            posterior = fit(learned, train, method, seed=seed, progress=progress)
             converged, point = posterior.converged, posterior.population().point
-        seconds = time.perf_counter() - start if is_fitted(model) else 0.0
+        seconds = time.perf_counter() - start if learned is not None else 0.0
         if score == "prequential" or not is_fitted(model):
             elpd = prequential(model, test, point).elpd
         else:

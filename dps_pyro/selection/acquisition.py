@@ -23,6 +23,7 @@ __all__ = [
     "Acquisition",
     "Forecast",
     "acquisition_named",
+    "by_variance",
     "covering",
     "entropy",
     "priority",
@@ -85,6 +86,29 @@ def soft_scores(forecast: Forecast, generator: torch.Generator, *, sharpness: fl
     noise = torch.rand(len(forecast.informative), generator=generator, dtype=torch.float64)
     gumbel = -(-noise.clamp_min(1e-300).log()).log()
     return gumbel + sharpness * forecast.informative.double().clamp_min(1e-12).log()
+
+
+def by_variance(acquire: Acquisition) -> Acquisition:
+    """Rank prompts by the expected variance of one rollout's reward, in place of the chance of a useful group.
+
+    With rewards of 0 and 1 that is E[p (1 - p)], half of the chance that two rollouts of the prompt differ. It is
+    multiplied by 4, so that it lies in 0..1. It is proportional to the expected squared advantage without division by
+    the group's standard deviation (`Signal("dr_grpo")`), whatever the group size. In large groups the chance of a
+    useful group is nearly 1 for every prompt that is neither hard nor easy; the variance still prefers even odds.
+    """
+    return partial(variance_scores, acquire=acquire)
+
+
+def variance_scores(forecast: Forecast, generator: torch.Generator, *, acquire: Acquisition) -> Tensor:
+    """What `by_variance` is of one acquisition.
+
+    Raises:
+        ValueError: the forecast does not say which tracker it is from.
+    """
+    if forecast.tracker is None:
+        raise ValueError("forecast: expected the tracker that it is from, got none")
+    worth = 2 * forecast.tracker.informative(2)
+    return acquire(forecast._replace(informative=worth.clamp(0, 1)), generator)
 
 
 def covering(share: float) -> Acquisition:
@@ -162,6 +186,7 @@ def uniform(forecast: Forecast, generator: torch.Generator) -> Tensor:
 
 ACQUISITIONS: dict[str, Acquisition] = {
     "top": top,
+    "variance": by_variance(soft(2.0)),
     "soft": soft(4.0),
     "covering": covering(0.5),
     "thompson": thompson,

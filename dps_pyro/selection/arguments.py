@@ -15,7 +15,7 @@ from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition
 from dps_pyro.support import checks
 from dps_pyro.tracking.over_draws import spread_out
 from dps_pyro.tracking.predictor import Filter, Predictor
-from dps_pyro.tracking.tracker import Tracker, is_fitted
+from dps_pyro.tracking.tracker import Tracker, fitted_part, is_fitted
 
 if TYPE_CHECKING:
     from dps_pyro.inference.posterior import Posterior
@@ -134,9 +134,10 @@ def site_values(dynamics: Dynamics[Any] | Predictor, posterior: Posterior | None
         return None
     if not isinstance(getattr(posterior, "point", None), Mapping):
         raise ValueError(f"posterior: expected a Posterior (Posterior.load reads one), got {posterior!r}")
-    if isinstance(dynamics, Dynamics):
-        same_columns(dynamics, posterior)
-    runs = getattr(dynamics, "run_sites", ())
+    learned = dynamics if isinstance(dynamics, Dynamics) else fitted_part(dynamics)
+    if learned is not None:
+        same_columns(learned, posterior)
+    runs = () if learned is None else learned.run_sites
     return {name: value for name, value in posterior.point.items() if name not in runs}
 
 
@@ -154,10 +155,11 @@ def refitter_of(
     """
     if refit_every is None:
         return None
-    if not isinstance(tracker, Tracker) or not is_fitted(dynamics):
+    learned = fitted_part(dynamics)
+    if not isinstance(tracker, Tracker) or learned is None:
         name = type(dynamics).__name__
         raise ValueError(f"refit_every: expected None, as {name} learns while it filters, got {refit_every}")
-    return Refitter(dynamics, checks.instance("refit", refit, Refit), posterior)
+    return Refitter(learned, checks.instance("refit", refit, Refit), posterior)
 
 
 def few_draws(

@@ -2,7 +2,7 @@
 
 The three lines of a training script::
 
-    sampler = PromptSampler(SolvingProgress(), num_prompts=len(dataset), seed=0)
+    sampler = PromptSampler(Siblings(), num_prompts=len(dataset), seed=0)
     rows = sampler.select(batch_size)                       # before the rollouts
     sampler.observe(rows, solved, trials)                   # after them
 """
@@ -50,25 +50,25 @@ class PromptSampler:
     Args:
         dynamics: the model of solving progress, or a baseline that brings its own filter.
         num_prompts: the number of prompts, or a list of their stable ids (distinct strings) in row order.
-        acquisition: the rule that turns beliefs into a batch: "soft" (the default: prompts that are likely to be
-            useful, and many different ones), "thompson" (the batches of dynamic sampling without its rollouts), "top"
-            (the rule of the paper), "entropy", "uniform" or another name of `ACQUISITIONS`, or your own function.
-        trials: the planned group size. `select` ranks prompts by the chance that a group of this size is useful.
+        acquisition: the rule that turns beliefs into a batch: "variance" (the default: prompts whose rewards are
+            expected to vary most, and many different ones), "soft" (the same by the chance of a useful group),
+            "thompson" (the batches of dynamic sampling without its rollouts), "top" (the rule of the paper), another
+            name of `ACQUISITIONS`, or your own function.
+        trials: the planned group size, for predictions of useful groups.
         posterior: a fitted prior of the same model. The default is the means of the model's own prior.
         posterior_draws: the number of the posterior's draws at which to filter, instead of at its mean. The belief is
             the average over the draws, weighted by how well each has predicted the groups so far (`TrackerOverDraws`).
             A step costs as many times as much. It cannot be combined with pooled beliefs or refits. None: the mean.
-        features: what is known of each prompt before any rollout, for the log: name -> N numbers or N strings. (A model
-            that uses features takes them in its constructor.)
+        features: what is known of each prompt, for the log: name -> N numbers or N strings. (A model that uses features
+            takes them in its constructor.)
         refit_every: the number of steps between refits. A refit fits the model to the history so far and filters the
             history again at what was learned (online empirical Bayes). None never refits.
         refit: the settings of a refit.
         seed: the random seed of the selections. The same seed and the same rewards give the same selections.
         dtype: the dtype of the beliefs. The default is torch's.
-        pooled: whether prompts that are alike and were never rolled out share one belief. The cost of a step then
-            follows what was seen, and not the number of prompts (`PooledTracker`). Selections have the same
-            distribution as without a pool, but the same seed gives other selections. By default, beliefs are shared
-            from 20,000 prompts on if the model and the acquisition allow it.
+        pooled: whether prompts that are alike and were never rolled out share one belief (`PooledTracker`), so that the
+            cost of a step follows what was seen. Selections have the same distribution, but the same seed gives others.
+            By default, beliefs are shared from 20,000 prompts on if the model and the acquisition allow it.
 
     One `observe` is one training step: the prompts that were not rolled out move on, too. Threads may share a sampler:
     each method waits until the others are done.
@@ -82,7 +82,7 @@ class PromptSampler:
         dynamics: Dynamics[Any] | Predictor,
         num_prompts: int | Sequence[str],
         *,
-        acquisition: str | Acquisition = "soft",
+        acquisition: str | Acquisition = "variance",
         trials: int = 8,
         posterior: Posterior | None = None,
         posterior_draws: int | None = None,

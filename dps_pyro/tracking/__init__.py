@@ -2,6 +2,6 @@
 
 from dps_pyro.tracking.over_draws import TrackerOverDraws
 from dps_pyro.tracking.predictor import Filter, Predictor, State
-from dps_pyro.tracking.tracker import Tracker, is_fitted, track
+from dps_pyro.tracking.tracker import Tracker, fitted_part, is_fitted, track
 
-__all__ = ["Filter", "Predictor", "State", "Tracker", "TrackerOverDraws", "is_fitted", "track"]
+__all__ = ["Filter", "Predictor", "State", "Tracker", "TrackerOverDraws", "fitted_part", "is_fitted", "track"]

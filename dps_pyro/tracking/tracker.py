@@ -16,12 +16,21 @@ from dps_pyro.support import checks
 from dps_pyro.tracking.predictor import Filter, Groups, Predictor, State
 from dps_pyro.tracking.rates import Mixture
 
-__all__ = ["Tracker", "is_fitted", "track"]
+__all__ = ["Tracker", "fitted_part", "is_fitted", "track"]
 
 
 def is_fitted(dynamics: Dynamics[Any] | Predictor) -> TypeGuard[Dynamics[Any]]:
     """Whether a model is fitted to logs and then filtered; other models bring a filter of their own."""
     return isinstance(dynamics, Dynamics) and not isinstance(dynamics, Predictor)
+
+
+def fitted_part(dynamics: Dynamics[Any] | Predictor) -> Dynamics[Any] | None:
+    """The dynamics model whose parameters a fit learns: the model itself, or the model with which it filters (its
+    attribute `dynamics`, as `Siblings` has). None for a model that learns while it filters."""
+    if is_fitted(dynamics):
+        return dynamics
+    part = getattr(dynamics, "dynamics", None)
+    return part if isinstance(part, Dynamics) and is_fitted(part) else None
 
 
 def track(

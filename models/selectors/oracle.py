@@ -1,8 +1,8 @@
 """An oracle: it is told how often each prompt is solved now, from rollouts that nobody counts.
 
 No selector can have this. It bounds what prediction can bring at all: what is left between it and dynamic sampling is
-chance, what is left between it and a model is for better models to gain. `dps-pyro train` tells it before each choice
-(`oracle_rollouts`), which takes a rollout of every prompt and is slow.
+chance, what is left between it and a model is for better models to gain. `dps-pyro train` tells it before each choice,
+or every few steps (`oracle_rollouts`, `oracle_every`), which takes rollouts of every prompt and is slow.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from helpers.tiny import MINE, call, metrics, tiny, words
 import dps_pyro
 from dps_pyro import Posterior, RolloutHistory
 from dps_pyro.models.by_name import make
+from dps_pyro.tracking.tracker import fitted_part
 from dps_pyro.trainers import demo
 from dps_pyro.trainers.bench.curves import curve_of
 from dps_pyro.trainers.config.config_file import save_config
@@ -130,8 +131,8 @@ def test_fit_makes_a_prior_for_train(run: Path, tmp_path: Path, capsys: pytest.C
         capsys, "fit", "--history", str(history), "--out", str(prior), "--steps", "40", "--draws", "20"
     )
     assert status == 0
-    dynamics = TrainConfig().selection.dynamics  # what is fitted by default is what trains by default
-    assert f"{dynamics} on 12 groups" in out
+    dynamics = TrainConfig().selection.dynamics  # what is fitted by default is what filters by default
+    assert f"{type(fitted_part(make(dynamics))).__name__} on 12 groups" in out
     assert re.search(rf"{re.escape(str(prior))}: \d+ steps", words(out))
     assert "the search is at the top" in words(out)
     posterior = Posterior.load(prior)

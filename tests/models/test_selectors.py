@@ -14,6 +14,7 @@ from dps_pyro.selection.acquisition import ACQUISITIONS
 from dps_pyro.storage import load_state, save_state
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.trainers.grpo import train
+from dps_pyro.trainers.step import groups
 from tests.helpers.tiny import metrics, tiny
 
 EVERY = [HistoryResampling(), GRESO(), SPO(), Oracle()]
@@ -188,3 +189,16 @@ def test_an_oracle_needs_telling() -> None:
         tiny(Path(), dynamics="Oracle")
     with pytest.raises(ValueError, match="oracle_rollouts"):
         tiny(Path(), oracle_rollouts=4)
+
+
+def test_an_oracle_is_told_every_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    ask = groups.told
+
+    def noted(*arguments: Any) -> Any:
+        told.append(arguments[-1])
+        return ask(*arguments)
+
+    monkeypatch.setattr("dps_pyro.trainers.grpo.told", noted)
+    train(tiny(tmp_path / "run", steps=5, dynamics="Oracle", oracle_rollouts=2, oracle_every=2))
+    assert told == [0, 2, 4]

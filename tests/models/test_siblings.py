@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from helpers import oracle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dps_pyro import PromptSampler
+from dps_pyro import PromptSampler, RolloutHistory, fit
 from dps_pyro.dynamics.step import Step
+from dps_pyro.evaluation.comparison import compare
+from dps_pyro.inference.methods import SVI
+from dps_pyro.inference.refit import Refit
 from dps_pyro.models import BetaBernoulli, LogitWalk, Siblings, SolvingProgress
 from dps_pyro.models.by_name import make
-from dps_pyro.tracking.tracker import Tracker, track
+from dps_pyro.tracking.tracker import Tracker, fitted_part, track
 
 N, STEPS = 12, 5
 LABELS = [f"g{row % 3}" for row in range(N)]
@@ -152,3 +156,52 @@ def test_what_it_does_not_take() -> None:
         Siblings(strength=0.0)
     with pytest.raises(ValueError, match="groups: expected a label for each of 3 prompts, got 2"):
         Siblings(["a", "b"]).tracker(3)
+
+
+def test_a_fit_is_of_the_model_that_filters() -> None:
+    walk = LogitWalk(rungs=7)
+    assert fitted_part(Siblings(LABELS, dynamics=walk)) is walk
+    assert fitted_part(walk) is walk
+    assert fitted_part(BetaBernoulli()) is None
+
+
+def test_it_refits_what_it_filters_with_and_resumes() -> None:
+    def fresh() -> PromptSampler:
+        refit = Refit(first=20, steps=5)
+        return PromptSampler(Siblings(LABELS, dynamics=LogitWalk(rungs=5)), N, refit_every=2, refit=refit, seed=1)
+
+    rng = np.random.default_rng(0)
+    groups = [(rng.choice(N, 3, replace=False), rng.integers(0, 5, 3)) for _ in range(5)]
+    whole = fresh()
+    for rows, solved in groups:
+        whole.observe(torch.from_numpy(rows), torch.from_numpy(solved), 4)
+    plain = Siblings(LABELS, dynamics=LogitWalk(rungs=5)).tracker(N, values=whole.tracker.state_dict()["values"])
+    for rows, solved in groups:
+        plain.observe(torch.from_numpy(rows), torch.from_numpy(solved), torch.full([3], 4))
+    assert {"start", "resting", "learning", "leave"} == set(plain.state_dict()["values"])
+    torch.testing.assert_close(whole.belief, plain.belief)
+
+    first = fresh()
+    for rows, solved in groups[:3]:
+        first.observe(torch.from_numpy(rows), torch.from_numpy(solved), 4)
+    again = fresh()
+    again.load_state_dict(copy.deepcopy(first.state_dict()))
+    for rows, solved in groups[3:]:
+        again.observe(torch.from_numpy(rows), torch.from_numpy(solved), 4)
+    torch.testing.assert_close(again.belief, whole.belief)
+
+
+def test_what_a_log_teaches_is_the_prior_of_its_filter() -> None:
+    solved, trials = oracle.random_groups(N, STEPS, seed=3, most=6)
+    history = RolloutHistory(N)
+    for t in range(STEPS):
+        history.append(torch.arange(N), step=t, solved=solved[:, t], trials=trials[:, t])
+    walk = LogitWalk(rungs=5)
+    posterior = fit(walk, history, SVI(steps=20), progress=False)
+    sampler = PromptSampler(Siblings(LABELS, dynamics=walk), N, posterior=posterior)
+    torch.testing.assert_close(sampler.belief, Tracker(walk, N, values=posterior.point).belief)
+    (found,) = compare(
+        {"siblings": Siblings(LABELS, dynamics=walk)}, history, method=SVI(steps=20), score="prequential"
+    )
+    assert found.seconds > 0
+    assert math.isfinite(found.per_group)

@@ -15,7 +15,7 @@ from scipy.stats import chi2_contingency, chisquare
 
 from dps_pyro import PromptSampler, Tracker
 from dps_pyro.models import LogitWalk, PaperDPS, SolvingProgress, Trained
-from dps_pyro.selection.acquisition import ACQUISITIONS, Forecast, soft
+from dps_pyro.selection.acquisition import ACQUISITIONS, Forecast, by_variance, soft
 from dps_pyro.selection.pooling import choice, race
 from dps_pyro.selection.pooling.choice import PooledChoice
 from dps_pyro.selection.pooling.race import Shelves
@@ -64,7 +64,9 @@ def same_law(one: Counter[tuple[int, ...]], other: Counter[tuple[int, ...]]) -> 
 
 
 def dense_batches(tracker: Tracker, acquire: Any, draws: int) -> Counter[tuple[int, ...]]:
-    forecast = Forecast(tracker.belief, tracker.informative(8), torch.zeros(N, dtype=torch.long), tracker.draw)
+    forecast = Forecast(
+        tracker.belief, tracker.informative(8), torch.zeros(N, dtype=torch.long), tracker.draw, 8, tracker
+    )
     generator = torch.Generator().manual_seed(1)
     return batches(lambda: acquire(forecast, generator).topk(B).indices, draws)
 
@@ -75,9 +77,19 @@ def test_selected_sets_have_the_dense_samplers_distribution(name: str, draws: in
     choice = PooledChoice.of(tracker, ACQUISITIONS[name])
     assert choice is not None
     generator = torch.Generator().manual_seed(2)
-    drawn = batches(lambda: choice._numbers(B, 8, None, generator).rows, draws)
+    trials = 2 if choice.by_variance else 8
+    drawn = batches(lambda: choice._numbers(B, trials, None, generator).rows, draws)
     assert len(drawn) > 1 or name == "entropy"
     assert same_law(drawn, dense_batches(dense, ACQUISITIONS[name], draws)) > 0.01
+
+
+def test_the_variance_is_drawn_from_a_pool_and_the_chance_is_that_of_a_useful_group() -> None:
+    dense, tracker = trackers(True)
+    choice = PooledChoice.of(tracker, ACQUISITIONS["variance"])
+    assert choice is not None
+    found = choice.select(B, 8, None, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.chance, dense.informative(8)[found.rows], atol=1e-5, rtol=0)
+    assert PooledChoice.of(tracker, by_variance(ACQUISITIONS["thompson"])) is None
 
 
 def test_thompsons_rounds_have_the_dense_samplers_distribution(draws: int) -> None:

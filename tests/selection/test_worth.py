@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dps_pyro import PromptSampler
 from dps_pyro.dynamics.step import Step
 from dps_pyro.models import BetaBernoulli, LogitWalk, Trained
-from dps_pyro.selection.acquisition import Forecast, covering, soft, thompson, top
+from dps_pyro.selection.acquisition import Forecast, by_variance, covering, soft, thompson, top
 from dps_pyro.selection.signal import Signal
 from dps_pyro.selection.worth import by_progress, by_signal, retiring
 from dps_pyro.tracking.tracker import Tracker
@@ -68,6 +68,21 @@ def test_the_signal_of_grpo_is_the_chance_of_a_useful_group() -> None:
         assert torch.equal(rows.sort().values, by.select(5).sort().values)
         for sampler in (plain, by):
             sampler.observe(rows, rows % 7, 6)
+
+
+def test_the_variance_is_the_signal_of_dr_grpo() -> None:
+    """Whatever the group size, up to a factor, which a soft choice does not see."""
+    plain, by = (
+        PromptSampler(LogitWalk(), 30, acquisition=acquire, seed=4, trials=6, dtype=torch.float64)
+        for acquire in (by_variance(soft(2.0)), by_signal(soft(2.0), Signal("dr_grpo")))
+    )
+    for _ in range(4):
+        rows = plain.select(5)
+        assert torch.equal(rows, by.select(5))
+        for sampler in (plain, by):
+            sampler.observe(rows, rows % 7, 6)
+    rate = plain.tracker.rates().of(torch.arange(30))
+    torch.testing.assert_close(plain.informative(2) / 2, rate.sequence(1, 0) - rate.sequence(2, 0))
 
 
 def test_the_signal_over_the_beliefs_baseline_is_there_in_groups_of_one() -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 
-from dps_pyro.tasks import judge
+from dps_pyro.tasks import Prompt, judge
+from dps_pyro.tasks.mathematics.arithmetic import random_problem
 from dps_pyro.tasks.planning.blocks import plan, random_state
 from scripts import make_testbed_policy as script
-from scripts.make_task_policy import SPECS, make_tokenizer
+from scripts.make_task_policy import make_tokenizer
 
 
 @pytest.mark.parametrize("name", list(script.TESTBEDS))
 def test_demonstrations_are_right_mostly_easy_and_fit(name: str) -> None:
     bed = script.TESTBEDS[name]
-    task, spec = bed.make(), SPECS[bed.spec]
+    task, spec = bed.make(), bed.spec
     own = {prompt.text.replace(" ", "") for split in ("train", "test") for prompt in task.prompts(split)}
     tokenizer = make_tokenizer(spec.symbols)
     rows = script.demonstrations(name, tokenizer, task, 1)
@@ -30,6 +33,34 @@ def test_demonstrations_are_right_mostly_easy_and_fit(name: str) -> None:
         parts = [tuple(tuple(side.split("/")) for side in one.id.removeprefix("blocks:").split(">")) for one in shown]
         prompts = [task.prompt(*states) for states in parts]  # type: ignore[attr-defined]
         assert all(reward.value == 1 for reward in judge(task, prompts, [one.show for one in shown]))
+    if name == "mathematics":
+        asked_for = [Prompt(one.id, one.ask, one.show.rpartition(";")[2]) for one in shown]
+        assert all(reward.value == 1 for reward in judge(task, asked_for, [one.show for one in shown]))
+
+
+def test_every_line_of_a_working_is_true() -> None:
+    rng = random.Random(5)
+    lines = 0
+    for level in (1, 2, 3, 4, 5) * 40:
+        problem = random_problem(rng, level)
+        x = Fraction(problem.answer)
+        for line in script.working(problem.text).split(";")[:-1]:
+            left, _, right = line.partition("=")
+            sides = [value(side, x) for side in (left, right or problem.answer)]
+            assert sides[0] == sides[1], (problem, line)
+            lines += 1
+    assert lines > 150
+
+
+def value(side: str, x: Fraction) -> Fraction:
+    """The value of a sum of products of whole numbers, fractions and x."""
+    total = Fraction(0)
+    for sign, term in re.findall(r"([+-]?)([^+-]+)", side):
+        product = Fraction(-1 if sign == "-" else 1)
+        for factor in re.findall(r"x|\d+(?:/\d+)?", term):
+            product *= x if factor == "x" else Fraction(factor)
+        total += product
+    return total
 
 
 def test_goals_lie_as_far_away_as_wanted() -> None:

@@ -12,7 +12,7 @@ from helpers.tiny import MINE, call, metrics, tiny, words
 from dps_pyro import RolloutHistory
 from dps_pyro.cli import main
 from dps_pyro.policies.embedded import EMBEDDED
-from dps_pyro.selection.acquisition import Forecast, top
+from dps_pyro.selection.acquisition import Forecast, top, variance_scores
 from dps_pyro.trainers.config.config_file import load_config, save_config
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_acquisition, make_task
@@ -211,10 +211,17 @@ def test_the_sharpness_of_soft() -> None:
     forecast = Forecast(torch.ones(100, 3) / 3, informative, visits, lambda _: informative)
 
     def usefulness(sharpness: float) -> float:
-        acquire = make_acquisition(TrainConfig.flat(acquisition="soft", sharpness=sharpness))
+        acquire = make_acquisition(TrainConfig.flat(acquisition="soft", sharpness=sharpness, worth="useful"))
         assert callable(acquire)
         rows = acquire(forecast, torch.Generator().manual_seed(0)).topk(10).indices
         return float(informative[rows].mean())
 
     assert usefulness(0.0) < usefulness(4.0) < usefulness(1000.0) == pytest.approx(float(informative[-10:].mean()))
     assert make_acquisition(TrainConfig.flat(acquisition="top")) is top
+
+
+def test_soft_goes_by_the_variance_and_the_others_by_the_useful_group() -> None:
+    for worth, soft_too, others_too in ((None, True, False), ("variance", True, True), ("useful", False, False)):
+        for name, expected in (("soft", soft_too), ("thompson", others_too), ("top", others_too)):
+            made = make_acquisition(TrainConfig.flat(acquisition=name, worth=worth))
+            assert (getattr(made, "func", None) is variance_scores) == expected, (worth, name)

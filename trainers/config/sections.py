@@ -197,8 +197,9 @@ class EngineSection(Section):
 class SelectionSection(Section):
     """How prompts are predicted and chosen."""
 
-    dynamics: str = "SolvingProgress"
-    """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name."""
+    dynamics: str = "Siblings"
+    """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name. By default, prompts that were
+    never rolled out are believed to be where the visited prompts of their group are."""
     dynamics_args: Arguments = Field(default_factory=dict)
     """Arguments of the model's constructor. Set them in the YAML file. Models with groups or features accept the names
     of the task's features, for instance {groups: operands}."""
@@ -211,23 +212,26 @@ class SelectionSection(Section):
     """How beliefs become a batch: "thompson" (the distribution of dynamic sampling), "top" (the paper's top B), "soft"
     (a compromise), "covering" (as sharp as --coverage allows), "target" (success rates near one half), "priority"
     (SPO's), "entropy" (the most uncertain), "uniform" (any prompt), or path/to/file.py:function."""
-    sharpness: NotNegative = 4.0
-    """Exponent of the acquisition "soft": each prompt is weighted by p ** sharpness, where p is the chance that its
-    group is useful. 0 is uniform, and large values approach "top"."""
+    sharpness: NotNegative = 2.0
+    """Exponent of the acquisition "soft": each prompt is weighted by worth ** sharpness, where worth is what --worth
+    says. 0 is uniform, and large values approach "top"."""
     coverage: Annotated[Number, Field(gt=0, le=1)] = 0.5
     """Share of the prompts over which the acquisition "covering" spreads its draws."""
-    worth: Literal["useful", "signal", "variance", "progress"] = "useful"
-    """What a prompt is worth to the acquisition: "useful" is the chance of a useful group, "signal" the expected
-    squared advantage under the loss in use, "variance" the expected variance of one rollout's reward, which is largest
-    at success rates near one half, and "progress" the expected gain in success rate from training on it."""
+    worth: Literal["variance", "useful", "signal", "progress"] | None = None
+    """What a prompt is worth to the acquisition: "variance" is the expected variance of one rollout's reward, which is
+    largest at success rates near one half, "useful" the chance of a useful group, "signal" the expected squared
+    advantage under the loss in use, and "progress" the expected gain in success rate from training on it. The default
+    is "variance" for the acquisition "soft", and "useful" for all others."""
     retire: Annotated[Number, Field(gt=0, lt=1)] | None = None
     """Chance of an all-correct group above which a prompt is not chosen. It returns when its belief falls again."""
     read_prompts: CountOrNone = 0
     """Number of principal components of the policy's hidden state at the end of each prompt that models such as
     Covariate get as features, together with the prompt's log-probability. 0 gives none."""
     oracle_rollouts: CountOrNone = 0
-    """Number of rollouts of every prompt before each selection for the dynamics "Oracle". They are not counted. The
-    result bounds what any prediction can achieve."""
+    """Number of rollouts of every prompt that the dynamics "Oracle" is told of before a selection. They are not
+    counted. The result bounds what any prediction can achieve."""
+    oracle_every: Count = 1
+    """Number of steps from one time that the dynamics "Oracle" is told to the next."""
     prior: Path | None = None
     """A posterior to start from, as saved by `dps-pyro fit` or in a run's posterior/ folder."""
 

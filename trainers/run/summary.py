@@ -19,7 +19,7 @@ from dps_pyro.inference.methods import SVI
 from dps_pyro.report import write_report
 from dps_pyro.storage import strict_json
 from dps_pyro.tracking.predictor import Predictor
-from dps_pyro.tracking.tracker import is_fitted
+from dps_pyro.tracking.tracker import fitted_part
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_model, make_task
 from dps_pyro.trainers.run.folder import RunFolder
@@ -63,7 +63,7 @@ def complete(
         return summary
     history = RolloutHistory.from_parquet(folder.path / "history.parquet")
     dynamics = make_model(config, make_task(config), history.features)
-    if is_fitted(dynamics) and not (folder.path / "posterior").exists():
+    if fitted_part(dynamics) is not None and not (folder.path / "posterior").exists():
         return finish(folder, config, dynamics, history, say)
     _draw(folder, config, say)
     seal_run(folder.path)
@@ -87,12 +87,13 @@ def _summarise(
     accuracy = [line["accuracy"] for line in lines if line["kind"] == "eval"]
     seconds = {name: sum(line[name] for line in train) for name in train[-1] if name.startswith("seconds/")}
     learned: dict[str, Any] = {"states": list(dynamics.states)}
-    if config.evaluation.report and is_fitted(dynamics):  # one that does learns all it can in the run itself
-        say(f"Fitting {type(dynamics).__name__} to the run's {len(history):,} groups of rollouts.")
+    # A model without such a part learns all it can in the run itself.
+    if config.evaluation.report and (model := fitted_part(dynamics)) is not None:
+        say(f"Fitting {type(model).__name__} to the run's {len(history):,} groups of rollouts.")
         # 300 steps: the fewest after which `fit` can tell that the ELBO is flat.
-        posterior = fit(dynamics, history, SVI(steps=300, learning_rate=0.1), seed=config.machine.seed, progress=False)
+        posterior = fit(model, history, SVI(steps=300, learning_rate=0.1), seed=config.machine.seed, progress=False)
         posterior.save(folder.path / "posterior")
-        learned |= _learned(dynamics, dict(posterior.point), history.num_prompts)
+        learned |= _learned(model, dict(posterior.point), history.num_prompts)
         learned["posterior_converged"] = posterior.converged
     summary = {
         "model": config.selection.dynamics,

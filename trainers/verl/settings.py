@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, StrictInt
 
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
-from dps_pyro.selection.acquisition import acquisition_named
+from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named, by_variance
 from dps_pyro.selection.sampler import PromptSampler
 from dps_pyro.trainers.config.errors import unknown
 from dps_pyro.trainers.config.kinds import Count, CountOrNone, NotNegative, Number, Section
@@ -26,8 +26,9 @@ class Settings(Section):
     `+data.dps_pyro.dynamics=LogitWalk`.
     """
 
-    dynamics: str = "SolvingProgress"
-    """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name."""
+    dynamics: str = "Siblings"
+    """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name. The default pools the prompts
+    of a group, which `dynamics_args` names: {groups: level}."""
     dynamics_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the model's constructor. Those that take groups or features accept names from `features`."""
     features: tuple[str, ...] = ()
@@ -35,9 +36,12 @@ class Settings(Section):
     groups or covariates use it, and the log keeps it."""
     acquisition: str = "soft"
     """How beliefs become a batch: soft, thompson, top, entropy, uniform, or path/to/file.py:function."""
-    sharpness: NotNegative = 4.0
-    """Exponent of the acquisition "soft": each prompt is weighted by p ** sharpness, where p is the chance that its
-    group is useful."""
+    sharpness: NotNegative = 2.0
+    """Exponent of the acquisition "soft": each prompt is weighted by worth ** sharpness."""
+    worth: Literal["variance", "useful"] | None = None
+    """What a prompt is worth to the acquisition: "variance" is the expected variance of one rollout's reward, which is
+    largest at success rates near one half, and "useful" is the chance of a useful group. The default is "variance" for
+    the acquisition "soft", and "useful" for all others."""
     prior: Path | None = None
     """A posterior to start from, as saved by `dps-pyro fit`."""
     refit_every: CountOrNone = 0
@@ -101,7 +105,7 @@ class Settings(Section):
         return PromptSampler(
             make(self.dynamics, self.dynamics_args, known),
             rows.ids,
-            acquisition=acquisition_named(self.acquisition, self.sharpness),
+            acquisition=self._acquisition(),
             trials=self.trials or 1,
             posterior=None if self.prior is None else Posterior.load(self.prior),
             features=known,
@@ -109,3 +113,9 @@ class Settings(Section):
             refit=Refit(background=True),
             seed=self.seed or 0,
         )
+
+    def _acquisition(self) -> Acquisition:
+        named = acquisition_named(self.acquisition, self.sharpness)
+        made = ACQUISITIONS[named] if isinstance(named, str) else named
+        worth = self.worth or ("variance" if self.acquisition == "soft" else "useful")
+        return by_variance(made) if worth == "variance" else made

@@ -41,7 +41,9 @@ class PooledChoice:
     """
 
     def __init__(self, tracker: PooledTracker, acquire: Acquisition, rule: Rule) -> None:
-        self.tracker, self.acquire, self.rule = tracker, acquire, rule
+        self.by_variance = isinstance(acquire, partial) and acquire.func is acquisition.variance_scores
+        own: Acquisition = acquire.keywords["acquire"] if self.by_variance else acquire  # type: ignore[attr-defined]
+        self.tracker, self.acquire, self.rule = tracker, own, rule
         self._members: Members | None = None
         self._shelves: Shelves | None = None
 
@@ -53,6 +55,12 @@ class PooledChoice:
 
     def select(self, count: int, trials: int, retired: Tensor | None, generator: torch.Generator) -> Chosen:
         """Choose `count` prompts for groups of `trials` rollouts, none of those `retired` (bool [N])."""
+        if not self.by_variance:
+            return self._select(count, trials, retired, generator)
+        rows = self._select(count, 2, retired, generator).rows  # the chance that two differ is twice the variance
+        return Chosen(rows, self.tracker.outlook(trials).rows(rows))
+
+    def _select(self, count: int, trials: int, retired: Tensor | None, generator: torch.Generator) -> Chosen:
         tracker = self.tracker
         if self.acquire is acquisition.thompson:
             mean = tracker.mean_informative(trials)

@@ -51,6 +51,9 @@ def rule_of(acquire: Acquisition) -> Rule | None:
             acquisition.soft_scores: soft,
             acquisition.target_scores: target,
         }
+        if acquire.func is acquisition.variance_scores:
+            inner = acquire.keywords["acquire"]
+            return None if inner is acquisition.thompson else rule_of(inner)  # its rounds ask for more than an order
         found = named.get(acquire.func)
         return None if found is None else partial(found, **acquire.keywords)
     return rules.get(acquire)

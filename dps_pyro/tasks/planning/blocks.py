@@ -118,7 +118,7 @@ class BlocksWorld:
     """
 
     name = "blocks"
-    groups = "moves"
+    groups = "blocks+moves"
     """The feature that tells most about a prompt's difficulty."""
 
     def __init__(
