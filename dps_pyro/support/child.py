@@ -47,11 +47,11 @@ class Child:
     """A Python process of ours, which is killed when this object is gone, or when this process ends.
 
     Args:
-        arguments: The arguments of Python: `-m`, a module and its arguments, or a file and its arguments.
-        keeps_complaints: Whether what it says on standard error is kept for `last_words`; otherwise it goes to the
+        *arguments: The arguments of Python: `-m`, a module and its arguments, or a file and its arguments.
+        keeps_complaints: Whether what it says on standard error is kept for `complaints`; otherwise it goes to the
             standard error of this process.
         own_group: Whether it leads a process group, and is killed with all processes of that group.
-        environment: Variables that it has beside those of this process.
+        environment: Variables in addition to those of this process.
 
     Attributes:
         pid: The id of the process.
