@@ -5,7 +5,7 @@
 
 The embedded policies learned from demonstrations of which some were spoilt, and reinforcement learning mends them
 mostly by unlearning these. A testbed's policy learns from right demonstrations only. Most are easy: a problem of
-difficulty d (moves of a shortest plan, or level) is shown with weight `DECAY ** (d - 1)`, up to a largest difficulty.
+difficulty d (moves of a shortest plan, or additions) is shown with weight `DECAY ** (d - 1)`, up to a largest difficulty.
 What reinforcement learning meets then is graded: prompts that are solved now and then, and harder ones that come within
 reach while the policy learns. No demonstration is of a prompt of the testbed's own splits.
 """
@@ -17,21 +17,21 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from dps_pyro.tasks import BlocksWorld, Math, Task
-from dps_pyro.tasks.mathematics.arithmetic import random_problem
+from benchmarks.learning.testbeds import sums
+from dps_pyro.tasks import BlocksWorld, Task
 from dps_pyro.tasks.planning.blocks import TABLE, State, move, plan, random_state
 from scripts.make_policy import BATCH, make_model, save, train
 from scripts.make_task_policy import SPECS, Example, Spec, examples, make_tokenizer, measure
 
 DECAY = 0.4
-SLIPS = float(__import__("os").environ.get("SLIPS", "0"))
+SLIPS = 0.4
+"""The share of the demonstrations of mathematics in which a sign is mistaken."""
 
 
 class Testbed(NamedTuple):
@@ -46,10 +46,10 @@ class Testbed(NamedTuple):
 TESTBEDS: Mapping[str, Testbed] = {
     "planning": Testbed(lambda: BlocksWorld(blocks=(4, 5, 6), moves=(5, 9)), SPECS["blocks"], 7, 300),
     "mathematics": Testbed(
-        lambda: Math(levels=(2, 3, 4, 5), style="worked"),
-        SPECS["math"]._replace(symbols="0123456789+-*/=x:;", max_new_tokens=24),
+        lambda: sums.Sums(terms=(3, 8)),
+        SPECS["math"]._replace(symbols="0123456789+-:;", max_new_tokens=32, feature="terms"),
         5,
-        1000,
+        400,
     ),
 }
 
@@ -87,40 +87,15 @@ def at_distance(start: State, moves: int) -> list[State]:
 
 
 def mathematics_example(rng: random.Random, _: Any, most: int) -> Example:
-    """A problem with its working and its answer."""
-    problem = random_problem(rng, difficulty(rng, most))
-    shown = f"{working(problem.text)}{problem.answer}"
+    """A sum with its running totals. In some demonstrations the sign of one number is mistaken; what follows is right
+    again."""
+    numbers = sums.problem(rng, 1 + difficulty(rng, most))
+    shown = list(numbers)
     if rng.random() < SLIPS:
-        place = rng.choice([found.span() for found in re.finditer(r"\d+", shown)])
-        wrong = max(0, int(shown[slice(*place)]) + rng.choice((-10, -1, 1, 10)))
-        shown = f"{shown[: place[0]]}{wrong}{shown[place[1] :]}"
-    return Example(f"{problem.text}:", shown, f"math:{problem.text}")
-
-
-def working(text: str) -> str:
-    """What is worked out before the answer to a problem of `random_problem`, each line closed by a semicolon: terms
-    are added one by one, longer products are taken apart, and unknowns are brought to one side."""
-    if found := re.fullmatch(r"(\d+)x([+-]\d+)=(-?\d+)", text):
-        a, b, c = map(int, found.groups())
-        return f"{a}x={c - b};"
-    if found := re.fullmatch(r"(\d+)x\+(\d+)=(\d+)x([+-]\d+)?", text):
-        a, b, c, d = (int(number or 0) for number in found.groups())
-        return f"{a - c}x={d - b};"
-    if found := re.fullmatch(r"x\+(\d+)=(\d+)", text):
-        return f"{found[2]}-{found[1]};"
-    if found := re.fullmatch(r"(\d+)-x=(-?\d+)", text):
-        a, b = map(int, found.groups())
-        return f"{a}{-b:+d};"
-    if found := re.fullmatch(r"(\d)\*(\d\d)", text):
-        a, b = map(int, found.groups())
-        return f"{a}*{b - b % 10}={a * (b - b % 10)};{a}*{b % 10}={a * (b % 10)};" if b > 12 else ""
-    if found := re.fullmatch(r"(\d+)\*(\d+)([+-])(\d+)\*(\d+)", text):
-        a, b, c, d = (int(found[place]) for place in (1, 2, 4, 5))
-        return f"{a * b}{found[3]}{c * d};"
-    if found := re.fullmatch(r"(\d+)([+-]\d+)([+-]\d+)", text):
-        a, b, c = map(int, found.groups())
-        return f"{a + b}{c:+d};"
-    return ""
+        place = rng.randrange(1, len(shown))
+        shown[place] = -shown[place]
+    text = sums.written(numbers)
+    return Example(f"{text}:", ";".join(map(str, sums.totals(shown))), f"sums:{text}")
 
 
 _EXAMPLES = {"planning": planning_example, "mathematics": mathematics_example}

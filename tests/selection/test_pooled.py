@@ -64,9 +64,8 @@ def same_law(one: Counter[tuple[int, ...]], other: Counter[tuple[int, ...]]) -> 
 
 
 def dense_batches(tracker: Tracker, acquire: Any, draws: int) -> Counter[tuple[int, ...]]:
-    forecast = Forecast(
-        tracker.belief, tracker.informative(8), torch.zeros(N, dtype=torch.long), tracker.draw, 8, tracker
-    )
+    visits = torch.zeros(N, dtype=torch.long)
+    forecast = Forecast(tracker.belief, tracker.informative(8), visits, tracker.draw, 8, tracker)
     generator = torch.Generator().manual_seed(1)
     return batches(lambda: acquire(forecast, generator).topk(B).indices, draws)
 
