@@ -32,6 +32,10 @@ def _to(name: str) -> tuple[str, ...]:
     return "--out", f"benchmarks/results/{name}.json"
 
 
+def _plan(name: str) -> tuple[str, ...]:
+    return "--plan", f"benchmarks/learning/plans/{name}.yaml", "--runs", f"runs/{name}", *_to(name)
+
+
 SHARPNESS = ("--arms", "sharpness", "--seeds", "100", "101", "102", "--steps", "120", *_to("sharpness"))
 PEERS = "hmmlearn, dynamax and pomegranate, in an environment of their own: -- --peers-python peers/bin/python"
 BENCHMARKS = {
@@ -40,6 +44,11 @@ BENCHMARKS = {
     "serve": Benchmark("cost.serve", _to("serve")),
     "selectors": Benchmark("learning.selectors", _to("selectors")),
     "planning": Benchmark("learning.planning", _to("planning")),
+    "visits": Benchmark("learning.planning", _plan("visits")),
+    "saturated": Benchmark("learning.planning", _plan("saturated")),
+    "candidates": Benchmark(
+        "learning.planning", _plan("candidates"), "policies of scripts.make_testbed_policy in runs/policies"
+    ),
     "sharpness": Benchmark("learning.selectors", SHARPNESS),
     "tasks": Benchmark("learning.tasks"),
     "geometry": Benchmark("learning.geometry", _to("geometry")),
@@ -57,6 +66,7 @@ BENCHMARKS = {
     "fit": Benchmark("inference.fit", _to("fit"), PEERS),
     "demo": Benchmark("learning.demo", (), "a run of `dps-pyro demo --out runs/demo`: -- runs/demo"),
     "smollm2": Benchmark("learning.smollm2", _to("smollm2"), "vLLM and a model: -- --model models-here/smollm2"),
+    "gpu": Benchmark("gpu", _to("gpu"), "a CUDA device, and SmolLM2, which it fetches if it is missing"),
     "trainer": Benchmark("cost.trainer", _to("trainer"), "vLLM, TRL and a model: -- --model models-here/smollm2"),
     "grader": Benchmark("cost.grader", (), "the data set MATH: -- path/to/math"),
     "pairs": Benchmark("pairs", (), "a file of judged answers: -- path/to/pairs.json"),

@@ -2,7 +2,9 @@
 
     python -m benchmarks.cost.serve --seconds 10 --out benchmarks/results/serve.json
 
-Starts `dps-pyro serve` on this machine, at 127.0.0.1 alone, and some workers in threads, for at most a minute.
+Starts `dps-pyro serve` on this machine, at 127.0.0.1 alone, and some workers in threads, for at most a minute. Beside
+the rounds by the clock it tells the processor time of a round, in the service and in all workers together: on a machine
+that does other work, too, the clock says little.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0, help="at most 60")
     parser.add_argument("--model", default="SolvingProgress")
+    parser.add_argument("--sync", action="store_true", help="each change is flushed to the disk before its answer")
     parser.add_argument("--out", type=Path, help="a JSON file to write the result to")
     options = parser.parse_args()
 
@@ -45,6 +48,7 @@ def main() -> None:
     times: list[list[float]] = [[] for _ in range(options.workers)]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", SERVE, "serve", folder, "--prompts", str(options.prompts), "--port", str(port)]
+        command += ["--sync"] if options.sync else []
         served = subprocess.Popen(
             [*command, "--model", options.model], env={**os.environ, "DPS_PYRO_KEY": key, "OMP_NUM_THREADS": "1"}
         )
@@ -62,12 +66,14 @@ def main() -> None:
                     times[number].append(time.perf_counter() - start)
 
             threads = [threading.Thread(target=work, args=(number,)) for number in range(options.workers)]
+            spent = [-_processor_seconds(served.pid), -time.process_time()]
             began = time.monotonic()
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
             took = time.monotonic() - began
+            spent = [spent[0] + _processor_seconds(served.pid), spent[1] + time.process_time()]
             observed = workers[0].metrics()["step"]
             for remote in workers:
                 remote.close()
@@ -86,6 +92,8 @@ def main() -> None:
         "rounds_per_second": round(len(rounds) / took, 1),
         "median_ms": round(1e3 * float(np.median(rounds)), 2),
         "p99_ms": round(1e3 * float(np.quantile(rounds, 0.99)), 2),
+        "service_processor_ms_a_round": round(1e3 * spent[0] / len(rounds), 3),
+        "workers_processor_ms_a_round": round(1e3 * spent[1] / len(rounds), 3),
     }
     print(json.dumps(result, indent=1))
     if observed != len(rounds):
@@ -93,6 +101,12 @@ def main() -> None:
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         results.write(options.out, result)
+
+
+def _processor_seconds(process: int) -> float:
+    """What a process has used of the processors so far."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

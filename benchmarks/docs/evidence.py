@@ -14,14 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import gpu, pairs
 from benchmarks.cost import trainer
-from benchmarks.docs import pictures
+from benchmarks.docs import bills, pictures
 from benchmarks.learning import geometry, planning, smollm2, tasks
 from dps_pyro.trainers.bench.results import table as bench_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES = DOCS / "images"
+TESTBEDS = ("planning", "visits")
+"""The results on the testbeds, by file name."""
+NOT_RUN = "This benchmark has not been run on a GPU yet, so that there are no numbers."
+"""What the page says in place of a table whose result file needs a device that was not there."""
 
 
 def main() -> None:
@@ -50,9 +55,11 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
-        "ahead": lambda: planning.ahead(_read("planning")),
-        "admission": lambda: planning.admission(_read("planning")),
-        "planning": lambda: bench_table(_read("planning")),
+        "ahead": lambda: planning.ahead([_read(name) for name in TESTBEDS]),
+        "admission": lambda: planning.admission([_read(name) for name in (*TESTBEDS, "saturated")]),
+        "candidates": lambda: planning.admission([_read("candidates")]),
+        "saturated": lambda: bench_table(_read("saturated")),
+        **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "replay-own": lambda: replay(_read("replay"), "own"),
@@ -64,11 +71,18 @@ def render(page: str) -> str:
         "geometry": lambda: geometry.table(_read("geometry")),
         "tasks": lambda: tasks.table(_read("tasks")),
         "smollm2": lambda: smollm2.table(_read("smollm2")),
+        "pairs": lambda: pairs.table(_read("pairs")),
         "trainer": lambda: trainer.table(_read("trainer")),
+        "bill-shares": lambda: bills.shares(_read("planning")),
+        "bill": lambda: bills.bill(_read("planning")),
+        "bill-nothing": lambda: bills.nothing(_read("selectors")),
+        "gpu": lambda: gpu.table(_read("gpu")) if (RESULTS / "gpu.json").exists() else NOT_RUN,
     }
     for name, table in tables.items():
-        block = f"<!-- table: {name} -->\n{table()}\n<!-- end -->"
-        page = re.sub(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, block=block: block, page, flags=re.DOTALL)
+        if f"<!-- table: {name} -->" in page:
+            block = f"<!-- table: {name} -->\n{table()}\n<!-- end -->"
+            pattern = rf"<!-- table: {name} -->.*?<!-- end -->"
+            page = re.sub(pattern, lambda _, block=block: block, page, flags=re.DOTALL)
     return page
 
 

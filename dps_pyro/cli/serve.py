@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +64,8 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.cli.inputs import read_predictor
     from dps_pyro.history.log import RolloutHistory
     from dps_pyro.inference.posterior import Posterior
+    from dps_pyro.selection.arguments import acquisition_of
+    from dps_pyro.selection.pooling import rule_of
     from dps_pyro.selection.sampler import PromptSampler
     from dps_pyro.serve.durable import Durable
 
@@ -70,7 +73,9 @@ def run(arguments: list[str]) -> int:
     prompts = options.prompts if names is None else [name for name in names if name]
     posterior = None if options.prior is None else Posterior.load(options.prior)
     model = read_predictor(options.model, options.model_args, RolloutHistory(0), posterior)
-    sampler = PromptSampler(
+
+    make = partial(
+        PromptSampler,
         model,
         prompts,
         acquisition=options.acquisition,
@@ -78,7 +83,10 @@ def run(arguments: list[str]) -> int:
         posterior=posterior,
         seed=options.seed,
     )
-    durable = Durable(sampler, options.folder, sync=options.sync)
-    app = make_app(durable, key)
+    try:  # a request is about few prompts, which costs less where the others share a belief
+        sampler = make(pooled=True) if rule_of(acquisition_of(options.acquisition)) else make()
+    except ValueError:  # the model needs a belief for every prompt, or something else is wrong, which is told now
+        sampler = make()
+    app = make_app(Durable(sampler, options.folder), key, sync=options.sync)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False)
     return 0

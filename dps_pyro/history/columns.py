@@ -66,8 +66,15 @@ class Columns:
         self._arrays: dict[str, Any] = {}
         self._last: Tensor | None = None  # int32 [N], each prompt's last group; -1 where none; None until asked for
         self._room(LEAST)
-        self.events = self._views()
+        self._events: Events | None = None
+
+    @property
+    def events(self) -> Events:
         """What has been recorded so far. Its tensors are not copies: read them only."""
+        if self._events is None:
+            arrays = (self._arrays[name][: self.count] for name in Events._fields)
+            self._events = Events(*map(torch.from_numpy, arrays))
+        return self._events
 
     @classmethod
     def of(cls, events: Events, folder: Path | None = None) -> Columns:
@@ -86,7 +93,7 @@ class Columns:
         if self._last is not None and stop > start:
             known = int(events.prompt.max()) < len(self._last)  # otherwise there are more prompts: link anew when asked
             self._last = self._linked(start, self._last) if known else None
-        self.events = self._views()
+        self._events = None
 
     def of_prompts(self, prompts: Tensor, num_prompts: int) -> Tensor:
         """Long [M], ascending, the groups of the prompts [V]. The cost follows how many groups they have."""
@@ -116,9 +123,6 @@ class Columns:
         ends[:-1] = first[1:]
         known[ordered[ends]] = start + order[ends]
         return last
-
-    def _views(self) -> Events:
-        return Events(*(torch.from_numpy(self._arrays[name][: self.count]) for name in Events._fields))
 
     def _room(self, least: int) -> None:
         room = len(self._arrays["prompt"]) if self._arrays else 0

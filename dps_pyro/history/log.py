@@ -14,8 +14,19 @@ import torch
 from torch import Tensor
 
 from dps_pyro.history.columns import Columns, Events, Outcomes
+from dps_pyro.history.names import Names, ids_of, rows_of
 from dps_pyro.history.table import MOST_PROMPTS, MOST_STEPS
-from dps_pyro.history.values import bounded, check_memory, levels_of, step_columns, useful_by_sum, vector
+from dps_pyro.history.values import (
+    Groups,
+    bounded,
+    check_memory,
+    checked_groups,
+    levels_of,
+    marks_kept,
+    marks_saved,
+    step_columns,
+    useful_by_sum,
+)
 from dps_pyro.support import checks
 
 __all__ = ["Events", "Features", "Outcomes", "RolloutHistory", "observed", "useful_by_sum"]
@@ -44,7 +55,7 @@ class RolloutHistory:
     """
 
     def __init__(self, prompts: int | Sequence[str], *, num_steps: int = 0, features: Features | None = None) -> None:
-        self.ids: list[str] | None = checks.ids("prompts", prompts)
+        self.ids: Sequence[str] | None = ids_of("prompts", prompts)
         self.num_prompts: int = bounded("prompts", prompts, MOST_PROMPTS) if self.ids is None else len(self.ids)
         self.num_steps: int = bounded("num_steps", num_steps, MOST_STEPS)
         self.features: dict[str, list[float] | list[str]] = checks.features("features", features, self.num_prompts)
@@ -102,27 +113,20 @@ class RolloutHistory:
             ValueError: a row out of range, an unknown id, a count outside 0..trials, columns of different lengths, or
                 a step's column that is no finite number or has the name of a feature.
         """
-        # Copies: the log must not change with the caller's buffers.
         rows = self.locate(prompts)
-        count = vector("solved", solved, torch.float64)
-        size = vector("trials", trials, torch.long)
-        size = size.expand(len(rows)).clone() if len(size) == 1 else size
-        chance = vector("predicted", [math.nan] * len(rows) if predicted is None else predicted, torch.float32)
-        learned = size > 0 if trained is None else vector("trained", trained, torch.bool)
-        mixed = None if useful is None else vector("useful", useful, torch.bool)
-        given = {"prompts": rows, "solved": count, "trials": size, "predicted": chance, "trained": learned}
-        given |= {} if mixed is None else {"useful": mixed}
-        if len({len(column) for column in given.values()}) > 1:
-            lengths = ", ".join(f"{len(column)} {name}" for name, column in given.items())
-            raise ValueError(f"expected columns of one length, got {lengths}")
-        if not bool(((count >= 0) & (count <= size)).all()):
-            raise ValueError("solved: expected numbers within 0..trials")
+        groups = checked_groups(rows, solved, trials, predicted, trained, useful)
+        self.append_valid(rows, step, groups, progress, columns)
+
+    def append_valid(
+        self, rows: Tensor, step: int, groups: Groups, progress: float | None, columns: Mapping[str, float] | None
+    ) -> None:
+        """`append` of groups that were checked: their columns have one length, and their values are in range."""
         step = bounded("step", step, MOST_STEPS - 1)
         marks = step_columns(columns or {}, self.features)
         level = math.nan if progress is None else float(progress)
-        known = torch.full_like(count, level)
-        mixed = useful_by_sum(count, size) if mixed is None else mixed
-        self._columns.append(Events(rows, torch.full_like(rows, step), count, size, chance, learned, known, mixed))
+        number, known = torch.full([len(rows)], step), torch.full([len(rows)], level, dtype=torch.float64)
+        # Copies: the log must not change with the caller's buffers.
+        self._columns.append(Events(rows, number, *groups[:4], known, groups.useful))
         for name, value in {**marks, **({} if math.isnan(level) else {"progress": level})}.items():
             self._marks.setdefault(name, {})[step] = value
         self.num_steps = max(self.num_steps, step + 1)
@@ -136,7 +140,7 @@ class RolloutHistory:
             ValueError: ids are given and this history has none, or the other way round; an id exists already; or the
                 features have other names.
         """
-        names = checks.ids("prompts", prompts)
+        names = ids_of("prompts", prompts)
         if (names is None) != (self.ids is None):
             raise ValueError(f"prompts: expected {'ids' if self.ids is not None else 'a number'}, got {prompts!r}")
         more = checks.features(
@@ -150,7 +154,8 @@ class RolloutHistory:
         if names is None:
             self.num_prompts += checks.count("prompts", prompts, 0)
         else:
-            self.ids = checks.ids("prompts", [*(self.ids or []), *names]) or []
+            old = self.ids or []
+            self.ids = old.plus("prompts", names) if isinstance(old, Names) else ids_of("prompts", [*old, *names]) or []
             self.num_prompts = len(self.ids)
         self.features = {name: [*column, *more[name]] for name, column in self.features.items()}
         self._outcomes = None
@@ -285,13 +290,14 @@ class RolloutHistory:
             raise ValueError(f"prompts: expected a vector of rows or ids, got {prompts!r}")
         names = [] if isinstance(prompts, Tensor) else list(prompts)
         if any(isinstance(name, str) for name in names):
-            if len(self._row) != len(self.ids or []):
+            if not isinstance(self.ids, Names) and len(self._row) != len(self.ids or []):
                 self._row = {name: row for row, name in enumerate(self.ids or [])}
-            unknown = [name for name in names if not (isinstance(name, str) and name in self._row)]
-            if unknown:
+            rows = rows_of(self.ids if isinstance(self.ids, Names) else self._row, names)
+            wrong = (rows < 0).nonzero()
+            if len(wrong):
                 known = f"one of {self.num_prompts} known ids" if self.ids else "rows, as these prompts have no ids"
-                raise ValueError(f"prompts: expected {known}, got {unknown[0]!r}")
-            return torch.tensor([self._row[str(name)] for name in names], dtype=torch.long)
+                raise ValueError(f"prompts: expected {known}, got {names[int(wrong[0])]!r}")
+            return rows
         rows = checks.whole_numbers("prompts", prompts)
         if rows.ndim != 1:
             raise ValueError(f"prompts: expected a vector of rows or ids, got shape {tuple(rows.shape)}")
@@ -357,14 +363,7 @@ class RolloutHistory:
 
     def state_dict(self) -> dict[str, Any]:
         """The log as tensors (the ids are the sampler's to keep)."""
-        marks = {
-            name: {
-                "step": torch.tensor(list(by_step), dtype=torch.long),
-                "value": torch.tensor(list(by_step.values()), dtype=torch.float64),
-            }
-            for name, by_step in self._marks.items()
-        }
-        return {**self.events._asdict(), "num_steps": torch.tensor(self.num_steps), "marks": marks}
+        return {**self.events._asdict(), "num_steps": torch.tensor(self.num_steps), "marks": marks_saved(self._marks)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace the log by a saved one.
@@ -378,10 +377,7 @@ class RolloutHistory:
         events = Events(*(state[name].clone() for name in Events._fields))
         events = events._replace(progress=events.progress.double())  # float32 in states of earlier versions
         self._columns, self.num_steps = Columns.of(events, self._columns.folder), int(state["num_steps"])
-        self._marks = {"progress": levels_of(events)}
-        for name, marks in state.get("marks", {}).items():  # not in states of earlier versions
-            by_step = dict(zip(marks["step"].tolist(), marks["value"].tolist(), strict=True))
-            self._marks.setdefault(name, {}).update(by_step)
+        self._marks = marks_kept(state.get("marks", {}), events)  # not in states of earlier versions
         self._outcomes = None
 
 

@@ -26,7 +26,7 @@ def write(history: RolloutHistory, path: Path) -> Path:
         for name, column in events._asdict().items()
     ]
     about = {
-        "ids": history.ids,
+        "ids": None if history.ids is None else list(history.ids),
         "num_prompts": history.num_prompts,
         "num_steps": history.num_steps,
         "features": history.features,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +13,76 @@ from torch import Tensor
 from dps_pyro.history.columns import Events
 from dps_pyro.support import checks
 
-__all__ = ["bounded", "check_memory", "levels_of", "step_columns", "useful_by_sum", "vector"]
+__all__ = [
+    "Groups",
+    "bounded",
+    "check_memory",
+    "checked_groups",
+    "levels_of",
+    "marks_kept",
+    "marks_saved",
+    "step_columns",
+    "useful_by_sum",
+    "vector",
+]
+
+
+class Groups(NamedTuple):
+    """The columns of a step's groups."""
+
+    solved: Tensor  # [V], within 0..trials
+    trials: Tensor  # long [V]
+    predicted: Tensor  # [V], NaN where unknown
+    trained: Tensor  # bool [V]
+    useful: Tensor  # bool [V]
 
 
 def levels_of(events: Events) -> dict[int, float]:
     """Return each step's progress (step -> value), as the groups of the step recorded it."""
     known = ~events.progress.isnan()
     return dict(zip(events.step[known].tolist(), events.progress[known].tolist(), strict=True))
+
+
+def marks_saved(marks: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, Tensor]]:
+    """Return what was recorded of the steps themselves (name -> step -> value) as tensors."""
+    return {
+        name: {
+            "step": torch.tensor(list(by_step), dtype=torch.long),
+            "value": torch.tensor(list(by_step.values()), dtype=torch.float64),
+        }
+        for name, by_step in marks.items()
+    }
+
+
+def marks_kept(saved: Mapping[str, Mapping[str, Tensor]], events: Events) -> dict[str, dict[int, float]]:
+    """Return what `marks_saved` saved, and the progress that the groups recorded."""
+    marks = {"progress": levels_of(events)}
+    for name, columns in saved.items():
+        by_step = dict(zip(columns["step"].tolist(), columns["value"].tolist(), strict=True))
+        marks.setdefault(name, {}).update(by_step)
+    return marks
+
+
+def checked_groups(rows: Tensor, solved: Any, trials: Any, predicted: Any, trained: Any, useful: Any) -> Groups:
+    """Return the columns of a step's groups, checked.
+
+    Raises:
+        ValueError: the columns have different lengths, or a count is outside 0..trials.
+    """
+    count = vector("solved", solved, torch.float64)
+    size = vector("trials", trials, torch.long)
+    size = size.expand(len(rows)).clone() if len(size) == 1 else size
+    chance = vector("predicted", [math.nan] * len(rows) if predicted is None else predicted, torch.float32)
+    learned = size > 0 if trained is None else vector("trained", trained, torch.bool)
+    mixed = None if useful is None else vector("useful", useful, torch.bool)
+    given = {"prompts": rows, "solved": count, "trials": size, "predicted": chance, "trained": learned}
+    given |= {} if mixed is None else {"useful": mixed}
+    if len({len(column) for column in given.values()}) > 1:
+        lengths = ", ".join(f"{len(column)} {name}" for name, column in given.items())
+        raise ValueError(f"expected columns of one length, got {lengths}")
+    if not bool(((count >= 0) & (count <= size)).all()):
+        raise ValueError("solved: expected numbers within 0..trials")
+    return Groups(count, size, chance, learned, useful_by_sum(count, size) if mixed is None else mixed)
 
 
 def step_columns(columns: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, float]:

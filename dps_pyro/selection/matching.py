@@ -133,4 +133,4 @@ def for_ids(state: Mapping[str, Any], ids: Sequence[str]) -> tuple[dict[str, Any
             "own, got others"
         )
     found, matched = realigned(state, state["ids"], ids)
-    return {**found, "ids": list(ids)}, matched
+    return {**found, "ids": ids}, matched

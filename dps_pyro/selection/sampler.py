@@ -10,13 +10,14 @@ The three lines of a training script::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.history.log import Features, RolloutHistory
+from dps_pyro.history.names import ids_of, in_both, saved_ids
 from dps_pyro.history.values import step_columns
 from dps_pyro.inference.refit import Refit
 from dps_pyro.selection import arguments
@@ -94,7 +95,7 @@ class PromptSampler:
         pooled: bool | None = None,
     ) -> None:
         self.lock = Lock()
-        ids = checks.ids("num_prompts", num_prompts)
+        ids = ids_of("num_prompts", num_prompts)
         count = checks.count("num_prompts", num_prompts if ids is None else len(ids), 1)
         self.trials = checks.count("trials", trials, 1)
         self._acquire: Acquisition = arguments.acquisition_of(acquisition)
@@ -239,17 +240,16 @@ class PromptSampler:
             ValueError: an argument is invalid, an id exists already, or the posterior has parameters per prompt and
                 none for new prompts. The sampler is left unchanged.
         """
-        names = checks.ids("prompts", prompts)
+        names = ids_of("prompts", prompts)
         if (names is None) != (self.ids is None):
             raise ValueError(f"prompts: expected {'ids' if self.ids else 'a number'}, got {prompts!r}")
-        known = set(self.ids or []).intersection(names or [])
-        if known:
+        if known := in_both(self.ids, names):
             raise ValueError(f"prompts: expected new ids, got {min(known)!r}, which is there already")
         learned = None if self._refitter is None else self._refitter.posterior
         if learned is not None and learned.about["per_prompt"] and isinstance(self.tracker, Tracker):
             # What was learned of each prompt's own says nothing of new prompts; the next refit has them all.
             self.tracker.refilter(learned.population().point)
-        if names != []:
+        if names is None or len(names):
             self.tracker.add(checks.count("prompts", prompts, 1) if names is None else names, features)
         self._coverage.grow()
 
@@ -297,7 +297,7 @@ class PromptSampler:
             **self._coverage.state_dict(),
             "choice": {} if self._choice is None else self._choice.state_dict(),
             **self._tally.state_dict(),
-            "ids": self.ids,
+            "ids": saved_ids(self.history.ids),
             "ahead": self.ahead.state_dict(),
             "refit": {} if self._refitter is None else self._refitter.state_dict(),
         }
@@ -363,8 +363,8 @@ class PromptSampler:
 
     @property
     def ids(self) -> list[str] | None:
-        """The prompts' ids in row order; None if the prompts have none."""
-        return self.history.ids
+        """The prompts' ids in row order; None if there are none. From 100,000 on, `Names`, which read like a list."""
+        return cast("list[str] | None", self.history.ids)
 
     @property
     @one_at_a_time

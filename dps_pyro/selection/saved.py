@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dps_pyro.history.names import kept_ids
 from dps_pyro.selection.matching import Matched, for_ids
 from dps_pyro.selection.tally import Tally
 from dps_pyro.support import checks
@@ -45,6 +46,7 @@ def saved_state(
     missing = set(names) - checks.instance("state", state, Mapping).keys()
     if missing:
         raise ValueError(f"state: expected a sampler's, got one without {', '.join(sorted(missing))}")
+    state = {**state, "ids": kept_ids(state["ids"])}
     totals = Tally().totals
     if totals.keys() != checks.instance("state", state["totals"], Mapping).keys():
         raise ValueError(f"state: expected totals of {', '.join(totals)}, got {', '.join(state['totals'])}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,28 +23,50 @@ class Tally:
         """Sums over everything observed so far."""
         self.last: dict[str, float] = {}
         """The metrics of the last selection and of the last observed step."""
-        self._predicted: dict[int, float] = {}  # by row, for prompts that were selected and are not observed yet
+        # The prompts that were selected and are not observed yet, ascending, and what was predicted for them.
+        self._rows: Any = np.zeros(0, dtype=np.int64)
+        self._chance: Any = np.zeros(0)
 
     def selected(self, rows: Tensor, chance: Tensor, mean: float) -> None:
         """Remember the chances of a useful group, [V], that were predicted for the selected prompts `rows` [V], and the
         mean chance over all prompts."""
-        self._predicted |= dict(zip(rows.tolist(), chance.tolist(), strict=True))
+        new, first = rows.numpy(), chance.double().numpy()
+        if len(self._rows):
+            others = ~self._among(new)
+            new, first = np.concatenate([self._rows[others], new]), np.concatenate([self._chance[others], first])
+        order = new.argsort()
+        self._rows, self._chance = new[order], first[order]
         self.last["informative/selected"] = float(chance.mean())
         self.last["informative/pool"] = mean
 
     def predicted(self, rows: Tensor) -> Tensor:
         """[V], the chances that were predicted for the prompts `rows` [V]; NaN for prompts that were not selected."""
-        return torch.tensor([self._predicted.get(row, math.nan) for row in rows.tolist()])
+        if len(self._rows) == 0:
+            return torch.full([len(rows)], math.nan)
+        wanted = rows.numpy()
+        place = self._rows.searchsorted(wanted).clip(max=len(self._rows) - 1)
+        known = self._rows[place] == wanted
+        return torch.from_numpy(np.where(known, self._chance[place], math.nan).astype(np.float32))
+
+    def _among(self, rows: Any) -> Any:
+        """Which of the prompts that were selected are among some rows, bool."""
+        wanted = np.sort(rows)
+        if len(wanted) == 0:
+            return np.zeros(len(self._rows), dtype=bool)
+        return wanted[wanted.searchsorted(self._rows).clip(max=len(wanted) - 1)] == self._rows
 
     def observed(self, groups: Groups, evidence: Tensor) -> None:
         """Count groups that were observed, and their log evidence [V]."""
-        for row in groups.rows.tolist():
-            self._predicted.pop(row, None)
+        if len(self._rows):
+            left = ~self._among(groups.rows.numpy())
+            self._rows, self._chance = self._rows[left], self._chance[left]
         count = int((groups.trials > 0).sum())
         useful = float(groups.useful.sum())
-        impossible = evidence.isneginf()
-        likelihood = float(evidence[~impossible].sum())
-        possible = count - int(impossible.sum())
+        likelihood, possible = float(evidence.sum()), count
+        if not math.isfinite(likelihood):
+            impossible = evidence.isneginf()
+            likelihood = float(evidence[~impossible].sum())
+            possible = count - int(impossible.sum())
         self.totals["rollouts"] += float(groups.trials.sum())
         self.totals["groups"] += count
         self.totals["useful"] += useful
@@ -64,7 +87,7 @@ class Tally:
     def state_dict(self) -> dict[str, Any]:
         """The counts as plain numbers."""
         return {
-            "predicted": {str(row): chance for row, chance in self._predicted.items()},
+            "predicted": dict(zip(map(str, self._rows.tolist()), self._chance.tolist(), strict=True)),
             "totals": dict(self.totals),
             "last": dict(self.last),
         }
@@ -77,6 +100,8 @@ class Tally:
             AttributeError, TypeError, ValueError: the state holds something other than numbers by name.
         """
         made = cls()
-        made._predicted = {int(row): float(chance) for row, chance in state["predicted"].items()}
+        predicted = sorted((int(row), float(chance)) for row, chance in state["predicted"].items())
+        made._rows = np.array([row for row, _ in predicted], dtype=np.int64)
+        made._chance = np.array([chance for _, chance in predicted], dtype=np.float64)
         made.totals, made.last = ({name: float(x) for name, x in state[part].items()} for part in ("totals", "last"))
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -28,27 +29,26 @@ class Durable:
 
     A change is made, written to the journal, and answered, in this order. If the process is killed before the change is
     in the journal, the request has not been answered, and the client repeats it. If the process is killed later, it
-    makes the change again from the journal when it starts. Because selections depend only on the state and the request,
-    the answer is the same.
+    makes the change again from the journal when it starts. The journal has the answer, too: selections depend only on
+    the state and the request.
 
     Args:
         sampler: a new sampler, into which a saved state is loaded.
         folder: the folder of the state and the journal.
         every: the number of changes between two saved states.
-        sync: whether each change is flushed to the disk before it is answered, so that it survives a crash of the
-            machine, and not only one of the process.
 
     Raises:
         ValueError: the saved state belongs to another sampler, or is damaged.
         OSError: the folder cannot be written to.
     """
 
-    def __init__(self, sampler: PromptSampler, folder: Path, *, every: int = 20_000, sync: bool = False) -> None:
-        self.sampler, self.folder, self.every, self.sync = sampler, folder, every, sync
+    def __init__(self, sampler: PromptSampler, folder: Path, *, every: int = 20_000) -> None:
+        self.sampler, self.folder, self.every = sampler, folder, every
         self.answers: dict[str, dict[str, Any]] = {}
         self.number = 0
         """The number of changes so far."""
         self._added: list[Any] = []
+        self._failed: OSError | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "journal.jsonl"
         if (folder / "state").exists():
@@ -58,19 +58,25 @@ class Durable:
             sampler.load_state_dict(saved["sampler"])
             self.number, self.answers, self._added = int(saved["number"]), saved["answers"], list(saved["added"])
         self._again()
-        self._file = self._path.open("ab")
+        self._file = self._path.open("ab", buffering=0)
         self._since = 0
 
     def change(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Make a change, or return its earlier answer.
+        """Make a change and write it to the journal, or return its earlier answer. A change that was written survives
+        the end of the process; after `flush` it survives a crash of the machine, too.
 
         Raises:
+            OSError: the journal cannot be written. No further change is made, because it would be lost with the
+                process: start again from the folder.
             ValueError: the sampler refuses the change; nothing has changed.
             ForgottenError: the round was answered too long ago, or the answer was to a different request.
         """
+        if self._failed is not None:
+            raise self._failed
         worker, name = request["worker"], f"{request['round']}:{kind}"
         known = self.answers.get(worker, {})
-        asked = _digest(request)
+        text = json.dumps(request, sort_keys=True)
+        asked = _digest(text)
         if name in known:
             if known[name]["asked"] != asked:
                 raise ForgottenError(
@@ -83,31 +89,59 @@ class Durable:
         if not known and len(self.answers) >= WORKERS:
             raise ValueError(f"worker: expected one of at most {WORKERS}, got another, {worker!r}")
         answer = self._make(kind, request)
-        line = json.dumps({"number": self.number + 1, "kind": kind, "request": request}).encode() + b"\n"
-        self._file.write(line)
-        self._file.flush()
-        if self.sync:
-            os.fsync(self._file.fileno())
+        start = f'{{"number": {self.number + 1}, "kind": "{kind}", "request": {text}, "answer": '
+        self._write(f"{start}{json.dumps(answer)}}}\n".encode())
         self._done(worker, name, asked, answer)
         self._since += 1
         if self._since >= self.every:
             self.save()
         return {**answer, "again": False}
 
+    def flush(self) -> None:
+        """Wait until all that was written is on the disk. Another thread may go on making changes meanwhile.
+
+        Raises:
+            OSError: the disk fails; see `change`.
+        """
+        try:
+            own = os.dup(self._file.fileno())  # `save` may close the journal meanwhile: all is in the state then
+            try:
+                os.fsync(own)
+            finally:
+                os.close(own)
+        except OSError as error:
+            self._failed = error
+            raise
+
+    def _write(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[self._file.write(line) or 0 :]
+        except OSError as error:
+            self._failed = error
+            raise
+
     def save(self) -> None:
-        """Save the state, and begin a new journal."""
+        """Save the state, and begin a new journal.
+
+        Raises:
+            OSError: the folder cannot be written to, or a change could not be written before: it must not be saved.
+        """
+        if self._failed is not None:
+            raise self._failed
         state = {"sampler": self.sampler.state_dict(), "number": self.number, "answers": self.answers}
         with atomic_path(self.folder / "state") as aside:
             aside.mkdir()
             save_state(aside, {**state, "added": self._added})
         # The state knows the numbers of the old journal's changes: nothing is lost if the process is killed here.
         self._file.close()
-        self._file = self._path.open("wb")
+        self._file = self._path.open("wb", buffering=0)
         self._since = 0
 
     def close(self) -> None:
-        """Save the state, and close the journal."""
-        self.save()
+        """Save the state, unless a change could not be written, and close the journal."""
+        if self._failed is None:
+            self.save()
         self._file.close()
 
     def _make(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -154,10 +188,9 @@ class Durable:
                 raise ValueError(f"{self._path}: expected change {self.number + 1}, got {entry['number']}")
             request, kind = entry["request"], entry["kind"]
             answer = self._make(kind, request)
-            self._done(request["worker"], f"{request['round']}:{kind}", _digest(request), answer)
+            asked = _digest(json.dumps(request, sort_keys=True))
+            self._done(request["worker"], f"{request['round']}:{kind}", asked, entry.get("answer", answer))
 
 
-def _digest(request: dict[str, Any]) -> str:
-    import hashlib
-
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:24]
+def _digest(request: str) -> str:
+    return hashlib.sha256(request.encode()).hexdigest()[:24]

@@ -64,6 +64,12 @@ def whole_numbers(name: str, value: Any) -> Tensor:
     """Whole numbers, long, within 0..2^31-1 (what the log can hold)."""
     import torch
 
+    if isinstance(value, torch.Tensor) and value.dtype == torch.long and value.device.type == "cpu":
+        least, most = (0, 0) if value.numel() == 0 else (int(one) for one in value.aminmax())
+        if least >= 0 and most < 2**31:
+            return value.detach()
+    if type(value) is int and 0 <= value < 2**31:
+        return torch.tensor(value)
     tensor = numbers(name, value)
     wrong = ~((tensor >= 0) & (tensor == tensor.floor()) & (tensor < 2**31))
     if bool(wrong.any()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from dps_pyro.tracking.predictor import Score
 if TYPE_CHECKING:
     from dps_pyro.tracking.pooled import PooledTracker
 
-__all__ = ["Late", "PromptGroups", "groups_of"]
+__all__ = ["Late", "PromptGroups", "groups_of", "observe_late"]
 
 
 class PromptGroups(NamedTuple):
@@ -52,6 +52,31 @@ class Filtered(NamedTuple):
 
     belief: Tensor  # [V, K]
     score: Score  # [V]
+
+
+def observe_late(tracker: PooledTracker, rows: Tensor, step: int, groups: dict[str, Any]) -> Tensor:
+    """Groups of a step that has passed: their prompts are filtered again, from their own groups alone.
+
+    Args:
+        tracker: whose beliefs.
+        rows: long [V], at least one.
+        step: the groups' step.
+        groups: their columns, for `RolloutHistory.append`.
+
+    Returns:
+        [V], what each group adds to the log-probability of its prompt's history.
+    """
+    kind = tracker.kinds.at(rows)
+    late = Late(tracker, rows, kind)
+    before = late.run(groups_of(tracker.history, rows))
+    tracker.history.append(rows, step=step, **groups)
+    again = late.run(groups_of(tracker.history, rows))
+    slot = tracker.slots.of[rows].long()
+    old = (slot >= 0).nonzero().squeeze(-1)
+    gone = tracker.by_kind(kind[old], tracker.believed(slot[old]))
+    tracker.mass_seen = tracker.mass_seen - gone + tracker.by_kind(kind, again.belief)
+    tracker.take(rows, kind, again.belief, groups["trials"] > 0)
+    return again.score.less(before.score)
 
 
 class Late:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +31,7 @@ class Moves:
     def __init__(self, matrix: Tensor | None = None) -> None:
         self.steady = matrix is not None
         self._levels: list[list[Tensor]] = [[]] if matrix is None else [[matrix.double()]]
+        self._powers: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def append(self, matrix: Tensor) -> None:
         """Add the moves of one more step, [G or 1, K, K]. If moves are the same at all steps, nothing is added."""
@@ -62,9 +66,7 @@ class Moves:
             return belief
         top = longest.bit_length()
         if self.steady:
-            gap = end - left
-            for level in range(top):
-                self._apply(belief, kind, ((gap >> level) & 1).bool(), level, None)
+            self._steadily(belief, kind, (end - left).numpy(), top)
         else:
             order = [(level, True) for level in range(top)] + [(level, False) for level in reversed(range(top))]
             for level, rising in order:
@@ -72,7 +74,7 @@ class Moves:
                 going = going & ((left >> level) & 1).bool() if rising else going
                 self._apply(belief, kind, going, level, left >> level)
                 left = torch.where(going, left + (1 << level), left)
-        return belief / belief.sum(-1, keepdim=True)
+        return belief.div_(belief.sum(-1, keepdim=True))
 
     def between(self, start: int, stop: int, like: Tensor) -> Tensor:
         """[G or 1, K, K], the moves from before step `start` to before step `stop` as matrices of `like`'s dtype."""
@@ -83,19 +85,34 @@ class Moves:
         moved = self.over(rows, kind, torch.full([len(rows)], start), stop)
         return moved.view(kinds, size, size)
 
-    def _apply(self, belief: Tensor, kind: Tensor, going: Tensor, level: int, block: Tensor | None) -> None:
-        """Move the rows `going`, bool [V], by the matrices of a level with the numbers `block` [V]."""
+    def _steadily(self, belief: Tensor, kind: Tensor, gaps: Any, top: int) -> None:
+        """Move each row of `belief` by the powers of one matrix that make up its gap, which has up to `top` digits."""
+        for level in range(top):
+            while len(self._levels) <= level:
+                self._levels.append([self._levels[-1][0] @ self._levels[-1][0]])
+            rows = torch.from_numpy(np.flatnonzero(gaps >> level & 1))
+            if len(rows) == 0:
+                continue
+            matrix = self._power(level, belief.dtype)
+            some = belief.index_select(0, rows)
+            own = len(matrix) > 1
+            after = (some.unsqueeze(-2) @ matrix[kind[rows]]).squeeze(-2) if own else some @ matrix[0]
+            belief.index_copy_(0, rows, after)
+
+    def _power(self, level: int, dtype: torch.dtype) -> Tensor:
+        """[G or 1, K, K], the moves over 2^level steps where they are the same at all steps, in this dtype."""
+        key = (level, dtype)
+        if key not in self._powers:
+            self._powers[key] = self._levels[level][0].to(dtype)
+        return self._powers[key]
+
+    def _apply(self, belief: Tensor, kind: Tensor, going: Tensor, level: int, block: Tensor) -> None:
+        """Move the rows where `going` [V] by the products of `level`, that of number `block` [V]."""
         rows = going.nonzero().squeeze(-1)
         if len(rows) == 0:
             return
-        while self.steady and len(self._levels) <= level:
-            self._levels.append([self._levels[-1][0] @ self._levels[-1][0]])
-        if block is None:
-            matrices, which = self._levels[level][0], torch.zeros_like(rows)
-        else:
-            used, which = block[rows].unique(return_inverse=True)
-            matrices = torch.cat([self._levels[level][number] for number in used.tolist()])
-        matrices = matrices.to(belief.dtype)
+        used, which = block[rows].unique(return_inverse=True)
+        matrices = torch.cat([self._levels[level][number] for number in used.tolist()]).to(belief.dtype)
         kinds = self._levels[0][0].shape[0]
         if len(matrices) == 1:
             belief[rows] = belief[rows] @ matrices[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,16 +28,20 @@ class Outlook:
     def __init__(self, tracker: PooledTracker, trials: int) -> None:
         self.tracker, self.trials = tracker, trials
         self._ahead = tracker.by_state(trials).double().unsqueeze(0)  # [waits, G or 1, K], the vectors by waits
+        self._rounded = self._ahead.to(tracker.dtype)  # the same in the dtype of the beliefs
         self.step_on()
 
     def step_on(self) -> None:
         """Move on to the next step."""
-        self.pool = (self.tracker.pool * self._ahead[0].to(self.tracker.dtype)).sum(-1)
+        self._mean: float | None = None
+        self.pool = (self.tracker.pool * self._rounded[0]).sum(-1)
         """[G], the chance for prompts of each kind that were never rolled out."""
 
     def mean(self) -> float:
         """The mean chance over all prompts."""
-        return float((self.tracker.masses() * self._ahead[0]).sum() / self.tracker.num_prompts)
+        if self._mean is None:
+            self._mean = float((self.tracker.masses() * self._ahead[0]).sum()) / self.tracker.num_prompts
+        return self._mean
 
     def after(self, longest: int) -> Tensor:
         """float64 [longest + 1 or more, G or 1, K], the vectors by the length of the wait, for models whose laws are
@@ -50,18 +55,52 @@ class Outlook:
             self._ahead = torch.cat(
                 [self._ahead.expand(-1, kinds, -1), *(part.expand(1, kinds, -1) for part in more[1:])]
             )
+            self._rounded = self._ahead.to(self.tracker.dtype)
         return self._ahead
 
     def of(self, slots: Tensor) -> Tensor:
         """[V], the chances for the prompts in the slots [V]."""
         tracker = self.tracker
         if not tracker.kinds.steady:
-            u = self._ahead[0].to(tracker.dtype)
+            u = self._rounded[0]
             return (tracker.believed(slots) * (u if len(u) == 1 else u[self._kind(slots)])).sum(-1)
-        wait = tracker.step - tracker.slots.since[slots].long()
-        ahead = self.after(int(wait.max()) if len(wait) else 0)
-        which = ahead[wait, 0 if ahead.shape[1] == 1 else self._kind(slots)]
-        return (tracker.slots.belief[slots] * which.to(tracker.dtype)).sum(-1)
+        if len(slots) == 0:
+            return self.pool[:0]
+        wait = tracker.step - tracker.slots.since[slots]
+        self.after(int(wait.max()))
+        vectors = self._rounded
+        if vectors.shape[1] > 1:
+            wait = wait * vectors.shape[1] + self._kind(slots)
+        chance = tracker.slots.belief.index_select(0, slots).mul_(vectors.flatten(0, 1).index_select(0, wait))
+        return chance.sum(-1)
+
+    def touched(self) -> Tensor:
+        """[V], the chances for the prompts in the slots `waiting.touched.slots` [V]. Those that were rolled out in the
+        same step follow each other and have waited equally long, so that one product is enough for all of them."""
+        tracker, slots = self.tracker, self.tracker.waiting.touched.slots
+        if not tracker.kinds.steady or len(slots) == 0 or self._ahead.shape[1] > 1:
+            return self.of(slots)
+        since = tracker.slots.since[slots].numpy()
+        ends = [*(np.flatnonzero(since[1:] != since[:-1]) + 1).tolist(), len(slots)]
+        if 64 * len(ends) > len(slots):
+            return self.of(slots)
+        self.after(tracker.step - int(since.min()))
+        if self._ahead.shape[1] > 1:
+            return self.of(slots)
+        chance, start = tracker.slots.belief.new_empty(len(slots)), 0
+        for end in ends:
+            vector = self._rounded[tracker.step - int(since[start]), 0]
+            torch.mv(tracker.slots.belief.index_select(0, slots[start:end]), vector, out=chance[start:end])
+            start = end
+        return chance
+
+    def untouched(self, slots: Tensor) -> Tensor:
+        """[V], the chances for the prompts in the slots [V], none of which was touched since all were settled."""
+        tracker = self.tracker
+        wait = tracker.step - tracker.waiting.settled
+        self.after(wait)
+        vectors, belief = self._rounded[wait], tracker.slots.belief.index_select(0, slots)
+        return belief @ vectors[0] if len(vectors) == 1 else (belief * vectors[self._kind(slots)]).sum(-1)
 
     def rows(self, rows: Tensor) -> Tensor:
         """[V], the chances for the prompts `rows` [V]."""
@@ -74,13 +113,12 @@ class Outlook:
         """[n], the chances for the prompts in all slots."""
         tracker = self.tracker
         if not tracker.kinds.steady:
-            u = self._ahead[0].to(tracker.dtype)
+            u = self._rounded[0]
             kind = 0 if len(u) == 1 else self._kind(torch.arange(tracker.slots.count))
             return (tracker.believed() * u[kind]).sum(-1)
         wait = tracker.step - tracker.waiting.settled
         chance = self.weighed(self.after(wait)[wait])
-        touched = tracker.waiting.touched()
-        chance[touched] = self.of(touched)
+        chance[tracker.waiting.touched.slots] = self.touched()
         return chance
 
     def weighed(self, vectors: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,13 +20,15 @@ from dps_pyro.dynamics.forward import condition, predict
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import Features, useful_by_sum
+from dps_pyro.history.values import Groups
 from dps_pyro.support import checks
 from dps_pyro.tracking.kinds import Kinds, kinds_of
-from dps_pyro.tracking.late import Late, groups_of
+from dps_pyro.tracking.late import Late, groups_of, observe_late
 from dps_pyro.tracking.moves import Moves, moved
 from dps_pyro.tracking.outlook import Outlook
 from dps_pyro.tracking.predictor import State
 from dps_pyro.tracking.slots import Slots
+from dps_pyro.tracking.tables import Tables, moved_by_laws
 from dps_pyro.tracking.tracker import Tracker
 from dps_pyro.tracking.waiting import Waiting
 
@@ -51,11 +54,12 @@ class PooledTracker(Tracker):
     waiting: Waiting
     pool: Tensor
     """[G, K], what is believed of the prompts of each kind that were never rolled out."""
-    _mass: Tensor  # float64 [G, K], the sums of the beliefs of each kind's visited prompts
+    mass_seen: Tensor  # float64 [G, K], the sums of the beliefs of each kind's visited prompts
     strangers: Tensor
     """Long [G], how many prompts of each kind were never rolled out."""
     _outlook: Outlook | None
     _waits: tuple[Any, Tensor] | None = None  # the parameters, and the moves at them where they are always the same
+    _laws: Tables | None = None
 
     def __init__(
         self,
@@ -130,7 +134,7 @@ class PooledTracker(Tracker):
 
     def masses(self) -> Tensor:
         """float64 [G, K], the sums of the beliefs of each kind's prompts."""
-        return self._mass + self.pool.double() * self.strangers.unsqueeze(-1)
+        return self.mass_seen + self.pool.double() * self.strangers.unsqueeze(-1)
 
     def mass(self) -> Tensor:
         """float64 [K], the mean of the beliefs over all prompts; its cost does not follow N."""
@@ -163,75 +167,66 @@ class PooledTracker(Tracker):
         if at < self.step:
             if len(rows) == 0:
                 return torch.zeros(0, dtype=self.dtype)
-            return self._late(rows, at, {**groups, "useful": useful})
-        pool, mass, moves = self.pool, self._mass, []
+            return observe_late(self, rows, at, {**groups, "useful": useful})
+        known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
+        pool, mass, moves = self.pool, self.mass_seen, []
         for number in range(self.step, at + 1):
-            idle = self._idle(number)
-            if number == at:
-                known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
-                idle = self._idle(number, known=known)
-            moves.append(self._waiting(idle))
+            moves.append(self._waiting(number, known if number == at else None))
             if number < at:
                 pool, mass = moved(pool, moves[-1]), moved(mass, moves[-1].double(), False)
-        seen = ((trials > 0) | trained).nonzero().squeeze(-1)
         kind, slot = self.kinds.at(rows), self.slots.of[rows].long()
         old = (slot >= 0).nonzero().squeeze(-1)
-        belief = pool[kind]
-        if len(old):
-            stored = self.slots.belief[slot[old]]
-            until = at if self.moves.steady else self.step
-            now = self.moves.over(stored, kind[old], self.slots.since[slot[old]].long(), until)
-            for move in [] if self.moves.steady else moves[:-1]:
-                now = predict(now, move if len(move) == 1 else move[kind[old]])
-            belief[old] = now
-        everywhere = self._step(trials, trained, number=at, known=known)
-        theta = self.theta_of(rows)
-        conditioned = condition(belief, self.shown(theta, everywhere, solved, trials))
-        after = torch.where((trials > 0).unsqueeze(-1), conditioned.belief, belief)
-        if len(rows):
-            after = predict(after, self.dynamics.transition(theta, everywhere).probs.to(self.dtype))
-        self.history.append(rows, step=at, useful=useful, progress=progress, columns=columns, **groups)
+        belief = self._until(at, pool, kind, slot, old, moves)
+        found = self._tables().moved(belief, kind, solved, trials, trained) if self.kinds.steady and len(rows) else None
+        after, evidence = found or moved_by_laws(self, belief, rows, solved, trials, trained, at, known)
+        chance = torch.full([len(rows)], math.nan) if predicted is None else predicted
+        self.history.append_valid(rows, at, Groups(solved, trials, chance, trained, useful), progress, columns)
         # Nothing fails from here on.
         for move in moves:
             self.moves.append(move)
-        gone = torch.zeros_like(mass).index_add(0, kind[old], belief[old].double())
-        come = torch.zeros_like(mass).index_add(0, kind, after.double())
-        both = torch.cat([seen, old]).unique()  # prompts without rollouts or updates that had no slot need none
-        come = come if len(both) == len(rows) else torch.zeros_like(mass).index_add(0, kind[both], after[both].double())
-        self._mass = moved(mass - gone, moves[-1].double(), False) + come
+        gone, come = self.by_kind(kind[old], belief[old]), self.by_kind(kind, after)
+        stays = (trials > 0) | trained | (slot >= 0)  # others had no slot, and need none
+        if not bool(stays.all()):
+            rows, kind, after, trials = rows[stays], kind[stays], after[stays], trials[stays]
+            come = self.by_kind(kind, after)
+        self.mass_seen = moved(mass - gone, moves[-1].double(), False) + come
         self.pool = moved(pool, moves[-1])
         self.step, self._known = at + 1, known
-        self._take(rows[both], kind[both], after[both], trials[both] > 0)
-        return conditioned.log_evidence
+        self.take(rows, kind, after, trials > 0)
+        return evidence
 
-    def _take(self, rows: Tensor, kind: Tensor, belief: Tensor, visited: Tensor) -> None:
+    def _until(self, at: int, pool: Tensor, kind: Tensor, slot: Tensor, old: Tensor, moves: Sequence[Tensor]) -> Tensor:
+        """[V, K], what is believed before step `at` of prompts of the kinds [V] in the slots [V]; `old` are the places
+        of those that have a slot, and `moves` those from the coming step on."""
+        belief = pool.index_select(0, kind)
+        if len(old) == 0:
+            return belief
+        until = at if self.moves.steady else self.step
+        slot, kind = slot[old], kind[old]
+        now = self.moves.over(self.slots.belief.index_select(0, slot), kind, self.slots.since[slot].long(), until)
+        for move in [] if self.moves.steady else moves[:-1]:
+            now = predict(now, move if len(move) == 1 else move[kind])
+        return now if len(old) == len(belief) else belief.index_copy_(0, old, now)
+
+    def by_kind(self, kind: Tensor, belief: Tensor) -> Tensor:
+        """float64 [G, K], the sums of the beliefs [V, K] of prompts of the kinds [V]."""
+        if len(self.strangers) == 1:
+            return belief.sum(0, keepdim=True, dtype=torch.float64)
+        return torch.zeros_like(self.mass_seen).index_add_(0, kind, belief.double())
+
+    def take(self, rows: Tensor, kind: Tensor, belief: Tensor, visited: Tensor) -> None:
         """These prompts [V] have these beliefs [V, K] before the coming step, and were visited, or not."""
         before = self.slots.count
         slots = self.slots.at(rows)
-        new = slots >= before
-        self.strangers = self.strangers - torch.bincount(kind[new], minlength=len(self.strangers))
-        self.slots.belief[slots] = belief
+        if self.slots.count > before:
+            self.strangers = self.strangers - torch.bincount(kind[slots >= before], minlength=len(self.strangers))
+        self.slots.belief.index_copy_(0, slots, belief)
         self.slots.since[slots] = self.step
-        self.slots.visits[slots] += visited.to(torch.int32)
-        self.waiting.touch(slots)
+        self.slots.visits.index_add_(0, slots, visited.to(torch.int32))
+        self.waiting.touched.add(slots)
         self._outlook = self._outlook if self._outlook is not None and self.kinds.steady else None
         if self._outlook is not None:
             self._outlook.step_on()
-
-    def _late(self, rows: Tensor, step: int, groups: dict[str, Any]) -> Tensor:
-        """Groups of a step that has passed: their prompts are filtered again, from their own groups alone."""
-        kind = self.kinds.at(rows)
-        late = Late(self, rows, kind)
-        before = late.run(groups_of(self.history, rows))
-        self.history.append(rows, step=step, **groups)
-        again = late.run(groups_of(self.history, rows))
-        slot = self.slots.of[rows].long()
-        old = (slot >= 0).nonzero().squeeze(-1)
-        gone = torch.zeros_like(self._mass).index_add(0, kind[old], self.believed(slot[old]).double())
-        come = torch.zeros_like(self._mass).index_add(0, kind, again.belief.double())
-        self._mass = self._mass - gone + come
-        self._take(rows, kind, again.belief, groups["trials"] > 0)
-        return again.score.less(before.score)
 
     def settle(self) -> None:
         """Bring all slots up to date. Only the cost of the next look at many of them changes."""
@@ -268,8 +263,8 @@ class PooledTracker(Tracker):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a filter of the same model and size needs to go on: as large as what was seen."""
-        own = {**self.slots.state_dict(), "pool": self.pool, "mass": self._mass}
-        waiting = {"settled": self.waiting.settled, "touched": self.waiting.touched().clone()}
+        own = {**self.slots.state_dict(), "pool": self.pool, "mass": self.mass_seen}
+        waiting = {"settled": self.waiting.settled, "touched": self.waiting.touched.slots.clone()}
         return {**super().state_dict(), "filter": {name: value.clone() for name, value in own.items()}, **waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -292,7 +287,7 @@ class PooledTracker(Tracker):
         self.slots.load_state_dict(
             {name: saved[name].to(self.dtype) if name == "belief" else saved[name] for name in names}
         )
-        self.pool, self._mass = saved["pool"].to(self.dtype), saved["mass"].double()
+        self.pool, self.mass_seen = saved["pool"].to(self.dtype), saved["mass"].double()
         self.waiting.resume(int(state["settled"]), state["touched"].long())
         self._count()
 
@@ -300,7 +295,7 @@ class PooledTracker(Tracker):
 
     def _check(self, saved: Mapping[str, Tensor], names: Sequence[str]) -> None:
         """Raise a ValueError if a saved filter is of other kinds or more prompts."""
-        shapes = {"pool": self.pool.shape, "mass": self._mass.shape}
+        shapes = {"pool": self.pool.shape, "mass": self.mass_seen.shape}
         if set(saved) != set(names) or any(saved[name].shape != shape for name, shape in shapes.items()):
             raise ValueError(f"state: expected a filter's {', '.join(names)} of {len(self.pool)} kinds, got others")
         if len(saved["row"]) and int(saved["row"].max()) >= self.num_prompts:
@@ -317,9 +312,8 @@ class PooledTracker(Tracker):
         initial = self.dynamics.initial(self._theta).probs.to(self.dtype)
         self.pool = initial.expand(len(self.kinds.example), initial.shape[-1]).clone()
         self.slots = Slots(self.num_prompts, initial.shape[-1], self.dtype)
-        self._mass = torch.zeros_like(self.pool, dtype=torch.float64)
-        idle = self._idle(0)
-        self.moves = Moves(self._waiting(idle) if self.kinds.steady else None)
+        self.mass_seen = torch.zeros_like(self.pool, dtype=torch.float64)
+        self.moves = Moves(self._waiting(0) if self.kinds.steady else None)
         self.waiting = Waiting(self.slots, self.moves)
         self._outlook = None
         self._count()
@@ -328,18 +322,21 @@ class PooledTracker(Tracker):
         visited = torch.bincount(self.kinds.at(self.slots.row.long()), minlength=len(self.kinds.sizes))
         self.strangers = self.kinds.sizes - visited
 
-    def _idle(self, number: int, known: Mapping[str, float] | None = None) -> Step:
-        """Step `number` for prompts that nobody rolled out."""
-        return self._step(torch.tensor([0]), torch.tensor([False]), number=number, known=known)
-
-    def _waiting(self, step: Step) -> Tensor:
-        """[G or 1, K, K], the moves in a step of prompts that nobody rolled out."""
+    def _waiting(self, number: int, known: Mapping[str, float] | None = None) -> Tensor:
+        """[G or 1, K, K], the moves in step `number` of prompts that nobody rolled out."""
         if self.kinds.steady and self._waits is not None and self._waits[0] is self._theta:
             return self._waits[1]
-        matrix = self.dynamics.transition(self._theta, step).probs.to(self.dtype)
+        idle = self._step(torch.tensor([0]), torch.tensor([False]), number=number, known=known)
+        matrix = self.dynamics.transition(self._theta, idle).probs.to(self.dtype)
         matrix = matrix if matrix.ndim == 3 else matrix.unsqueeze(0)
         self._waits = self._theta, matrix
         return matrix
+
+    def _tables(self) -> Tables:
+        """The laws by the size of a group, for models whose laws are the same at all steps."""
+        if self._laws is None or self._laws.theta is not self._theta:
+            self._laws = Tables(self, self._theta)
+        return self._laws
 
     def _means(self, theta: Any) -> Tensor:
         """[N or 1, K], see `Tracker`; its cost follows N if the kinds' rewards differ."""
@@ -373,9 +370,7 @@ class PooledTracker(Tracker):
             return
         levels = {name: self._levels(name, until).tolist() for name in ["progress", *self.history.step_columns]}
         for number in range(until):
-            known = {name: level[number] for name, level in levels.items()}
-            idle = self._idle(number, known=known)
-            self.moves.append(self._waiting(idle))
+            self.moves.append(self._waiting(number, {name: level[number] for name, level in levels.items()}))
 
     def _again(self) -> None:
         """All prompts filtered anew from the history."""
@@ -389,6 +384,6 @@ class PooledTracker(Tracker):
             kind = self.kinds.at(part)
             groups = groups_of(self.history, part)
             found = Late(self, part, kind).run(groups)
-            self._take(part, kind, found.belief, torch.zeros_like(part, dtype=torch.bool))
+            self.take(part, kind, found.belief, torch.zeros_like(part, dtype=torch.bool))
             self.slots.visits[self.slots.at(part)] = groups.visits(len(part)).to(torch.int32)
-            self._mass.index_add_(0, kind, found.belief.double())
+            self.mass_seen.index_add_(0, kind, found.belief.double())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dps_pyro.tracking.kinds import Kinds
 from dps_pyro.tracking.moves import Moves
+from dps_pyro.tracking.recent import Recent
 from dps_pyro.tracking.slots import Slots
 
 __all__ = ["Waiting"]
 
-WORK = 1 << 22
+WORK = 1 << 19
 """Numbers that one piece of a pass over all slots may hold, so that it stays in the processor's cache."""
 
 
@@ -27,27 +27,18 @@ class Waiting:
         self.slots, self.moves = slots, moves
         self.settled = 0
         """The step for which all slots that were not touched since then have their beliefs."""
-        self._touched: list[Tensor] = []
+        self.touched = Recent()
+        """The slots whose prompts were rolled out since all slots were settled."""
 
     def believed(self, slots: Tensor, kinds: Kinds, step: int) -> Tensor:
         """[V, K], `p(z_t | y_<t)` at step t of the prompts in the slots [V]."""
         kind = kinds.at(self.slots.row[slots].long())
         return self.moves.over(self.slots.belief[slots], kind, self.slots.since[slots].long(), step)
 
-    def touched(self) -> Tensor:
-        """Long, the slots whose prompts were rolled out since all slots were settled."""
-        if len(self._touched) != 1:
-            joined = torch.cat(self._touched) if self._touched else torch.zeros(0, dtype=torch.long)
-            self._touched = [joined.unique()]
-        return self._touched[0]
-
-    def touch(self, slots: Tensor) -> None:
-        """Take note that the beliefs in the slots [V] are newer than those of the others."""
-        self._touched.append(slots)
-
     def resume(self, settled: int, touched: Tensor) -> None:
-        """Go on from saved values of `settled` and `touched()`."""
-        self.settled, self._touched = settled, [touched]
+        """Go on from saved values of `settled` and `touched.slots`."""
+        self.settled, self.touched = settled, Recent()
+        self.touched.add(touched)
 
     def settle(self, kinds: Kinds, step: int) -> None:
         """Bring all slots up to date. Only the cost of the next look at many of them changes."""
@@ -55,11 +46,12 @@ class Waiting:
             return
         self.up_to_date(self.slots.belief, kinds, step)
         self.slots.since.fill_(step)
-        self.settled, self._touched = step, []
+        self.settled = step
+        self.touched.clear()
 
     def up_to_date(self, out: Tensor, kinds: Kinds, step: int) -> Tensor:
         """[n, K], the beliefs of all slots before `step`, written to `out`, which may be the slots' own."""
-        touched = self.touched()
+        touched = self.touched.slots
         fresh = self.believed(touched, kinds, step)
         move = self.moves.between(self.settled, step, self.slots.belief)
         each = max(1, WORK // (move.shape[-1] ** (1 if len(move) == 1 else 2)))

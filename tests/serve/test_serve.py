@@ -92,7 +92,7 @@ def test_a_request_that_comes_again_is_answered_as_before_and_changes_nothing(
     [
         ({}, groups(), 401, "key: expected Authorization: Bearer KEY"),
         ({"Authorization": "Bearer wrong"}, groups(), 401, "key: expected"),
-        (BEARER, "not json", 422, "request: Input should be a valid dictionary"),
+        (BEARER, "not json", 422, "request: Invalid JSON"),
         (BEARER, groups(worker="../etc"), 422, "worker"),
         (BEARER, groups(number=-1), 422, "round"),
         (BEARER, groups(number="0"), 422, "round"),
@@ -229,3 +229,56 @@ def test_a_service_that_is_killed_time_and_again_loses_nothing_and_counts_nothin
     finally:
         done.set()
         served.kill()
+
+
+def test_a_journal_that_cannot_be_written_ends_all_changes_and_loses_none(
+    service: tuple[TestClient, Durable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, durable = service
+    assert client.post("/observe", json=groups(), headers=BEARER).status_code == 200
+
+    class Full:
+        def write(self, line: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    before = durable._file
+    monkeypatch.setattr(durable, "_file", Full())
+    for _ in range(2):  # the request that failed changed the sampler, so that none may follow
+        answer = client.post("/observe", json=groups(number=1), headers=BEARER)
+        assert (answer.status_code, "No space left" in answer.json()["error"]) == (503, True)
+        monkeypatch.setattr(durable, "_file", before)
+    again = Durable(sampler(), durable.folder)
+    assert (again.number, again.sampler.tracker.step) == (1, 1)
+    assert again.change("observe", groups(number=1)) == {"step": 2, "again": False}
+    again.close()
+
+
+def test_requests_that_wait_for_the_disk_together_share_a_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable = Durable(sampler(), tmp_path)
+    flushed: list[int] = []
+
+    def flush() -> None:
+        at = durable.number
+        time.sleep(0.05)
+        flushed.append(at)
+
+    monkeypatch.setattr(durable, "flush", flush)
+    with TestClient(make_app(durable, KEY, sync=True)) as client:
+
+        def ask(number: int) -> None:
+            answer = client.post("/observe", json=groups(f"worker-{number}"), headers=BEARER)
+            assert answer.json()["step"] <= flushed[-1]  # nothing is answered before it is on the disk
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert durable.number == 12
+    assert flushed[-1] == 12
+    assert len(flushed) < 12

@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dps_pyro.selection import acquisition
 from dps_pyro.selection.acquisition import Acquisition
-from dps_pyro.selection.pooling.race import Shelves
-from dps_pyro.selection.pooling.waits import Rule, Seen, rule_of, shortest
+from dps_pyro.selection.pooling.race import Shelves, weights
+from dps_pyro.selection.pooling.waits import Rule, Seen, drawn, rule_of, shortest
 from dps_pyro.tracking.pooled import PooledTracker
 from dps_pyro.tracking.strangers import Members, distinct
 
 __all__ = ["Chosen", "PooledChoice"]
 
-MANY = 30_000
+MANY = 10_000
 """The number of visited prompts from which on the soft top B is a race. With fewer, each prompt gets a number."""
 SHARPEST = 20.0
 """Weights of a higher power leave the range of numbers."""
@@ -93,18 +94,18 @@ class PooledChoice:
     def _numbers(self, count: int, trials: int, retired: Tensor | None, generator: torch.Generator) -> Chosen:
         """A wait for each visited prompt, and for each pool of equals its shortest ones."""
         tracker, outlook = self.tracker, self.tracker.outlook(trials)
-        kinds, waits = self._pools(count, retired, generator)
-        if not tracker.kinds.steady or 8 * len(tracker.waiting.touched()) > tracker.slots.count:
+        kinds, first = self._pools(count, retired, generator)
+        if not tracker.kinds.steady or 8 * len(tracker.waiting.touched) > tracker.slots.count:
             tracker.settle()
         chance = outlook.slots()
         by_slot = self._seen(chance, tracker.believed, lambda: tracker.kinds.at(tracker.slots.row.long()))
         by_pool = self._seen(outlook.pool[kinds], lambda: tracker.pool[kinds], lambda: kinds)
-        own = torch.empty(len(chance), dtype=torch.float64).exponential_(generator=generator)
-        scores = torch.cat([self.rule(by_slot, own), self.rule(by_pool, waits)])
+        scores = torch.cat([self.rule(by_slot, drawn(len(chance), generator)), self.rule(by_pool, first)])
         if retired is not None:
             scores[: len(chance)][retired[tracker.slots.row.long()]] = float("-inf")
         best = scores.topk(count).indices
-        return self._rows(best, len(chance), torch.cat([chance, by_pool.chance])[best], kinds, retired, generator)
+        chances = torch.cat([chance, by_pool.chance])
+        return self._rows(best, torch.arange(tracker.slots.count), chances[best], kinds, retired, generator)
 
     def _race(
         self, count: int, trials: int, sharpness: float, retired: Tensor | None, generator: torch.Generator
@@ -113,24 +114,19 @@ class PooledChoice:
         tracker, outlook = self.tracker, self.tracker.outlook(trials)
         if self._shelves is None or not self._shelves.hold(outlook):
             self._shelves = Shelves(outlook)
-        kinds, waits = self._pools(count, retired, generator)
-        touched = tracker.waiting.touched()
+        kinds, first = self._pools(count, retired, generator)
+        touched, fresh = tracker.waiting.touched.slots, outlook.touched()
         barred = None if retired is None else retired[tracker.slots.row.long()]
-        touched = touched if barred is None else touched[~barred[touched]]
-        fresh = outlook.of(touched)
-        own = torch.empty(len(touched), dtype=torch.float64).exponential_(generator=generator)
-        weights = torch.cat([fresh, outlook.pool[kinds]]).double().clamp_min(1e-12) ** sharpness
-        others = torch.cat([own, waits]) / weights
+        if barred is not None:
+            free = ~barred[touched]
+            touched, fresh = touched[free], fresh[free]
+        chances = torch.cat([fresh, outlook.pool.index_select(0, kinds)])
+        others = torch.cat([drawn(len(touched), generator), first]) / weights(chances, sharpness)
         ran = self._shelves.race(outlook, sharpness, count, others, barred, generator)
-        times = torch.cat([ran.time, others])
-        best = times.topk(count, largest=False).indices
+        best = torch.cat([ran.time, others]).topk(count, largest=False).indices
         slots = torch.cat([ran.slot, touched])
-        pool = best >= len(slots)
-        chance = torch.empty(count, dtype=tracker.dtype)
-        chance[~pool] = outlook.of(slots[best[~pool]])
-        chance[pool] = outlook.pool[kinds[best[pool] - len(slots)]]
-        at = torch.where(pool, best - len(slots) + tracker.slots.count, slots[best.clamp_max(max(len(slots) - 1, 0))])
-        return self._rows(at, tracker.slots.count, chance, kinds, retired, generator)
+        chances = torch.cat([outlook.untouched(ran.slot), chances])
+        return self._rows(best, slots, chances[best], kinds, retired, generator)
 
     def _pools(self, count: int, retired: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Long [P] and float64 [P]: the kinds of those never visited that may be chosen, and their waits."""
@@ -150,18 +146,23 @@ class PooledChoice:
     def _rows(
         self,
         best: Tensor,
-        slots: int,
+        slots: Tensor,
         chance: Tensor,
         kinds: Tensor,
         retired: Tensor | None,
         generator: torch.Generator,
     ) -> Chosen:
-        """The prompts: those of slots, and for each place in a pool one of its members at random."""
+        """The prompts at the places `best`, of which the first are those of `slots` [V], and the others those of pools
+        of the kinds [P]: for each of these a member at random."""
         tracker = self.tracker
+        place = best.numpy()
+        pool = np.flatnonzero(place >= len(slots))
         rows = torch.empty_like(best)
-        pool = best >= slots
-        rows[~pool] = tracker.slots.row[best[~pool]].long()
-        kind, left = kinds[best[pool] - slots], self._left(retired)
+        seen = torch.from_numpy(np.flatnonzero(place < len(slots)))
+        rows[seen] = tracker.slots.row[slots[best[seen]]].long()
+        if len(pool) == 0:
+            return Chosen(rows, chance)
+        kind, left = kinds.numpy()[place[pool] - len(slots)], self._left(retired)
         if self._members is None or self._members.sizes is not tracker.kinds.sizes:
             self._members = Members(tracker.kinds)
 
@@ -169,10 +170,7 @@ class PooledChoice:
             unseen = tracker.slots.of[some] < 0
             return unseen if retired is None else unseen & ~retired[some]
 
-        places = pool.nonzero().squeeze(-1)
-        for one in kind.unique().tolist():
-            mine = places[kind == one]
-            rows[mine] = self._members.draw(one, len(mine), int(left[one]), generator, there)
+        rows[torch.from_numpy(pool)] = self._members.draw(kind, left, generator, there)
         return Chosen(rows, chance)
 
     def _seen(self, chance: Tensor, belief: Any, kinds: Any) -> Seen:

@@ -12,12 +12,16 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dps_pyro.selection.pooling.waits import drawn
 from dps_pyro.tracking.outlook import Outlook
+from dps_pyro.tracking.recent import Recent
+from dps_pyro.tracking.strangers import firsts
 
-__all__ = ["Arrivals", "Shelves"]
+__all__ = ["Arrivals", "Shelves", "weights"]
 
 NUMBER = 64
 """Shelves."""
@@ -42,7 +46,7 @@ class Shelves:
     def __init__(self, outlook: Outlook) -> None:
         tracker = outlook.tracker
         tracker.settle()
-        horizon = max(8, math.isqrt(tracker.slots.count // 1000 + 1))
+        horizon = max(12, math.isqrt(tracker.slots.count // 1000 + 1))
         self.made, self.until, self.trials = tracker.step, tracker.step + horizon, outlook.trials
         highest = outlook.after(horizon)[: horizon + 1].amax(0)
         bound = outlook.weighed(highest) * (1 + 1e-5) + 1e-9
@@ -54,7 +58,7 @@ class Shelves:
         """Whether the bounds still hold, and few slots were touched since."""
         tracker = outlook.tracker
         fresh = self.made == tracker.waiting.settled and tracker.step <= self.until and self.trials == outlook.trials
-        return fresh and len(tracker.waiting.touched()) <= max(1 << 13, len(self.order) // 64)
+        return fresh and len(tracker.waiting.touched) <= max(1 << 13, len(self.order) // 64)
 
     def race(
         self,
@@ -75,35 +79,34 @@ class Shelves:
             barred: bool [n], slots that must not be taken; None if all may be taken.
             generator: the random generator of the draws.
         """
-        tracker = outlook.tracker
-        bound = torch.exp2(-STEP * torch.arange(NUMBER, dtype=torch.float64)) ** sharpness
-        rate = self.counts * bound
-        first = self.counts.cumsum(0) - self.counts
+        touched = outlook.tracker.waiting.touched  # their bounds hold no more; they are among the others
+        bound = np.exp2(-STEP * np.arange(NUMBER)) ** sharpness
+        counts, order = self.counts.numpy(), self.order.numpy()
+        rate, first = counts * bound, counts.cumsum() - counts
+        total = float(rate.sum())
         latest = float(others.kthvalue(count).values) if len(others) >= count else math.inf
         found = Arrivals(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long))
-        gone = tracker.waiting.touched()  # their bounds hold no more; they are among the others
-        start, length = 0.0, 1.3 * count / max(float(rate.sum()), 1e-300)
-
-        def left(slots: Tensor) -> Tensor:
-            stay = ~torch.isin(slots, gone) & ~torch.isin(slots, found.slot)
-            return stay if barred is None else stay & ~barred[slots]
-
+        start, length = 0.0, 2 * count / max(total, 1e-300)
         while start < latest:
             stop = min(start + length, latest)
-            if float(rate.sum()) * (stop - start) > max(len(self.order), 1024):  # as well look at each
-                slots = self.order.long()
-                slots = slots[left(slots)]
-                times = torch.empty(len(slots), dtype=torch.float64).exponential_(generator=generator)
-                return _joined(found, Arrivals(start + times / _weight(outlook.of(slots), sharpness), slots))
-            points = torch.poisson(rate * (stop - start), generator=generator).long()
-            shelf = torch.arange(NUMBER).repeat_interleave(points)
-            draws = torch.rand(3, len(shelf), generator=generator, dtype=torch.float64)
-            place = (draws[0] * self.counts[shelf]).long().minimum(self.counts[shelf] - 1)
-            slots, times = self.order[first[shelf] + place].long(), start + draws[1] * (stop - start)
-            stay = left(slots).nonzero().squeeze(-1)
-            slots, times, shelf = slots[stay], times[stay], shelf[stay]
-            arrived = draws[2][stay] * bound[shelf] < _weight(outlook.of(slots), sharpness)
-            found = _joined(found, _firsts(Arrivals(times[arrived], slots[arrived])))
+            if total * (stop - start) > max(len(order), 1024):  # as well look at each
+                slots = _left(order.astype(np.int64), touched, barred)
+                times = drawn(len(slots), generator)
+                slots = torch.from_numpy(slots)
+                times = start + times / weights(outlook.untouched(slots), sharpness)
+                return _firsts(found, Arrivals(times, slots))
+            points = torch.poisson(torch.from_numpy(rate * (stop - start)), generator=generator).long().numpy()
+            shelf = np.repeat(np.arange(NUMBER), points)
+            draws = torch.rand(3, len(shelf), generator=generator, dtype=torch.float64).numpy()
+            place = np.minimum((draws[0] * counts[shelf]).astype(np.int64), counts[shelf] - 1)
+            slots = order[first[shelf] + place].astype(np.int64)
+            chance = outlook.untouched(torch.from_numpy(slots))
+            arrived = draws[2] * bound[shelf] < weights(chance, sharpness).numpy()
+            arrived &= ~touched.holds(slots)
+            if barred is not None:
+                arrived &= ~barred.numpy()[slots]
+            times = torch.from_numpy(start + draws[1][arrived] * (stop - start))
+            found = _firsts(found, Arrivals(times, torch.from_numpy(slots[arrived])))
             start, length = stop, 2 * length
             if len(found.time) + int((others <= stop).sum()) >= count:
                 break
@@ -128,21 +131,21 @@ class Shelves:
         return made
 
 
-def _weight(chance: Tensor, sharpness: float) -> Tensor:
-    weight: Tensor = chance.double().clamp_min(1e-12) ** sharpness
-    return weight
+def weights(chance: Tensor, sharpness: float) -> Tensor:
+    """float64 [V], the chances [V] to the power `sharpness`."""
+    base = chance.double().clamp_min(1e-12)
+    return base.square_().square_() if sharpness == 4 else base.pow_(sharpness)
 
 
-def _joined(one: Arrivals, other: Arrivals) -> Arrivals:
-    return Arrivals(torch.cat([one.time, other.time]), torch.cat([one.slot, other.slot]))
+def _left(slots: Any, touched: Recent, barred: Tensor | None) -> Any:
+    """The slots that were not touched and are not barred."""
+    stay = ~touched.holds(slots)
+    return slots[stay if barred is None else stay & ~barred.numpy()[slots]]
 
 
-def _firsts(arrivals: Arrivals) -> Arrivals:
-    """Each slot's first arrival."""
-    order = arrivals.time.argsort()
-    time, slot = arrivals.time[order], arrivals.slot[order]
-    by_slot = slot.argsort(stable=True)
-    ordered = slot[by_slot]
-    new = torch.ones(len(slot), dtype=torch.bool)
-    new[by_slot[1:]] = ordered[1:] != ordered[:-1]
-    return Arrivals(time[new], slot[new])
+def _firsts(before: Arrivals, after: Arrivals) -> Arrivals:
+    """Each slot's first arrival among some, of which `before` come before all of `after`."""
+    time, slot = torch.cat([before.time, after.time]), torch.cat([before.slot, after.slot])
+    order = time.numpy().argsort()
+    new = torch.from_numpy(order[firsts(slot.numpy()[order])])
+    return Arrivals(time.index_select(0, new), slot.index_select(0, new))

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dps_pyro.selection import acquisition
 from dps_pyro.selection.acquisition import Acquisition
 
-__all__ = ["Rule", "Seen", "rule_of", "shortest", "thompson"]
+__all__ = ["Rule", "Seen", "drawn", "rule_of", "shortest", "thompson"]
 
 TIE = 1e-7
 """Scores closer than this are ties, as in `dps_pyro.selection.acquisition`."""
@@ -59,11 +60,16 @@ def rule_of(acquire: Acquisition) -> Rule | None:
     return rules.get(acquire)
 
 
+def drawn(number: int, generator: torch.Generator) -> Tensor:
+    """float64 [number], waits drawn from the exponential distribution of mean 1, several times faster than by torch."""
+    return torch.from_numpy(-np.log1p(-torch.rand(number, generator=generator, dtype=torch.float64).numpy()))
+
+
 def shortest(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """float64 [G, count], the shortest waits in each pool of `sizes` [G] equals, in order; infinite where a pool has no
     more."""
     place = torch.arange(count)
-    steps = torch.empty(len(sizes), count, dtype=torch.float64).exponential_(generator=generator)
+    steps = drawn(len(sizes) * count, generator).view(len(sizes), count)
     left = sizes.unsqueeze(-1) - place
     return torch.where(left > 0, steps / left.clamp_min(1), float("inf")).cumsum(-1)
 
