@@ -20,3 +20,12 @@ def _fresh() -> Iterator[None]:
     pyro.clear_param_store()
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a report's figures without drawing them, which takes most of its time, for tests of the text around them."""
+    from dps_pyro.report import canvas
+
+    monkeypatch.setattr(canvas, "to_svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr(canvas, "to_png", lambda *_: None)

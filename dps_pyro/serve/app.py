@@ -1,4 +1,4 @@
-"""The service: a sampler's verbs over HTTP, for who has the key."""
+"""The service: a sampler's methods over HTTP, for clients that have the key."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from dps_pyro.serve.requests import InformativeRequest
 __all__ = ["make_app"]
 
 LARGEST = 4 << 20
-"""Bytes of the largest request."""
+"""The size of the largest request in bytes."""
 
 
 def make_app(durable: Durable, key: str, *, largest: int = LARGEST, sync: bool = False) -> FastAPI:
-    """The application. Requests are answered one after the other, so that each sees the changes of all before it.
+    """Make the application. It answers requests one after the other, so that each sees the changes of those before it.
 
     Args:
         durable: the sampler.
-        key: what every request has to bring as `Authorization: Bearer KEY`; at least 16 characters.
-        largest: bytes of the largest request.
-        sync: whether each change is flushed to the disk before it is answered, so that it outlives the machine's
-            crash, too, and not only the process's. Requests that come at the same time share a flush.
+        key: the key that every request has to send as `Authorization: Bearer KEY`; at least 16 characters.
+        largest: the size of the largest request in bytes.
+        sync: whether each change is flushed to the disk before it is answered, so that it survives a crash of the
+            machine, and not only one of the process. Requests that come at the same time share a flush.
 
     Raises:
         ValueError: the key is too short.
@@ -48,7 +48,7 @@ def make_app(durable: Durable, key: str, *, largest: int = LARGEST, sync: bool =
 
 
 def _refusals(app: FastAPI) -> None:
-    """What is said of requests that are refused."""
+    """Define the answers to requests that are refused."""
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: Exception) -> JSONResponse:
@@ -61,7 +61,7 @@ def _refusals(app: FastAPI) -> None:
 
 
 def _looks(app: FastAPI, durable: Durable) -> None:
-    """Requests that change nothing of what is believed. (What changes it is answered by the `Door`.)"""
+    """Define the requests that change no belief. (`Door` answers those that do.)"""
     sampler = durable.sampler
 
     @app.post("/save")

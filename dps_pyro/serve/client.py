@@ -1,4 +1,4 @@
-"""A sampler that is elsewhere: what a trainer uses in place of a `PromptSampler`."""
+"""The client of a sampler that runs in another process: a trainer uses it in place of a `PromptSampler`."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["RemoteSampler"]
 
 
 class RemoteSampler:
-    """The five verbs of a sampler that `dps-pyro serve` runs, for one of several workers.
+    """The five methods of a sampler that `dps-pyro serve` runs, for one of several workers.
 
-    Every request names the worker and its own count of rounds, and is asked again until it is answered: the service
-    makes each change once. A trainer that continues from a checkpoint loads this sampler's state with it. If it selects
+    Every request names the worker and its own count of rounds, and is repeated until it is answered. The service makes
+    each change only once. A trainer that continues from a checkpoint loads this sampler's state with it. If it selects
     and observes the same things again, it gets the same answers, and nothing changes.
 
     Args:
         url: the address of the service, such as "http://10.0.0.7:8700".
-        key: the service's.
-        worker: this worker's name, letters, digits, ".", "_" and "-".
-        patience: seconds to ask again for, where the service does not answer.
+        key: the key of the service.
+        worker: the name of this worker: letters, digits, ".", "_" and "-".
+        patience: the time in seconds for which an unanswered request is repeated.
 
     Raises:
-        ConnectionError: the service does not answer for that long.
-        ValueError: it refuses a request; the message is its own.
+        ConnectionError: the service did not answer for that time.
+        ValueError: the service refused a request; the message is that of the service.
     """
 
     def __init__(self, url: str, key: str, worker: str, *, patience: float = 300.0) -> None:
@@ -52,7 +52,7 @@ class RemoteSampler:
         self.trials = int(about["trials"])
         self.ids: list[str] | None = None
         self.rounds = int(about["rounds"].get(worker, -1)) + 1
-        """The number of the coming request."""
+        """The number of the next request."""
         self.ahead = Ahead()
 
     def select(self, batch_size: int) -> Tensor:
@@ -70,8 +70,8 @@ class RemoteSampler:
         progress: float | None = None,
         useful: Tensor | Sequence[bool] | None = None,
     ) -> None:
-        """See `PromptSampler.observe`. `step` is the service's, which all workers share: left out, the groups are those
-        of its coming step."""
+        """See `PromptSampler.observe`. `step` is a step of the service, which all workers share. The default is its
+        coming step."""
         plain: dict[str, Any] = {
             "prompts": prompts,
             "solved": solved,
@@ -94,7 +94,7 @@ class RemoteSampler:
         self._change("/retire", {"prompts": list(prompts)})
 
     def informative(self, trials: int, prompts: Sequence[int] | Sequence[str] | None = None) -> Tensor:
-        """See `PromptSampler.informative`; of some prompts, or of all where they fit into one request."""
+        """See `PromptSampler.informative`. Without `prompts`, all prompts have to fit into one request."""
         wanted = list(range(self.num_prompts)) if prompts is None else list(prompts)
         return torch.tensor(self._ask("POST", "/informative", {"trials": trials, "prompts": wanted})["chances"])
 
@@ -103,14 +103,14 @@ class RemoteSampler:
         return dict(self._ask("GET", "/metrics", None))
 
     def state_dict(self) -> dict[str, Any]:
-        """This worker's place; beliefs and history are the service's to keep."""
+        """Return the position of this worker. The service keeps beliefs and history."""
         return {"worker": self.worker, "rounds": self.rounds, "ahead": self.ahead.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved place.
+        """Continue from a saved position.
 
         Raises:
-            ValueError: it is another worker's, or none.
+            ValueError: the position is that of another worker, or no position.
         """
         if checks.instance("state", state, Mapping).get("worker") != self.worker:
             raise ValueError(f"state: expected worker {self.worker!r}, got {state.get('worker')!r}")
@@ -122,7 +122,7 @@ class RemoteSampler:
         return PromptBatches(self, batch_size, repeats, num_batches)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._http.close()
 
     def _change(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

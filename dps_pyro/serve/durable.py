@@ -1,4 +1,4 @@
-"""A sampler whose every change is on disk before it is answered, and is made once however often it is asked for."""
+"""A sampler whose changes are on disk before they are answered. Each change is made once, even if requested again."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from dps_pyro.storage import atomic_path, load_state, save_state
 __all__ = ["Durable", "ForgottenError"]
 
 REMEMBERED = 1024
-"""Rounds of each worker whose answers are kept, for requests that come again."""
+"""The number of rounds of each worker whose answers are kept for repeated requests."""
 WORKERS = 256
-"""The most workers."""
+"""The largest number of workers."""
 
 
 class ForgottenError(Exception):
-    """The round was too long ago to know whether it was answered, or is another request than the one answered."""
+    """The round was answered too long ago to be known, or the answer was to a different request."""
 
 
 class Durable:
-    """A sampler, a journal of the changes since its state was last saved, and the answers that were given.
+    """A sampler with a journal of the changes since its state was last saved, and with the answers that were given.
 
-    A change is made, written to the journal, and answered, in this order. A process that is killed before the journal
-    has the change has not answered it: whoever asked asks again. One that is killed later makes the change again when
-    it starts, from the journal, which has the answer, too: selections depend on nothing but the state and the request.
+    A change is made, written to the journal, and answered, in this order. If the process is killed before the change is
+    in the journal, the request has not been answered, and the client repeats it. If the process is killed later, it
+    makes the change again from the journal when it starts. The journal has the answer, too: selections depend only on
+    the state and the request.
 
     Args:
-        sampler: as it was made for the first time; a saved state is loaded into it.
-        folder: for the state and the journal.
-        every: changes between two saved states.
+        sampler: a new sampler, into which a saved state is loaded.
+        folder: the folder of the state and the journal.
+        every: the number of changes between two saved states.
 
     Raises:
-        ValueError: the saved state is another sampler's, or damaged.
+        ValueError: the saved state belongs to another sampler, or is damaged.
         OSError: the folder cannot be written to.
     """
 
@@ -45,7 +46,7 @@ class Durable:
         self.sampler, self.folder, self.every = sampler, folder, every
         self.answers: dict[str, dict[str, Any]] = {}
         self.number = 0
-        """How many changes there have been."""
+        """The number of changes so far."""
         self._added: list[Any] = []
         self._failed: OSError | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,14 +62,14 @@ class Durable:
         self._since = 0
 
     def change(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Make a change and write it to the journal, or give the answer that it had. A change that was written outlives
-        the process; `flush` lets it outlive the machine, too.
+        """Make a change and write it to the journal, or return its earlier answer. A change that was written survives
+        the end of the process; after `flush` it survives a crash of the machine, too.
 
         Raises:
-            OSError: the journal cannot be written. No change is made any more, as it would be lost with the process:
-                start again from the folder.
-            ValueError: the sampler refuses it; nothing has changed.
-            ForgottenError: the round was answered too long ago, or to another request.
+            OSError: the journal cannot be written. No further change is made, because it would be lost with the
+                process: start again from the folder.
+            ValueError: the sampler refuses the change; nothing has changed.
+            ForgottenError: the round was answered too long ago, or the answer was to a different request.
         """
         if self._failed is not None:
             raise self._failed
@@ -132,19 +133,19 @@ class Durable:
         with atomic_path(self.folder / "state") as aside:
             aside.mkdir()
             save_state(aside, {**state, "added": self._added})
-        # The old journal's changes have numbers that the state knows: killed before the next line, nothing is lost.
+        # The state knows the numbers of the old journal's changes: nothing is lost if the process is killed here.
         self._file.close()
         self._file = self._path.open("wb", buffering=0)
         self._since = 0
 
     def close(self) -> None:
-        """Save, unless a change could not be written, and let go of the journal."""
+        """Save the state, unless a change could not be written, and close the journal."""
         if self._failed is None:
             self.save()
         self._file.close()
 
     def _make(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The change itself, and its answer."""
+        """Make the change itself, and return its answer."""
         given = {
             name: value for name, value in request.items() if name not in ("worker", "round") and value is not None
         }
@@ -170,7 +171,7 @@ class Durable:
             del known[next(iter(known))]
 
     def _again(self) -> None:
-        """Make the journal's changes again that the state does not know. A last line that was cut off was not
+        """Make those changes of the journal again that the state does not know. An incomplete last line was not
         answered, and is removed."""
         if not self._path.exists():
             return

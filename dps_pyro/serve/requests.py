@@ -1,4 +1,4 @@
-"""What may be asked of the service, bounded."""
+"""The requests that the service takes, with their bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 MOST = 65_536
-"""The most prompts of one request."""
+"""The largest number of prompts in one request."""
 
 Id = Annotated[str, Field(min_length=1, max_length=1024)]
 Row = Annotated[int, Field(ge=0, lt=2**31)]
@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class RoundRequest(_Strict):
-    """A request that changes something, named by who asks and by the asker's own number of the round."""
+    """A request that changes something, identified by the worker and by the worker's own number of the round."""
 
     worker: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
     round: Annotated[int, Field(ge=0, lt=2**53)]
@@ -43,7 +43,7 @@ class SelectRequest(RoundRequest):
 
 
 class ObserveRequest(RoundRequest):
-    """Take in groups; see `PromptSampler.observe`."""
+    """Observe groups; see `PromptSampler.observe`."""
 
     prompts: Prompts
     solved: Annotated[list[float], Field(max_length=MOST)]
@@ -67,7 +67,7 @@ class RetireRequest(RoundRequest):
 
 
 class InformativeRequest(_Strict):
-    """The chances of useful groups of some prompts."""
+    """Return the chances that groups of some prompts are useful."""
 
     trials: Annotated[int, Field(ge=1, le=4096)]
     prompts: Prompts

@@ -47,11 +47,11 @@ class Child:
     """A Python process of ours, which is killed when this object is gone, or when this process ends.
 
     Args:
-        arguments: The arguments of Python: `-m`, a module and its arguments, or a file and its arguments.
-        keeps_complaints: Whether what it says on standard error is kept for `last_words`; otherwise it goes to the
+        *arguments: The arguments of Python: `-m`, a module and its arguments, or a file and its arguments.
+        keeps_complaints: Whether what it says on standard error is kept for `complaints`; otherwise it goes to the
             standard error of this process.
         own_group: Whether it leads a process group, and is killed with all processes of that group.
-        environment: Variables that it has beside those of this process.
+        environment: Variables in addition to those of this process.
 
     Attributes:
         pid: The id of the process.
@@ -99,8 +99,8 @@ class Child:
         return self._process.wait()
 
     def complaints(self, last: int) -> str:
-        """The last characters that it said on standard error."""
-        if self._complaints is None:
+        """The last characters that it said on standard error; nothing after `close`."""
+        if self._complaints is None or self._complaints.closed:
             return ""
         self._complaints.seek(0)
         return self._complaints.read()[-last:].decode(errors="replace").strip()
@@ -152,6 +152,8 @@ class Killable(Child):
 def _kill(process: subprocess.Popen[bytes], group: bool) -> None:
     if not group:
         process.kill()
+        return
+    if process.returncode is not None:  # its end has been seen, and its number may be another's by now
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The contract test of a dynamics model. Run it on your own model before you trust the model with a history."""
+"""The contract test of a dynamics model. Run it on your own model before you use the model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ QUICK = (
     check_broadcasting,
     check_copy,
 )
-"""The half that costs little: what the laws are."""
+"""The cheap half of the checks: the laws themselves."""
 THOROUGH = (
     check_schedule,
     check_gradients,
@@ -69,7 +69,7 @@ def check_dynamics(
     features: Features | None = None,
     seed: int = 0,
 ) -> None:
-    """Hold a model against the contract of `Dynamics`; returns if nothing is wrong with it. Takes seconds.
+    """Test a model against the contract of `Dynamics`. It takes seconds, and returns if nothing is wrong.
 
     The prior's sites are continuous, global ones outside the prompts plate and per-prompt ones inside it. `initial`,
     `transition`, `emission` and `informative` sample nothing, have the right shapes, broadcast over samples and steps,
@@ -79,23 +79,24 @@ def check_dynamics(
     runs. A model that brings its own filter (`PaperDPS`) is checked as the Pyro model that it also is.
 
     Args:
-        model: an instance. One that takes columns of its prompts (`groups`, `features`) was made with at least
-            `num_prompts` of them.
-        num_prompts: N, at least 3; best other than the number of states.
+        model: an instance. If the model takes columns of its prompts (`groups`, `features`), they need at least
+            `num_prompts` entries.
+        num_prompts: N, at least 3; preferably not the number of states.
         num_steps: T, at least 2.
-        trials: the group sizes to try, at least 1 each; steps without rollouts are always among them.
+        trials: the group sizes to try, at least 1 each. Steps without rollouts are always tried, too.
         columns: the names of the steps' own columns that the model asks for (`step.columns`).
-        features: the prompts' own columns that the model asks for there, name -> at least `num_prompts` numbers.
-        seed: the random seed of everything drawn. The global RNGs and Pyro's parameter store are left as they were.
+        features: the prompts' own columns that the model asks for (`step.columns`), name -> at least `num_prompts`
+            numbers.
+        seed: the random seed of everything drawn. The global generators and Pyro's parameter store do not change.
 
     Raises:
         DynamicsError: something is wrong. The message names the place, what was expected and found, and what to change.
         ValueError: an argument is out of range, or `model` is no instance of `Dynamics`.
 
-    Real-valued rewards: `solved` is the sum of a group's rewards, in 0..trials. For a continuous emission the test
-    asks that such sums have finite densities, and not that these add up to one. What cannot be seen from outside: a
-    doubly stochastic matrix that was transposed, and a site that was meant to be shared but is each prompt's own
-    throughout.
+    With real-valued rewards, `solved` is the sum of a group's rewards, in 0..trials. For a continuous emission the test
+    requires that such sums have finite densities, but not that the densities add up to one. Two mistakes cannot be seen
+    from outside: a doubly stochastic matrix that was transposed, and a site that was meant to be shared but belongs to
+    each prompt everywhere.
     """
     checks.instance("model", model, Dynamics)
     sizes = list(trials) if isinstance(trials, Sequence) else [trials]
@@ -113,18 +114,18 @@ def check_dynamics(
 def check_quickly(
     model: Dynamics[Any], *, num_prompts: int = 6, columns: Sequence[str] = (), features: Features | None = None
 ) -> None:
-    """The cheap half of `check_dynamics`: what the model's methods return, and not what follows from it. It takes less
-    than a second; `dps-pyro fit` and `dps-pyro train` run it first.
+    """Run the cheap half of `check_dynamics`: it tests what the model's methods return, and not what follows from it.
+    It takes less than a second. `dps-pyro fit` and `dps-pyro train` run it first.
 
     Args:
         model: an instance.
-        num_prompts: how many prompts the model knows; at most six of them are looked at, and
-            nothing of fewer than three.
+        num_prompts: the number of prompts that the model knows. At most six of them are tested, and with fewer than
+            three nothing is.
         columns: as for `check_dynamics`.
         features: as for `check_dynamics`.
 
     Raises:
-        DynamicsError: the first thing that is wrong.
+        DynamicsError: something is wrong; the message names the first mistake.
     """
     checks.instance("model", model, Dynamics)
     if checks.count("num_prompts", num_prompts, 0) < 3:

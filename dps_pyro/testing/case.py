@@ -1,4 +1,4 @@
-"""A model under test: its prior and its methods called with care, and what they are called with."""
+"""A model under test: its prior and its methods are called with known arguments, and every result is checked."""
 
 from __future__ import annotations
 
@@ -43,30 +43,30 @@ class Drawn(NamedTuple):
     """A run of the prior."""
 
     theta: Any
-    sites: dict[str, Any]  # the latent sites, Pyro's records of them
-    params: list[str]  # names of `pyro.param` statements
+    sites: dict[str, Any]  # Pyro's records of the latent sites
+    params: list[str]  # the names of `pyro.param` statements
 
 
 class Laws(NamedTuple):
-    """What a model's methods say, as tensors; [...] are steps and samples."""
+    """The results of a model's methods as tensors; [...] are steps and samples."""
 
     initial: Tensor  # [..., N, K]
     transition: Tensor  # [..., N, K, K]
-    emission: Tensor  # [3, ..., N, K], log p(y | z) of no, half and all of the rollouts solved
+    emission: Tensor  # [3, ..., N, K], log p(y | z) of groups with none, half and all of the rollouts solved
     informative: Tensor  # [..., N, K]
 
 
 class Case:
-    """One model, the sizes to try it at, and what is asked of it everywhere: that its methods return, what they ought
-    to, and sample nothing.
+    """One model and the sizes at which it is tested. Every call checks that a method returns the right kind of result
+    and samples nothing.
 
     Args:
         model: the model.
         num_prompts: N.
         num_steps: T.
-        sizes: group sizes.
+        sizes: the group sizes to try.
         columns: the names of the steps' own columns that the model asks for.
-        features: the prompts' own columns that it asks for, name -> N numbers.
+        features: the prompts' own columns that the model asks for, name -> N numbers.
     """
 
     def __init__(
@@ -82,17 +82,21 @@ class Case:
         self.num_states = len(model.states)
         shape = (num_prompts, num_steps)
         trials = torch.tensor(sizes)[torch.randint(len(sizes), shape)] * (torch.rand(shape) > 0.3)
-        trials[0], trials[1], trials[2, 0] = 0, max(sizes), 0  # one prompt never, one always, one from the second step
+        trials[0], trials[1], trials[2, 0] = (
+            0,
+            max(sizes),
+            0,
+        )  # never, always, and from the second step on
         self.trained = (trials > 0) & (torch.rand(shape) > 0.4)
         self.trials, self.levels = trials, {"progress": torch.linspace(0.1, 0.7, num_steps).double()}
         self.levels |= {name: torch.rand(num_steps).double() for name in columns}
         self.features: dict[str, Any] = {name: list(column)[:num_prompts] for name, column in (features or {}).items()}
         unknown = self.history()
         self.steps = steps_of(unknown, unknown.dense())
-        """[N or 1, T]: what is known of the steps."""
+        """What is known of the steps; fields [N or 1, T]."""
 
     def error(self, where: str, expected: str, got: str, mend: str) -> DynamicsError:
-        """The error that says so."""
+        """Make the error with this message."""
         return DynamicsError(f"{type(self.model).__name__}.{where}: expected {expected}, got {got}. {mend}.")
 
     # ------------------------------------------------------------------------------------------------- the prior
@@ -104,8 +108,8 @@ class Case:
         num_prompts: int | None = None,
         samples: int | None = None,
     ) -> Drawn:
-        """Run the prior: each site drawn, or at what `value` says of it; `samples` many at once, as
-        vectorised particles do it."""
+        """Run the prior. Each site is drawn, or has the value that `value` gives for it. With `samples`, so many are
+        drawn at once, as with vectorised particles."""
         size = self.num_prompts if num_prompts is None else num_prompts
         many = nullcontext() if samples is None else pyro.plate("samples", samples, dim=-2)
         try:
@@ -133,11 +137,11 @@ class Case:
         return Drawn(theta, sites, params)
 
     def values(self, value: Callable[[Any], Tensor] | None = None) -> dict[str, Tensor]:
-        """Values of all sites, from one run of the prior."""
+        """Return the values of all sites from one run of the prior."""
         return {name: node["value"].detach() for name, node in self.draw(value).sites.items()}
 
     def parameters(self, values: Mapping[str, Tensor], rows: Tensor | None = None) -> Any:
-        """`model.parameters`, whose errors are the model's."""
+        """Call `model.parameters`; an error counts as the model's."""
         try:
             return self.model.parameters(self.num_prompts, values, rows)
         except Exception as error:
@@ -152,12 +156,12 @@ class Case:
     # ------------------------------------------------------------------------------------------------- the methods
 
     def step(self, t: int, rows: Tensor | None = None) -> Step:
-        """One step of `steps`, of all prompts or some: fields [N] and [1]."""
+        """Take one step of `steps`, for all prompts or some of them; fields [N] and [1]."""
         now = self.steps.at(t)
         return now if rows is None else now.at(rows)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """What a method returns; it samples nothing."""
+        """Call a method, which must not sample anything, and return its result."""
         with poutine.block(), poutine.trace() as tracer:
             try:
                 result = getattr(self.model, method)(*arguments)
@@ -189,11 +193,11 @@ class Case:
         return "It fails for one draw of the prior and one step already: see the error that this one comes from, above"
 
     def laws(self, theta: Any, step: Step, lead: Sequence[int] = ()) -> Laws:
-        """All that the model says at one theta and step, each method checked: type, shape, finite, normalised.
+        """Return all laws of the model at one theta and step. Each is checked: type, shape, finite, normalised.
 
         Args:
-            theta: with sample dimensions as in the last of `lead`.
-            step: fields [..., N].
+            theta: the parameters, whose sample dimensions are the last ones of `lead`.
+            step: the step, with fields [..., N].
             lead: [...], the sizes of steps and samples together.
         """
         num_prompts, K = step.trials.shape[-1], self.num_states
@@ -235,7 +239,7 @@ class Case:
         return Laws(initial, transition, shown.expand(3, *whole, K), useful)
 
     def _categorical(self, method: str, law: Any, batch: list[int]) -> Tensor:
-        """Its probabilities, checked."""
+        """Return the probabilities of a law, which are checked."""
         if not isinstance(law, dist.Categorical):
             mend = "Return `dist.Categorical(probabilities)`, over the states in the last dimension"
             mend = PYROS if isinstance(law, torch.distributions.Categorical) else mend
@@ -258,7 +262,7 @@ class Case:
             raise self.error(method, f"{torch.get_default_dtype()}, torch's default", f"{values.dtype}", mend)
 
     def _batch(self, method: str, batch: tuple[int, ...], whole: list[int]) -> None:
-        """That a batch shape broadcasts to the whole one, the states not left out where there are any."""
+        """Check that a batch shape broadcasts to the whole one, and has the states if the whole one has them."""
         states = method != "initial"
         if states and batch and batch[-1] not in (self.num_states, 1, *whole):
             raise self._miscounted(method, batch[-1])
@@ -279,10 +283,10 @@ class Case:
         return self.error(method, f"{K} states, as `states` names them", f"{found}", mend)
 
     def _normalised(self, method: str, law: Any, made: list[tuple[Any, Tensor]]) -> None:
-        """That the weights were probabilities before the Categorical normalised them."""
+        """Check that the weights were probabilities before the Categorical normalised them."""
         for owner, weights in made:
             total = weights.sum(-1)
-            even = bool((weights == weights[..., :1]).all())  # `torch.ones(K)` says what it means
+            even = bool((weights == weights[..., :1]).all())  # the meaning of `torch.ones(K)` is clear
             if owner is law and not even and not bool(((total - 1).abs() < 1e-3).all()):
                 mend = (
                     "A Categorical normalises what it is given without a word. Give it rows that sum to 1, or "
@@ -291,7 +295,7 @@ class Case:
                 raise self.error(method, "rows that sum to 1", f"a sum of {_worst(total, 1.0):g}", mend)
 
     def _oriented(self, law: Any, made: list[tuple[Any, Tensor]]) -> None:
-        """That the matrix was not one of columns before the Categorical normalised it."""
+        """Check that the columns of the matrix did not add up to one before the Categorical normalised its rows."""
         for owner, weights in made:
             if owner is not law or weights.ndim < 2 or weights.shape[-1] != weights.shape[-2]:
                 continue
@@ -306,7 +310,7 @@ class Case:
     # ------------------------------------------------------------------------------------------------- the log
 
     def history(self, solved: Tensor | None = None) -> RolloutHistory:
-        """A log of `steps` with outcomes [N, T], or its schedule."""
+        """Make a log of `steps` with outcomes [N, T], or without outcomes its schedule."""
         history = RolloutHistory(self.num_prompts, num_steps=self.num_steps, features=self.features)
         for t in range(self.num_steps):
             rows = self.trials[:, t].nonzero().squeeze(-1)
@@ -320,26 +324,26 @@ class Case:
         return history.schedule() if solved is None else history
 
     def told(self, t: int) -> dict[str, Any]:
-        """What `observe` and `append` are told of a step itself."""
+        """The arguments of `observe` and `append` that describe a step itself."""
         columns = {name: float(level[t]) for name, level in self.levels.items()}
         return {"progress": columns.pop("progress"), "columns": columns}
 
 
 PYROS = "Take it from `pyro.distributions`: torch's own has no plates, no expansion of the kind and no `to_event`"
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-7}
-"""What two ways to the same number may be apart, of numbers below 1, in larger ones relatively. The gallery's stay ten
-times closer; in single precision it is Pyro's enumeration, in log space, that is the furthest off (2e-5)."""
+"""The largest difference of two computations of the same number: absolute below 1, and relative above. The gallery's
+models stay ten times closer. In single precision Pyro's enumeration, in log space, is the furthest off (2e-5)."""
 
 
 def differ(one: Tensor, other: Tensor, dtype: torch.dtype | None = None) -> bool:
-    """Whether they differ by more than the rounding of torch's default dtype, or of `dtype` if that is coarser; NaN
-    always does."""
+    """Whether two tensors differ by more than the rounding of torch's default dtype, or of `dtype` if that is coarser.
+    NaN always counts as a difference."""
     tolerance = max(ROUNDING[torch.get_default_dtype()], ROUNDING[dtype or torch.float64])
     return not torch.allclose(one.double(), other.double(), rtol=tolerance, atol=tolerance)
 
 
 class _Pyros(Messenger):
-    """Sees that sites follow Pyro's distributions, whose torch namesakes lack what Pyro needs."""
+    """Checks that sites follow Pyro's distributions: those of torch with the same names lack what Pyro needs."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
@@ -368,7 +372,7 @@ def _worst(values: Tensor, wanted: float) -> float:
 
 @contextmanager
 def _weights() -> Iterator[list[tuple[Any, Tensor]]]:
-    """The Categoricals that are made within, and the weights they were given: they normalise rows without a word."""
+    """Record the Categoricals that are made inside the block with their weights, which they normalise silently."""
     made: list[tuple[Any, Tensor]] = []
     make = dist.Categorical.__init__
 

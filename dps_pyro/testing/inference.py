@@ -1,4 +1,4 @@
-"""What follows from the laws: draws, densities, gradients, the filter, the fit; each against another way to it."""
+"""Checks of what follows from the laws: draws, densities, gradients, the filter and the fit, each computed twice."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 MOST_PATHS = 20_000
-"""Paths that brute force adds up, K ** (T + 1)."""
+"""The largest number of paths that brute force adds up, K ** (T + 1)."""
 SAMPLES = "Something in the model does not broadcast. " + BROADCAST
 
 
 def observed(case: Case, values: dict[str, Tensor]) -> RolloutHistory:
-    """A log drawn from the model at these values; real-valued sums that lie outside 0..trials are moved to its ends."""
+    """Draw a log from the model at these values. Real-valued sums outside 0..trials are moved to its ends."""
     try:
         drawn = poutine.condition(case.model.model, data=values)(case.history())
     except Exception as error:
@@ -47,7 +47,7 @@ def observed(case: Case, values: dict[str, Tensor]) -> RolloutHistory:
 
 
 def check_schedule(case: Case) -> None:
-    """Outcomes can be drawn for a schedule, one by one and in parallel: 0 where missing, counts within 0..trials."""
+    """Check that outcomes can be drawn for a schedule, one by one and in parallel: in 0..trials, and 0 if missing."""
     trials = case.steps.trials
     for parallel in (False, True):
         try:
@@ -69,7 +69,7 @@ def check_schedule(case: Case) -> None:
 
 
 def check_gradients(case: Case) -> None:
-    """The log density has a finite gradient in every unconstrained site, steps without rollouts included."""
+    """Check that the log density has a finite gradient in every unconstrained site, also at steps without rollouts."""
     for _ in range(5):
         points: dict[str, tuple[Any, Tensor]] = {}
 
@@ -98,8 +98,8 @@ def check_gradients(case: Case) -> None:
 
 
 def check_influence(case: Case) -> None:
-    """If the likelihood of the outcomes changes with a site, it has a gradient in that site: none was lost by
-    `.detach()`, `.item()` or NumPy."""
+    """Check that the likelihood has a gradient in each site with which it changes: none was lost by `.detach()`,
+    `.item()` or NumPy."""
     drawn, others = case.draw(), case.values()
     values = {name: site["value"].detach() for name, site in drawn.sites.items()}
     history = observed(case, values)
@@ -121,7 +121,7 @@ def check_influence(case: Case) -> None:
 
 
 def _without_gradient(case: Case, points: dict[str, tuple[Any, Tensor]], history: RolloutHistory) -> str | None:
-    """The sites in which the log density has no finite gradient."""
+    """Name the sites in which the log density has no finite gradient."""
     free = {name: point.clone().requires_grad_() for name, (_, point) in points.items()}
     data = {name: transform(free[name]) for name, (transform, _) in points.items()}
     trace = poutine.trace(poutine.condition(case.model.model, data=data)).get_trace(history)
@@ -134,7 +134,7 @@ def _without_gradient(case: Case, points: dict[str, tuple[Any, Tensor]], history
 
 
 def check_mini_batches(case: Case) -> None:
-    """The log density of a mini-batch, scaled up by Pyro, is on average over all mini-batches that of all prompts."""
+    """Check that the log density of a mini-batch, as Pyro scales it up, is unbiased over all mini-batches."""
     drawn = case.draw()
     values = {name: site["value"] for name, site in drawn.sites.items()}
     history = observed(case, values)
@@ -160,7 +160,7 @@ def check_mini_batches(case: Case) -> None:
 
 
 def check_filter(case: Case) -> None:
-    """Likelihood and tracker, step by step, equal the sum over all paths of states."""
+    """Check that likelihood and tracker equal, step by step, the sum over all paths of states."""
     values = case.values()
     history = observed(case, values)
     solved = history.dense().solved
@@ -196,7 +196,7 @@ def _disagree(case: Case, what: str) -> DynamicsError:
 
 
 def _brute_force(case: Case, values: dict[str, Tensor], solved: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(y_t | y_<t) [T, N] and p(z_t | y_<t) [T + 1, N, K], prompt by prompt, by adding up all paths."""
+    """Compute log p(y_t | y_<t), [T, N], and p(z_t | y_<t), [T + 1, N, K], for each prompt by adding up all paths."""
     num_prompts, T = solved.shape
     K = case.num_states
     evidence, beliefs = (
@@ -205,7 +205,7 @@ def _brute_force(case: Case, values: dict[str, Tensor], solved: Tensor) -> tuple
     for i in range(num_prompts):
         row = torch.tensor([i])
         theta = case.parameters(values, row)
-        weight = case.call("initial", theta).probs.expand(1, K)[0].double().numpy()  # of a path, [K, ..., K]
+        weight = case.call("initial", theta).probs.expand(1, K)[0].double().numpy()  # of each path, [K, ..., K]
         before = 1.0
         for t in range(T):
             beliefs[t, i] = torch.tensor(weight.reshape(-1, K).sum(0) / weight.sum())
@@ -222,7 +222,7 @@ def _brute_force(case: Case, values: dict[str, Tensor], solved: Tensor) -> tuple
 
 
 def check_enumeration(case: Case) -> None:
-    """The model with its states summed out equals the one with its states enumerated by Pyro."""
+    """Check that the model with its states summed out equals the model with its states enumerated by Pyro."""
     values = case.values()
     history = observed(case, values)
     losses = []
@@ -239,7 +239,7 @@ def _no_guide(*_: Any) -> None: ...
 
 
 def check_fit(case: Case) -> None:
-    """A few SVI steps, on all prompts and on mini-batches, and the filter at what they found."""
+    """Check that a few SVI steps run, on all prompts and on mini-batches, and the filter at what they found."""
     history = observed(case, case.values())
     for batch_size in (None, 2):
         try:

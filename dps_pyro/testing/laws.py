@@ -1,4 +1,4 @@
-"""What is asked of the laws: shapes, probabilities, order, broadcasting."""
+"""Checks of the laws: shapes, probabilities, order, broadcasting."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = [
 ]
 
 DRAWS = 20
-"""Parameters at which laws are looked at one by one."""
+"""The number of parameter values at which laws are checked one by one."""
 
 
 METHODS = {"prior": 1, "initial": 1, "transition": 2, "emission": 2, "informative": 2}
-"""How many arguments each is called with."""
+"""The number of arguments of each method."""
 
 
 def check_methods(case: Case) -> None:
-    """The methods take the arguments that they are called with."""
+    """Check that the methods take the arguments with which they are called."""
     for method, count in METHODS.items():
         signature = inspect.signature(getattr(case.model, method))
         try:
@@ -46,7 +46,7 @@ def check_methods(case: Case) -> None:
 
 
 def check_states(case: Case) -> None:
-    """The states' names are distinct strings, at least two."""
+    """Check that the names of the states are at least two distinct strings."""
     states: Any = case.model.states
     named = isinstance(states, tuple) and all(isinstance(name, str) for name in states)
     if not named or len(set(states)) < len(states) or len(states) < 2:
@@ -55,8 +55,8 @@ def check_states(case: Case) -> None:
 
 
 def check_laws(case: Case) -> None:
-    """Every method returns what it ought to, anywhere in the prior's support; the same each time."""
-    for _ in range(DRAWS // 2):  # a fit passes through many points that the prior holds unlikely
+    """Check that every method returns a valid result everywhere in the prior's support, and the same each time."""
+    for _ in range(DRAWS // 2):  # a fit passes through many points that are unlikely a priori
         case.laws(case.parameters(case.values(anywhere)), case.step(0))
     for _ in range(DRAWS // 4):
         theta = case.parameters(case.values())
@@ -75,7 +75,7 @@ def check_laws(case: Case) -> None:
 
 
 def check_emission(case: Case) -> None:
-    """Counts: probabilities that add up to one over 0..trials. Any: every outcome is possible in some state."""
+    """Check that every outcome is possible in some state, and that the chances of counts add up to one."""
     for _ in range(DRAWS // 4):
         theta = case.parameters(case.values())
         for size in case.sizes:
@@ -102,7 +102,7 @@ def check_emission(case: Case) -> None:
 
 
 def check_order(case: Case) -> None:
-    """The expected outcome does not fall from state to state, for draws of the prior and anywhere in its support."""
+    """Check that the expected outcome does not fall from state to state, for draws of the prior and in its support."""
     size = max(case.sizes)
     step = case.step(0).replace(trials=torch.full((case.num_prompts,), size))
     for attempt in range(3 * DRAWS):
@@ -124,7 +124,7 @@ def check_order(case: Case) -> None:
 
 
 def anywhere(site: Any) -> Tensor:
-    """A value somewhere in the site's support, whatever its prior says of it: where a fit may pass."""
+    """Draw a value from the whole support of a site, however unlikely a priori: a fit may pass through it."""
     transform = biject_to(site["fn"].support)
     value: Tensor = transform(2 * torch.randn(transform.inverse_shape(site["fn"].shape())))
     return value
@@ -140,7 +140,7 @@ def _mean(law: Any, size: int) -> Tensor:
 
 
 def check_broadcasting(case: Case) -> None:
-    """Samples and steps all at once give what each gives alone."""
+    """Check that samples and steps together give the same as each alone."""
     samples = next(count for count in range(3, 8) if count not in (case.num_prompts, case.num_steps, case.num_states))
     drawn = case.draw(samples=samples)
     shapes = {name: site["value"].shape for name, site in case.draw().sites.items()}
@@ -159,7 +159,7 @@ def check_broadcasting(case: Case) -> None:
 
 
 def check_copy(case: Case) -> None:
-    """A pickled copy says the same: a refit in the background works on one, in another process."""
+    """Check that a pickled copy has the same laws, because a refit in the background works on a copy."""
     twin = copy.copy(case.model)
     try:
         vars(twin).update(pickle.loads(pickle.dumps(vars(case.model))))  # noqa: S301 - made here

@@ -1,4 +1,4 @@
-"""What is asked of the prior: its sites, what they belong to, and the rows that are asked for."""
+"""Checks of the prior: its sites, whether they belong to the prompts, and the rows that are asked for."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ INSIDE = "Sample it inside `with prompts as rows:`"
 
 
 def is_own(site: Any) -> bool:
-    """Whether each prompt has a value of its own: the site is inside the prompts plate."""
+    """Whether each prompt has its own value of a site, which is then inside the prompts plate."""
     return any(frame.name == "prompts" for frame in site["cond_indep_stack"])
 
 
 def check_sites(case: Case) -> None:
-    """Continuous latent sites; what each prompt has of its own is inside the prompts plate, and nothing else is."""
+    """Check that sites are continuous, and that the sites inside the prompts plate are exactly those per prompt."""
     drawn = case.draw()
     if drawn.params:
         mend = "Give it a prior with pyro.sample; a param is in no posterior, and the tracker would not know it"
@@ -73,7 +73,7 @@ def _follows_the_prompts(case: Case, name: str, shape: torch.Size, own: bool) ->
 
 
 def check_own_values(case: Case) -> None:
-    """A prompt's laws depend on its own values and on those that all share, never on another prompt's."""
+    """Check that the laws of a prompt depend on its own values and on shared ones, never on those of other prompts."""
     drawn, others = case.draw(), case.values()
     values = {name: site["value"] for name, site in drawn.sites.items()}
     step = case.step(0)
@@ -98,18 +98,18 @@ def check_own_values(case: Case) -> None:
 
 
 def _plate_dim(site: Any) -> int:
-    """The prompts' dimension of the site's value."""
+    """The dimension of a site's value that runs over the prompts."""
     (dim,) = (frame.dim for frame in site["cond_indep_stack"] if frame.name == "prompts")
     return int(dim) - len(site["fn"].event_shape)
 
 
 def own_rows(site: Any, value: Tensor, rows: Tensor) -> Tensor:
-    """A site's value cut down to some prompts, where it is of each prompt."""
+    """Take the value of a site for some prompts, if it has one per prompt."""
     return value.index_select(_plate_dim(site), rows) if is_own(site) else value
 
 
 def check_rows(case: Case) -> None:
-    """The parameters of some rows are those rows of all."""
+    """Check that the parameters of some rows are those rows of the parameters of all prompts."""
     values, rows = case.values(), torch.tensor([case.num_prompts - 1, 1])
     every = case.laws(case.parameters(values), case.step(0))
     some = case.laws(case.parameters(values, rows), case.step(0, rows))

@@ -161,6 +161,7 @@ def test_fit_wants_a_history(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert call(capsys, "fit")[0] == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_of_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine, file = tmp_path / "mine.py", tmp_path / "my.yaml"
     mine.write_text(MINE, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -233,20 +234,32 @@ def test_a_site_is_sampled_over_its_scale() -> None:
     torch.testing.assert_close(density, expected + 3 * each.log().flatten(1).sum(1))
 
 
-def test_all_methods_rank_the_same_simulations() -> None:
+@cache
+def ranks_by_hmc() -> Ranks:
+    return sbc(SolvingProgress(), design(4, 3), simulations=3, draws=9, thin=2, warmup=60, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "simulations", "warmup"),
+    [("svi", 3, 40), ("nuts", 1, 4), pytest.param("nuts", 3, 12, marks=pytest.mark.slow)],
+)
+def test_all_methods_rank_the_same_simulations(method: Any, simulations: int, warmup: int) -> None:
     """The same truth and the same logs: where the posterior is near the prior, the ranks agree roughly."""
     torch.set_default_dtype(torch.float64)
-    schedule = design(4, 3)
-    hmc_ranks = sbc(SolvingProgress(), schedule, simulations=3, draws=9, thin=2, warmup=60, progress=False)
-    for method, warmup in (("nuts", 12), ("svi", 40)):
-        other = sbc(
-            SolvingProgress(), schedule, simulations=3, draws=9, thin=1, warmup=warmup, method=method, progress=False  # type: ignore[arg-type]
-        )  # fmt: skip
-        assert list(other.ranks) == list(hmc_ranks.ranks)
-        apart = (other.ranks["initial[0]"] - hmc_ranks.ranks["initial[0]"]).abs().double().mean()
+    settings: dict[str, Any] = {"draws": 9, "thin": 1, "warmup": warmup, "method": method, "progress": False}
+    other = sbc(SolvingProgress(), design(4, 3), simulations=simulations, **settings)
+    assert list(other.ranks) == list(ranks_by_hmc().ranks)
+    assert all(
+        bool(((ranks >= 0) & (ranks <= 9)).all()) and len(ranks) == simulations for ranks in other.ranks.values()
+    )
+    if simulations == 3:
+        apart = (other.ranks["initial[0]"] - ranks_by_hmc().ranks["initial[0]"]).abs().double().mean()
         assert float(apart) < 5
+
+
+def test_a_method_of_another_name_is_refused() -> None:
     with pytest.raises(ValueError, match="method: expected 'hmc', 'nuts' or 'svi', got 'gibbs'"):
-        sbc(SolvingProgress(), schedule, method="gibbs", simulations=2, progress=False)  # type: ignore[arg-type]
+        sbc(SolvingProgress(), design(4, 3), method="gibbs", simulations=2, progress=False)  # type: ignore[arg-type]
 
 
 def test_batches_are_kept_and_joined() -> None:

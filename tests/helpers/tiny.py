@@ -132,7 +132,7 @@ def _ended(target: Callable[..., None], *arguments: Any) -> int | None:
     """The exit code of a call in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     # Imported once for all of them. (By name it would not be found: that process does not know this folder.)
-    context.set_forkserver_preload(["dps_pyro.trainers.grpo"])
+    context.set_forkserver_preload(["dps_pyro.trainers.grpo", "pandas", "torch.utils.tensorboard"])
     process = context.Process(target=target, args=arguments)
     process.start()
     process.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +198,18 @@ def test_a_loss_that_is_no_number_says_at_which_step() -> None:
 # --------------------------------------------------------------------------------------- guides, restarts, time, starts
 
 
+@cache
+def usual() -> tuple[RolloutHistory, Posterior]:
+    """A history, and what the usual guide finds."""
+    torch.manual_seed(0)
+    history = simulated(60, 10)
+    return history, quick(history, steps=300, draws=50)
+
+
 @pytest.mark.parametrize("guide", ["normal", "low_rank", "delta", AutoMultivariateNormal])
 def test_every_guide_finds_the_same_centre(guide: Any) -> None:
-    history = simulated(60, 10)
+    history, reference = usual()
     posterior = quick(history, steps=300, guide=guide, draws=50)
-    reference = quick(history, steps=300, draws=50)
     for name in TRUTH:
         torch.testing.assert_close(posterior.point[name], reference.point[name], atol=0.12, rtol=0)
         assert len(posterior.draws[name]) == posterior.about["draws"] == (1 if guide == "delta" else 50)

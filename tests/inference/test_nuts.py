@@ -29,7 +29,7 @@ def test_nuts_and_svi_agree_on_a_small_history() -> None:
     history = simulated(10, 4, missing=0.2)
     approximate = svi(SolvingProgress(), history, steps=400, draws=200)
     exact = fit(
-        SolvingProgress(), history, NUTS(warmup=20, draws=30, max_tree_depth=6, start=approximate), progress=False
+        SolvingProgress(), history, NUTS(warmup=20, draws=30, max_tree_depth=5, start=approximate), progress=False
     )
     for name, truth in TRUTH.items():
         assert exact.draws[name].shape == (30, *truth.shape)

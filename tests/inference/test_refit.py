@@ -17,13 +17,25 @@ from helpers.tiny import MINE
 
 from dps_pyro import Progress, PromptSampler, Refit, RolloutHistory, Step, Tracker
 from dps_pyro.dynamics.sites import sites_of
-from dps_pyro.inference.refit import Refitter
+from dps_pyro.inference.refit import Refitter, Worker
 from dps_pyro.models import Covariate, Hierarchical, PaperDPS, RunStart, SolvingProgress
 from dps_pyro.models.by_name import make
 from dps_pyro.storage import load_state, save_state
 
 QUICK = Refit(first=20, steps=8)
 NUM_PROMPTS = 40
+
+
+@pytest.fixture(scope="module")
+def worker() -> Worker:
+    """A process that fits. Each takes seconds to import what it needs."""
+    return Worker()
+
+
+@pytest.fixture
+def one_worker(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all samplers of a test have their fits from one process."""
+    monkeypatch.setattr("dps_pyro.inference.refit.Worker", lambda: worker)
 
 
 def truth() -> RolloutHistory:
@@ -68,6 +80,7 @@ def test_beliefs_are_filtered_anew_at_what_was_learned() -> None:
     assert unseen[1] < 0.6 * before[1]
 
 
+@pytest.mark.usefixtures("one_worker")
 def test_in_the_background_it_learns_the_same_one_step_later() -> None:
     log = truth()
     here, beside = make_sampler(), make_sampler(refit=Refit(first=20, steps=8, background=True))
@@ -81,6 +94,7 @@ def test_in_the_background_it_learns_the_same_one_step_later() -> None:
     torch.testing.assert_close(beside.belief, here.belief, rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures("one_worker")
 @pytest.mark.parametrize(("at", "background"), [(3, False), (7, False), (3, True)])
 def test_a_resumed_sampler_goes_on_as_the_uninterrupted_one(background: bool, at: int, tmp_path: Path) -> None:
     """At step 3 a fit has just begun; at 7 there is one to start the next from."""
@@ -131,6 +145,7 @@ def test_prompts_with_parameters_of_their_own_learn_and_new_ones_join() -> None:
     assert len(sampler.tracker.state_dict()["values"]["z_prompt"]) == 50
 
 
+@pytest.mark.usefixtures("one_worker")
 def test_a_model_in_a_file_is_refitted_in_the_background(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(MINE, encoding="utf-8")

@@ -173,6 +173,7 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: 
         BetaBernoulli(**arguments)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_from_start_to_report_and_on(tmp_path: Path) -> None:
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     chosen: dict[str, Any] = {"dynamics": "BetaBernoulli", "dynamics_args": {"trials": 4}, "acquisition": "target"}

@@ -176,6 +176,7 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: 
         RewardEMA(**arguments)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_from_start_to_report_and_on(tmp_path: Path) -> None:
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     chosen: dict[str, Any] = {"dynamics": "RewardEMA", "dynamics_args": {"trials": 4}, "acquisition": "soft"}
