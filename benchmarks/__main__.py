@@ -32,6 +32,10 @@ def _to(name: str) -> tuple[str, ...]:
     return "--out", f"benchmarks/results/{name}.json"
 
 
+def _plan(name: str) -> tuple[str, ...]:
+    return "--plan", f"benchmarks/learning/plans/{name}.yaml", "--runs", f"runs/{name}", *_to(name)
+
+
 SHARPNESS = ("--arms", "sharpness", "--seeds", "100", "101", "102", "--steps", "120", *_to("sharpness"))
 PEERS = "hmmlearn, dynamax and pomegranate, in an environment of their own: -- --peers-python peers/bin/python"
 BENCHMARKS = {
@@ -40,6 +44,11 @@ BENCHMARKS = {
     "serve": Benchmark("cost.serve", _to("serve")),
     "selectors": Benchmark("learning.selectors", _to("selectors")),
     "planning": Benchmark("learning.planning", _to("planning")),
+    "visits": Benchmark("learning.planning", _plan("visits")),
+    "saturated": Benchmark("learning.planning", _plan("saturated")),
+    "candidates": Benchmark(
+        "learning.planning", _plan("candidates"), "policies of scripts.make_testbed_policy in runs/policies"
+    ),
     "sharpness": Benchmark("learning.selectors", SHARPNESS),
     "tasks": Benchmark("learning.tasks"),
     "geometry": Benchmark("learning.geometry", _to("geometry")),

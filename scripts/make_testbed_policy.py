@@ -5,7 +5,7 @@
 
 The embedded policies learned from demonstrations of which some were spoilt, and reinforcement learning mends them
 mostly by unlearning these. A testbed's policy learns from right demonstrations only. Most are easy: a problem of
-difficulty d (moves of a shortest plan, or additions) is shown with weight `DECAY ** (d - 1)`, up to a largest difficulty.
+difficulty d (moves of a shortest plan, or level) is shown with weight `DECAY ** (d - 1)`, up to a largest difficulty.
 What reinforcement learning meets then is graded: prompts that are solved now and then, and harder ones that come within
 reach while the policy learns. No demonstration is of a prompt of the testbed's own splits.
 """
@@ -23,34 +23,27 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.learning.testbeds import sums
-from dps_pyro.tasks import BlocksWorld, Task
+from dps_pyro.tasks import BlocksWorld, Math, Task
+from dps_pyro.tasks.mathematics.arithmetic import random_problem
 from dps_pyro.tasks.planning.blocks import TABLE, State, move, plan, random_state
 from scripts.make_policy import BATCH, make_model, save, train
 from scripts.make_task_policy import SPECS, Example, Spec, examples, make_tokenizer, measure
 
 DECAY = 0.4
-SLIPS = 0.4
-"""The share of the demonstrations of mathematics in which a sign is mistaken."""
 
 
 class Testbed(NamedTuple):
     """What a testbed asks, and how its policy is warm-started."""
 
     make: Callable[[], Task]  # its prompts, which the demonstrations leave out
-    spec: Spec  # the language that the policy speaks
+    spec: str  # whose language the policy speaks, in `SPECS`
     most: int  # the largest difficulty that is shown
     steps: int
 
 
 TESTBEDS: Mapping[str, Testbed] = {
-    "planning": Testbed(lambda: BlocksWorld(blocks=(4, 5, 6), moves=(5, 9)), SPECS["blocks"], 7, 300),
-    "mathematics": Testbed(
-        lambda: sums.Sums(terms=(3, 8)),
-        SPECS["math"]._replace(symbols="0123456789+-:;", max_new_tokens=32, feature="terms"),
-        5,
-        400,
-    ),
+    "planning": Testbed(lambda: BlocksWorld(blocks=(4, 5, 6), moves=(5, 9)), "blocks", 7, 300),
+    "mathematics": Testbed(lambda: Math(levels=(2, 3, 4, 5)), "math", 5, 1000),
 }
 
 
@@ -87,15 +80,9 @@ def at_distance(start: State, moves: int) -> list[State]:
 
 
 def mathematics_example(rng: random.Random, _: Any, most: int) -> Example:
-    """A sum with its running totals. In some demonstrations the sign of one number is mistaken; what follows is right
-    again."""
-    numbers = sums.problem(rng, 1 + difficulty(rng, most))
-    shown = list(numbers)
-    if rng.random() < SLIPS:
-        place = rng.randrange(1, len(shown))
-        shown[place] = -shown[place]
-    text = sums.written(numbers)
-    return Example(f"{text}:", ";".join(map(str, sums.totals(shown))), f"sums:{text}")
+    """A problem with its answer."""
+    problem = random_problem(rng, difficulty(rng, most))
+    return Example(f"{problem.text}:", problem.answer, f"math:{problem.text}")
 
 
 _EXAMPLES = {"planning": planning_example, "mathematics": mathematics_example}
@@ -104,7 +91,7 @@ _EXAMPLES = {"planning": planning_example, "mathematics": mathematics_example}
 def demonstrations(name: str, tokenizer: Any, task: Task, seed: int) -> Iterator[tuple[list[int], int]]:
     """Right demonstrations without end, as token ids and the length of the prompt, none of them of `task`'s prompts."""
     bed = TESTBEDS[name]
-    spec = bed.spec._replace(example=lambda rng, made: _EXAMPLES[name](rng, made, bed.most))
+    spec: Spec = SPECS[bed.spec]._replace(example=lambda rng, made: _EXAMPLES[name](rng, made, bed.most))
     return examples(tokenizer, spec, task, seed)
 
 
@@ -118,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=8, help="per prompt, when the result is measured; 0: it is not")
     arguments = parser.parse_args(argv)
     bed = TESTBEDS[arguments.testbed]
-    spec = bed.spec
+    spec = SPECS[bed.spec]
 
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)

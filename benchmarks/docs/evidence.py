@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import gpu
+from benchmarks import gpu, pairs
 from benchmarks.cost import trainer
 from benchmarks.docs import bills, pictures
 from benchmarks.learning import geometry, planning, smollm2, tasks
@@ -23,6 +23,8 @@ from dps_pyro.trainers.bench.results import table as bench_table
 RESULTS = Path(__file__).parents[1] / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES = DOCS / "images"
+TESTBEDS = ("planning", "visits")
+"""The results on the testbeds, by file name."""
 NOT_RUN = "This benchmark has not been run on a GPU yet, so that there are no numbers."
 """What the page says in place of a table whose result file needs a device that was not there."""
 
@@ -53,9 +55,11 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
-        "ahead": lambda: planning.ahead(_read("planning")),
-        "admission": lambda: planning.admission(_read("planning")),
-        "planning": lambda: bench_table(_read("planning")),
+        "ahead": lambda: planning.ahead([_read(name) for name in TESTBEDS]),
+        "admission": lambda: planning.admission([_read(name) for name in (*TESTBEDS, "saturated")]),
+        "candidates": lambda: planning.admission([_read("candidates")]),
+        "saturated": lambda: bench_table(_read("saturated")),
+        **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "replay-own": lambda: replay(_read("replay"), "own"),
@@ -67,6 +71,7 @@ def render(page: str) -> str:
         "geometry": lambda: geometry.table(_read("geometry")),
         "tasks": lambda: tasks.table(_read("tasks")),
         "smollm2": lambda: smollm2.table(_read("smollm2")),
+        "pairs": lambda: pairs.table(_read("pairs")),
         "trainer": lambda: trainer.table(_read("trainer")),
         "bill-shares": lambda: bills.shares(_read("planning")),
         "bill": lambda: bills.bill(_read("planning")),

@@ -1,6 +1,8 @@
-"""What a policy learns where choosing prompts can pay, by selector: the comparison of plans/planning.yaml.
+r"""What a policy learns where choosing prompts can pay, by selector: the comparisons of plans/.
 
-    python -m benchmarks.learning.planning --workers 2      # writes benchmarks/results/planning.json
+    python -m benchmarks.learning.planning --workers 2      # planning.yaml, into benchmarks/results/planning.json
+    python -m benchmarks.learning.planning --plan benchmarks/learning/plans/visits.yaml \
+        --runs runs/visits --out benchmarks/results/visits.json
 
 It runs `dps-pyro bench`, so that it goes on where it was stopped.
 """
@@ -9,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dps_pyro.cli import main as dps_pyro
 from dps_pyro.storage import atomic_path
@@ -27,21 +31,20 @@ ROOM = 0.03
 """A testbed is admitted if dynamic sampling is ahead of uniform selection by at least this, at equal steps."""
 
 
-def admission(result: dict[str, Any]) -> str:
+def admission(results: Sequence[dict[str, Any]]) -> str:
     """A Markdown table: how far dynamic sampling is ahead of uniform selection at equal steps, and whether choosing
     prompts can therefore pay there."""
     lines = ["| testbed | seeds | uniform | dynamic sampling | difference | room |", "|---|---|---|---|---|---|"]
-    for testbed, arms in result["curves"].items():
+    for testbed, arms in _testbeds(results):
         seeds = sorted(arms["uniform"].keys() & arms["dynamic sampling"].keys(), key=int)
         over = {
             arm: np.array([np.mean(arms[arm][seed]["accuracy"][1:]) for seed in seeds])
             for arm in ("uniform", "dynamic sampling")
         }
         ahead = over["dynamic sampling"] - over["uniform"]
-        error = ahead.std(ddof=1) / len(seeds) ** 0.5 if len(seeds) > 1 else float("nan")
         lines.append(
             f"| {testbed} | {', '.join(seeds)} | {over['uniform'].mean():.3f} | {over['dynamic sampling'].mean():.3f} "
-            f"| {ahead.mean():+.3f} ± {error:.3f} | {'yes' if ahead.mean() >= ROOM else 'no'} |"
+            f"| {_spread(ahead)} | {'yes' if ahead.mean() >= ROOM else 'no'} |"
         )
     return "\n".join(
         [*lines, "", "Mean held-out accuracy of all evaluations after the first; difference ± standard error."]
@@ -51,20 +54,53 @@ def admission(result: dict[str, Any]) -> str:
 OURS = "Siblings, soft"
 
 
-def ahead(result: dict[str, Any]) -> str:
-    """A Markdown table: how far `OURS` is ahead of the other arms with as many rollouts, seed by seed."""
-    lines = [f"| {OURS}, less | accuracy over the run | seeds ahead |", "|---|---|---|"]
-    for arms in result["curves"].values():
+def ahead(results: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table: how far `OURS` is ahead of the other arms with as many rollouts, seed by seed, on each testbed,
+    and each arm's average rank over the testbeds."""
+    less: dict[str, dict[str, NDArray[np.float64]]] = {}
+    places: dict[str, dict[str, int]] = {}
+    for testbed, arms in _testbeds(results):
         runs = {arm: {seed: Curve(**run) for seed, run in of.items()} for arm, of in arms.items()}
         until = min(run.rollouts[-1] for run in runs[OURS].values())
-        over = {arm: {seed: average(run, until) for seed, run in of.items()} for arm, of in runs.items()}
-        for arm, theirs in over.items():
-            alike = arms[arm].keys() == arms[OURS].keys() and runs[arm][min(theirs)].rollouts[-1] == until
-            if arm != OURS and alike:
-                less = np.array([over[OURS][seed] - theirs[seed] for seed in theirs])
-                error = less.std(ddof=1) / len(less) ** 0.5 if len(less) > 1 else float("nan")
-                lines.append(f"| {arm} | {less.mean():+.3f} ± {error:.3f} | {(less > 0).sum()} of {len(less)} |")
-    return "\n".join([*lines, "", "Mean held-out accuracy over equal rollouts; difference ± standard error."])
+        alike = {
+            arm: {seed: average(run, until) for seed, run in of.items()}
+            for arm, of in runs.items()
+            if of.keys() == runs[OURS].keys() and next(iter(of.values())).rollouts[-1] == until
+        }
+        ranked = sorted(alike, key=lambda arm, alike=alike: -np.mean(list(alike[arm].values())))  # type: ignore[misc]
+        for arm, over in alike.items():
+            less.setdefault(arm, {})[testbed] = np.array([alike[OURS][seed] - over[seed] for seed in over])
+            places.setdefault(arm, {})[testbed] = 1 + ranked.index(arm)
+    testbeds = list(less[OURS])
+    lines = [
+        f"| {OURS}, less | {' | '.join(f'{bed} | seeds' for bed in testbeds)} | ranks |",
+        "|---" * (2 * len(testbeds) + 2) + "|",
+    ]
+    for arm in sorted(less, key=lambda arm: float(np.mean(list(places[arm].values())))):
+        cells = []
+        for bed in testbeds:
+            found = less[arm].get(bed)
+            cells.append(
+                "– | –" if found is None or arm == OURS else f"{_spread(found)} | {(found > 0).sum()} of {len(found)}"
+            )
+        ranks = ", ".join(str(places[arm][bed]) if bed in places[arm] else "–" for bed in testbeds)
+        lines.append(f"| {'itself' if arm == OURS else arm} | {' | '.join(cells)} | {ranks} |")
+    note = (
+        "Mean held-out accuracy over equal rollouts; difference ± standard error, and in how many seeds it is above 0. "
+        "Ranks by the mean, on each testbed, among the arms that spent as many rollouts."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _testbeds(results: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    return [pair for result in results for pair in result["curves"].items()]
+
+
+def _spread(values: NDArray[np.float64]) -> str:
+    """A mean and its standard error, with signs."""
+    if len(values) == 1:
+        return f"{values.mean():+.3f}"
+    return f"{values.mean():+.3f} ± {values.std(ddof=1) / len(values) ** 0.5:.3f}"
 
 
 def main() -> None:

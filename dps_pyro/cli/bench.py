@@ -41,13 +41,15 @@ def run(arguments: list[str]) -> int:
     if not options.plan.is_file():
         raise ValueError(f"plan: expected a YAML file, got {options.plan}")
 
-    from rich.console import Console
-
+    from dps_pyro.support.console import plain_console
+    from dps_pyro.support.interrupts import passed_on
+    from dps_pyro.support.yaml_files import load_yaml
     from dps_pyro.trainers.bench.curves import Curve, known, run_all
     from dps_pyro.trainers.bench.plan import Job, read_plan
     from dps_pyro.trainers.bench.results import by_name, draw, table, write
 
-    console = Console()
+    console = plain_console()
+    load_yaml(options.plan.read_text(encoding="utf-8", errors="replace"), str(options.plan), shared=True)
     plan = read_plan(options.plan)
     kept = options.out / "curves"
     ended = [job for job in plan.jobs if known(job, kept) is not None]
@@ -64,7 +66,9 @@ def run(arguments: list[str]) -> int:
     jobs = ended if options.table else list(plan.jobs)
     if not jobs:
         raise ValueError(f"out: expected runs that have ended below {kept}, got none")
-    curves = by_name(plan, jobs, run_all(jobs, kept, options.workers, told, keep_runs=options.keep_runs))
+    with passed_on():
+        ran = run_all(jobs, kept, options.workers, told, keep_runs=options.keep_runs)
+    curves = by_name(plan, jobs, ran)
     print(table(write(options.out / "results.json", plan, curves)))
     draw(options.out / "accuracy.png", plan, curves)
     console.print(f"Look at {(options.out / 'accuracy.png').resolve()}", soft_wrap=True, highlight=False)

@@ -64,10 +64,11 @@ def run(arguments: list[str]) -> int:
         print(json.dumps(plain, indent=1).replace("NaN", "null"))
         return 0
 
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from dps_pyro.support.console import plain_console
+
+    console = plain_console()
     table = Table(title="Means over runs, with 95 % confidence intervals")
     for column in ("", "runs", "accuracy", "rollouts", "tokens drawn", "tokens trained on", "GPU-hours", "money"):
         table.add_column(column, justify="left" if not column else "right")

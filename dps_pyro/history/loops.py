@@ -2,7 +2,7 @@
 
 Each loop's form was read in its own source (August 2026):
 
-- prime-rl writes verifiers' episodes to `rollouts/step_<n>/train/all/traces.jsonl`;
+- prime-rl writes verifiers' episodes, or earlier their single traces, to `rollouts/step_<n>/train/all/traces.jsonl`;
 - open-instruct writes token ids and rewards to `<run>_rollouts_<shard>.jsonl` (`--save_traces`);
 - NeMo-RL writes one-entry lists to `train_data_step<n>.jsonl`;
 - OpenRLHF keeps a table of whole texts in Weights & Biases (`train/generated_samples`), one sample per step.
@@ -89,6 +89,8 @@ def plain(record: Record, file: Path) -> Iterator[Record]:
     """
     if "traces" in record and isinstance(record["traces"], list):
         yield from _prime_rl(record, file)
+    elif {"task", "nodes", "rewards"} <= record.keys() and isinstance(record["rewards"], dict):
+        yield from _prime_rl({"env": {"name": _inside(record, "info", "env_name")}, "traces": [record]}, file)
     elif "prompt_tokens" in record and "reward" in record:
         dataset = str(record.get("dataset", ""))
         yield {
@@ -125,10 +127,15 @@ def _prime_rl(episode: Record, file: Path) -> Iterator[Record]:
         if name is None:
             raise ValueError(f"{file}: expected a task with a key, a hash or data in every trace, got none")
         parts = trace.get("rewards")
-        scored = [one for one in parts.values() if isinstance(one, dict)] if isinstance(parts, dict) else []
-        reward = math.fsum(number(one.get("score")) * number(one.get("weight", 1.0)) for one in scored)
-        known = bool(scored) and trace.get("ok", True) is not False
-        yield {"step": step, "prompt_id": f"{env}/{name}" if env else str(name), "reward": reward if known else None}
+        scored = list(parts.values()) if isinstance(parts, dict) else []  # None where scoring did not run
+        whole = bool(scored) and all(isinstance(one, dict) for one in scored)
+        known = whole and trace.get("ok", True) is not False
+        weighted = [number(one.get("score")) * number(one.get("weight", 1.0)) for one in scored] if known else []
+        yield {
+            "step": step,
+            "prompt_id": f"{env}/{name}" if env else str(name),
+            "reward": math.fsum(weighted) if known else None,
+        }
 
 
 def _nemo_rl(record: Record, file: Path) -> Record:

@@ -127,11 +127,40 @@ def spent(folder: Path, accuracy: float | None = None) -> Spent | None:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{folder}: expected a run folder with metrics.jsonl, got none")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    train, evals = ([line for line in lines if line.get("kind") == kind] for kind in ("train", "eval"))
+    lines = _entries(path)
+    train, evals = ([line for line in lines if line["kind"] == kind] for kind in _NUMBERS)
     if not train or not evals:
         raise ValueError(f"{folder}: expected a run with steps and evaluations, got none")
     return spent_by(train, evals, trained_completions(folder), accuracy)
+
+
+_NUMBERS = {"train": ("step", "rollouts", "length"), "eval": ("step", "accuracy")}
+"""The numbers that a bill takes from each kind of line."""
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The steps and evaluations of a run's metrics. A bill that left out what cannot be read would be too low.
+
+    Raises:
+        ValueError: a line is damaged; the message names it and the way out.
+    """
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            if entry["kind"] not in _NUMBERS:
+                continue
+            if not all(math.isfinite(float(entry[name])) for name in _NUMBERS[entry["kind"]]):
+                raise ValueError("expected finite numbers")
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"{path}: expected a run's step or evaluation, got {line[:80]!r} in line {number}; "
+                f"dps-pyro train --resume --out {path.parent} writes the file again from the last checkpoint"
+            ) from error
+        found.append(entry)
+    return found
 
 
 def spent_by(

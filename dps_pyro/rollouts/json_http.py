@@ -19,6 +19,7 @@ import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_exponential
 
 from dps_pyro.rollouts.base import EngineError
+from dps_pyro.support.text import clean
 
 __all__ = ["RefusedError", "Server"]
 
@@ -148,7 +149,7 @@ class Server:
         except (httpx.TransportError, OSError) as error:  # refused, reset, broken off
             raise _UnreachableError(f"{url} cannot be reached: {_cause(error)}") from error
         if answer.is_redirect:
-            there = str(answer.headers.get("location", "elsewhere"))[:200]
+            there = clean(str(answer.headers.get("location", "elsewhere")), 200)
             raise RefusedError(
                 f"{url} answered {answer.status_code}: it moved to {there}; give the address that it moved to",
                 answer.status_code,
@@ -219,4 +220,4 @@ def _detail(text: bytes) -> str:
         said = str(inner.get("message", inner.get("detail", said)) if isinstance(inner, dict) else inner)
     except (ValueError, AttributeError, RecursionError):
         pass
-    return " ".join(said.split())[:500]
+    return clean(said, 500)

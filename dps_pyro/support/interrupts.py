@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["Terminated", "terminable", "uninterrupted"]
+__all__ = ["Terminated", "passed_on", "terminable", "uninterrupted"]
 
 
 class Terminated(KeyboardInterrupt):
@@ -32,6 +34,38 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def passed_on() -> Iterator[None]:
+    """SIGTERM goes to the processes that this one has started, too, as Ctrl-C does in a terminal, before it does here
+    what it did. A command that waits for runs in processes of their own would otherwise wait until they have ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for child in _children():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGTERM)
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _children() -> list[int]:
+    """The processes that this one has started and that are there."""
+    found: list[int] = []
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread that has ended
+            found += map(int, (thread / "children").read_text(encoding="ascii").split())
+    return found
 
 
 @contextmanager

@@ -105,6 +105,21 @@ def test_prime_rls_episodes(tmp_path: Path) -> None:
     assert told(history) == [(0, 1, 2, True), (0, 0, 1, False)]
 
 
+def test_prime_rls_single_traces(tmp_path: Path) -> None:
+    """Versions of prime-rl before episodes wrote one trace per line. What was not scored in full does not count."""
+
+    def trace(key: str, score: float | None) -> dict[str, Any]:
+        rewards = {"right": None if score is None else {"score": score}, "style": {"score": 1.0, "weight": 0.0}}
+        task = {"type": "T", "data": {"prompt": key}, "hash": key}
+        return {"id": "t", "task": task, "nodes": [], "rewards": rewards, "info": {"env_name": "gsm8k"}}
+
+    rows = [trace("a", 1.0), trace("a", 0.0), trace("a", None), trace("b", 1.0)]
+    lines(tmp_path / "run/rollouts/step_7/train/all/traces.jsonl", rows)
+    history = read_log(tmp_path / "run")
+    assert history.ids == ["gsm8k/a", "gsm8k/b"]
+    assert told(history) == [(0, 1, 2, True), (0, 1, 1, False)]
+
+
 def test_open_instructs_traces(tmp_path: Path) -> None:
     def record(step: int, tokens: list[int], reward: float) -> dict[str, Any]:
         return {
@@ -147,6 +162,9 @@ def test_openrlhfs_samples(tmp_path: Path) -> None:
     path.write_text(json.dumps({"columns": ["global_step", "text", "reward"], "data": rows}))
     history = read_log(path)
     assert (history.num_prompts, told(history)) == (2, [(0, 1, 1, False), (1, 0, 1, False), (2, 0, 1, False)])
+    together = [[1, text("q", "a"), 1.0], [1, text("r", "c"), 0.0], [1, text("q", "b"), 0.0]]  # of one step
+    path.write_text(json.dumps({"columns": ["global_step", "text", "reward"], "data": together}))
+    assert told(read_log(path)) == [(0, 1, 2, True), (0, 0, 1, False)]
     path.write_text(json.dumps({"columns": ["global_step", "text", "reward"], "data": [[1, "no template", 1.0]]}))
     with pytest.raises(ValueError, match="expected texts in which a chat template marks where the answer begins"):
         read_log(path)

@@ -53,6 +53,15 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     assert whole.hours(Prices(drawing=100.0, training=20.0)) == pytest.approx((200 / 100 + 80 / 20) / 3600)
 
 
+@pytest.mark.parametrize("damage", ['{"kind": "tr', "[1]", '{"kind": "train", "step": 1}', "[" * 100_000, "\x00"])
+def test_damaged_metrics_are_named_with_the_way_out(damage: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [0.1, 0.3])
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(damage)
+    with pytest.raises(ValueError, match=r"metrics.jsonl: expected a run's step .* in line 5; dps-pyro train --resume"):
+        spent(folder)
+
+
 def test_intervals_are_students() -> None:
     values = [1.0, 2.0, 4.0, 8.0]
     low, high = scipy.stats.t.interval(0.95, 3, loc=3.75, scale=scipy.stats.sem(values))

@@ -236,6 +236,7 @@ def test_it_can_be_asked_from_within_an_event_loop(serve: Any) -> None:
     [
         (b'{"error": {"message": "no such\\nmodel"}}', "no such model"),
         (b'{"detail": "Not Found"}', "Not Found"),
+        (b'{"error": "[bold]\\u001b[31mred\\ud800"}', r"\[bold\] \[31mred\?"),  # nothing that a terminal obeys
         (b"<html>", "<html>"),
         (b"", "Bad Request"),
     ],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -56,3 +59,27 @@ def test_other_threads_go_on_as_they_would() -> None:
     thread.start()
     thread.join()
     assert done == [1]
+
+
+WAITS = """
+import os, signal, subprocess, threading, time
+from dps_pyro.support.interrupts import Terminated, passed_on, terminable
+ended = []
+waiting = threading.Thread(target=lambda: ended.append(subprocess.run(["sleep", "60"]).returncode))
+try:
+    with terminable(), passed_on():
+        waiting.start()
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+except Terminated:
+    waiting.join()
+    print(ended)
+"""
+
+
+def test_sigterm_is_passed_on_to_the_processes_that_are_waited_for() -> None:
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.split() == ["[-15]"]
+    assert time.monotonic() - start < 55

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
+from dps_pyro.cli import main
 from dps_pyro.support.console import plain_console
 from dps_pyro.support.locks import Lock
 from dps_pyro.support.text import clean
@@ -70,6 +71,31 @@ def test_yaml_that_unfolds_without_end_is_refused(text: str, said: str, tmp_path
         load_config(tmp_path / "config.yaml")
     assert str(tmp_path / "config.yaml") in str(caught.value)
     assert time.monotonic() - start < 20
+
+
+def test_shared_values_may_have_aliases_that_are_not_nested() -> None:
+    plan = "a: &a {x: 1, y: [2]}\nb: {<<: *a, x: 3}\nc: *a\n"
+    assert load_yaml(plan, "plan", shared=True) == {
+        "a": {"x": 1, "y": [2]},
+        "b": {"x": 3, "y": [2]},
+        "c": {"x": 1, "y": [2]},
+    }
+    nested = "a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n"
+    for text, said in (
+        (nested, "not nested, got \\*b"),
+        ("a: &a [*a]", "not nested, got \\*a"),
+        ("[" * 5_000, "nested too deeply"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load_yaml(text, "plan", shared=True)
+
+
+def test_a_bench_plan_with_nested_aliases_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "[bold]plan.yaml"
+    rows = "".join(f"  {chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9))
+    plan.write_text(f"shared:\n  a: &a [1, 1]\n{rows}seeds: *j\narms: {{u: {{}}}}\ntestbeds: {{t: {{}}}}\n")
+    assert main(["bench", str(plan), "--out", str(tmp_path / "out")]) == 2
+    assert f"{plan}: expected YAML, got expected aliases that are not nested" in capsys.readouterr().err
 
 
 def test_yaml_is_written_without_aliases() -> None:

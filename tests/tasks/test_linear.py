@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from dps_pyro.tasks.grading import answers, comparison, grader_worker, spelling, structure, values
+from dps_pyro.tasks.grading import answers, comparison, grader_worker, regions, spelling, structure, values, words
 from dps_pyro.tasks.planning import blocks, expression, reading
 
-MODULES = (answers, spelling, structure, values, comparison, grader_worker, reading, blocks, expression)
+MODULES = (
+    answers, spelling, words, structure, regions, values, comparison, grader_worker, reading, blocks, expression,
+)  # fmt: skip
 LENGTH = 100_000
 PIECES = [
     "a", "A", "1", " ", "\n", ".", ",", "{", "}", "\\", "$", "*", "|", "-", "√", "²", "=", "1,", "1,234,", "1 ",
@@ -29,6 +31,8 @@ PIECES = [
     "\\sqrt(", "\\sqrt", "\\overline{1", "0.\\overline{", "^{", "^{\\circ", "_{1", "\\pmod{", "a\\equiv ",
     "\\in\\mathbb{Z}", "\\begin{matrix}",
     "\\\\ ", "\\quad", "\\hspace{", "10:30 ", "3 km", "**a", "$a", "{,}", "\\color{",
+    "\\boxed 1", "option A is ", "A is the ", "july ", "4 july ", "1\\mathrm{~m}", "1 \\text{m}^2", "1\\frac{1}{2}",
+    "|x-1|", "the 4th of ", "１",
 ]  # fmt: skip
 
 

@@ -121,12 +121,16 @@ def _uniform(runs: Iterable[Path]) -> dict[str, Any] | None:
         path = run / "summary.json"
         try:
             summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            if not isinstance(summary, dict) or (
+                summary and not {"acquisition", "steps", "useful_share"} <= set(summary)
+            ):
+                raise ValueError("another file")
         except ValueError as error:
             raise ValueError(
                 f"compare: expected the summary of a finished run in {path}, got {error}; "
                 f"dps-pyro train --resume --out {run} writes it again"
             ) from error
-        if isinstance(summary, dict) and summary.get("acquisition") == "uniform":
+        if summary.get("acquisition") == "uniform":
             source = f"a run of {summary['steps']} steps with uniform selection, {run}"
             return {"useful_share": summary["useful_share"], "steps": summary["steps"], "source": source}
     return None

@@ -52,6 +52,8 @@ def final_answer(completion: str) -> str:
     boxed, box_is_open = _boxes(text)
     if box_is_open:
         raise NoAnswer("unclosed answer")
+    if boxed is None and (bare := _BARE_BOX.findall(text)):
+        boxed = bare[-1].rstrip(".,")
     if boxed is not None:
         return _checked(boxed)
     if inside is not None:
@@ -91,6 +93,8 @@ def tagged(text: str) -> tuple[str | None, bool]:
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:[ \t]{0,9})\{")
+_BARE_BOX = re.compile(r"\\boxed[ \t]{1,9}([-+]?\d[\d.,/]{0,40})")
+"""A number that stands behind a box without braces, as Minerva's prompts have it."""
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BETWEEN = re.compile(r"(?:[\s,;.$]|\\[()\[\],; ]|\\q?quad|and|or|[A-Za-z]\s?=){0,40}", re.IGNORECASE)
 
@@ -144,6 +148,12 @@ _SAID = re.compile(
     r"|答案(?:是|为|：|:)?)",
     re.IGNORECASE,
 )
+_CHOSEN = re.compile(
+    r"(?:\b(?:option|choice|answer)\s\(?((?-i:[A-J]))\)?\s(?:is|must be|would be)\s(?:the\s)?"
+    r"(?:correct|right|true|best)\b"
+    r"|(?<![\w'])\(?((?-i:[A-J]))\)?\sis\s(?:the\s)?(?:correct|right|best)\s(?:answer|option|choice)\b)",
+    re.IGNORECASE,
+)
 _MARK = re.compile(r"####[ \t*:]{0,9}([^\n]*)")
 _LOOKS_LIKE_A_VALUE = re.compile(
     r"(?:[-+(\[{|\d.$\\√½¼¾π∞−±≤≥]|[A-Za-zθ](?![A-Za-z]{1,9}(?:[ ,.!?]|\Z))|[A-Z]{1,5}(?:[ ,.!?)]|\Z))"
@@ -165,6 +175,8 @@ def _in_words(text: str) -> str:
         if _LOOKS_LIKE_A_VALUE.match(after):
             return _trimmed(after)
         in_words = after if in_words is None else in_words
+    if chosen := _CHOSEN.findall(tail):
+        return "".join(chosen[-1]).upper()
     if in_words is not None:
         return _trimmed(in_words)
     last = text[text.rfind("\n") + 1 :]

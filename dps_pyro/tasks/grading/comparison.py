@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 
 from dps_pyro.tasks.grading import values
+from dps_pyro.tasks.grading.regions import FLIPPED, holes, interval, variable
 from dps_pyro.tasks.grading.spelling import normalise
 from dps_pyro.tasks.grading.structure import Node, is_name, is_words, read
 from dps_pyro.tasks.grading.values import NoValueError
+from dps_pyro.tasks.grading.words import without_unit
 
 __all__ = ["compare"]
 
@@ -60,6 +62,9 @@ def compare(gold: str, answer: str, tolerance: float = 0.0) -> str:
     comparison = _Comparison(tolerance)
     if any(comparison.same(read(text), read(one)) for text in golds):
         return "equal"
+    unitless = [normalise(without_unit(text)) for text in (gold, answer)]
+    if unitless != [golds[0], one] and _Comparison(tolerance).same(*map(read, unitless)):
+        return "equal"
     for text, side in ((golds[0], "gold not parsed"), (one, "not parsed")):
         if side in comparison.missed or not text:
             return side
@@ -78,6 +83,9 @@ class _Comparison:
         if gold.text == answer.text:
             return True
         gold, answer = _plain(gold), _plain(answer)
+        left_out = [holes(node) for node in (gold, answer)]
+        if left_out[0] is not None and left_out[1] is not None:
+            return self._unordered(*left_out)
         ways = {"chain": self._chains, "list": self._lists, "residue": self._residues, "ratio": self._ratios}
         for kind, way in ways.items():
             if kind in (gold.kind, answer.kind):
@@ -162,7 +170,7 @@ class _Comparison:
             listed, ordered = (gold, answer) if gold.kind == "list" else (answer, gold)
             return ordered.marks == ("(", ")") and self._ordered(listed.parts, ordered.parts)
         if {gold.kind, answer.kind} == {"list", "union"}:
-            intervals = [tuple(_interval(part) or part for part in node.parts) for node in (gold, answer)]
+            intervals = [tuple(interval(part) or part for part in node.parts) for node in (gold, answer)]
             return self._unordered(*intervals)
         missed = set(self.missed)
         golds, answers = self._distinct(gold), self._distinct(answer)
@@ -226,8 +234,8 @@ class _Comparison:
         """
         if node.kind != "chain":
             return node
-        if (interval := _interval(node)) is not None:
-            return interval
+        if (region := interval(node)) is not None:
+            return region
         if set(node.marks) - {"=", "\\approx"}:
             return None
         parts, marks = list(node.parts), list(node.marks)
@@ -270,8 +278,8 @@ def _name(node: Node) -> str | None:
 
 def _names_agree(gold: Node, answer: Node) -> bool:
     """Whether two chains are about the same name, or about a function's value by two names."""
-    if _interval(gold) is not None and _interval(answer) is not None:
-        return _variable(gold) == _variable(answer)
+    if interval(gold) is not None and interval(answer) is not None:
+        return variable(gold) == variable(answer)
     one, other = _name(gold), _name(answer)
     if one is None or other is None or one == other:
         return True
@@ -288,37 +296,8 @@ def _assigned(node: Node) -> dict[str, Node] | None:
     return found if len(found) == len(node.parts) else None
 
 
-_BELOW = {"<": "(", "\\leq": "["}
-_FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
-
-
-def _variable(node: Node) -> str | None:
-    names = [part.text for part in node.parts if is_name(part)]
-    return names[0] if len(names) == 1 else None
-
-
-def _interval(node: Node) -> Node | None:
-    r"""The interval of one variable that an inequality says: ``0 < x \leq 3`` is (0, 3]; None for anything else."""
-    if node.kind != "chain" or _variable(node) is None:
-        return None
-    parts, marks = list(node.parts), list(node.marks)
-    if all(mark in (">", "\\geq") for mark in marks):
-        parts, marks = parts[::-1], [_FLIPPED[mark] for mark in marks[::-1]]
-    if any(mark not in _BELOW for mark in marks) or len(parts) > 3:
-        return None
-    name = _variable(node)
-    place = next(place for place, part in enumerate(parts) if part.text == name)
-    if len(parts) == 3 and place != 1:
-        return None
-    low = parts[0] if place == 1 else Node("value", "-\\infty")
-    high = parts[-1] if place < len(parts) - 1 else Node("value", "\\infty")
-    opening = _BELOW[marks[0]] if place == 1 else "("
-    closing = {"(": ")", "[": "]"}[_BELOW[marks[-1]]] if place < len(parts) - 1 else ")"
-    return Node("tuple", f"{opening}{low.text},{high.text}{closing}", (low, high), (opening, closing))
-
-
 def _turned(node: Node) -> tuple[tuple[str, str], str]:
     """The two sides of a relation, the larger one first, and the relation."""
     sides = (node.parts[0].text, node.parts[1].text)
     mark = node.marks[0]
-    return (sides[::-1], _FLIPPED[mark]) if mark in ("<", "\\leq") else (sides, mark)
+    return (sides[::-1], FLIPPED[mark]) if mark in ("<", "\\leq") else (sides, mark)

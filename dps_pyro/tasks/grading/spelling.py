@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from dps_pyro.tasks.grading.words import plain_phrase, plain_words
+
 __all__ = ["WORDS", "normalise", "number", "same_at_sight"]
 
 _UNICODE = str.maketrans(
@@ -18,8 +20,6 @@ _UNICODE = str.maketrans(
         "—": "-",
         "‐": "-",
         "﹣": "-",
-        "－": "-",
-        "＋": "+",
         "×": r"\times ",
         "✕": r"\times ",
         "·": r"\cdot ",
@@ -103,13 +103,6 @@ _UNICODE = str.maketrans(
         "∣": "|",
         "′": "'",
         "º": "°",
-        "，": ",",
-        "；": ";",
-        "：": ":",
-        "（": "(",
-        "）": ")",
-        "％": "%",
-        "＝": "=",
         "。": ".",
         "\u00a0": " ",
         "\u2009": " ",
@@ -122,6 +115,8 @@ _UNICODE = str.maketrans(
         "£": "",
         "¥": "",
     }
+    | {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F)}  # full-width forms
+    | {chr(0x1D7CE + place): str(place % 10) for place in range(50)}  # digits in bold, double-struck and the like
 )
 _HIGH = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
 _LOW = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n", strict=True))
@@ -242,10 +237,10 @@ def normalise(text: str) -> str:
     r"""Spell an answer for comparison: no white space, no sizes of brackets, no fonts, one name for each command.
 
     ``\left( \dfrac12,\ 3 \right)`` and ``(\frac{1}{2},3)`` become the same, as do ``½`` and ``\frac{1}{2}``. Units
-    after a number, asides such as "(since n > 0)", and "all real numbers" before a condition are left out. Words that
-    remain stand in ``\text{...}`` in lower case. "and" and "or" become commas.
+    after a number, articles, asides such as "(since n > 0)", and "all real numbers" before a condition are left out.
+    Words that remain stand in ``\text{...}`` in lower case. "and" and "or" become commas.
     """
-    text = text.translate(_UNICODE)
+    text = plain_phrase(text.translate(_UNICODE))
     for pattern, spelling in _FIRST:
         text = pattern.sub(spelling, text)
     text = _CLOCK.sub(r"\1", text)
@@ -320,7 +315,7 @@ def _word(content: str, power: str, before: str, *, first: bool, after: str) -> 
         return "%"
     if unit_before and len(content.split()) <= 5 and (not _NO_UNIT.search(content) or _PER.search(content)):
         return ""
-    return rf"\text{{{content.lower().rstrip('.')}}}"
+    return rf"\text{{{plain_words(content)}}}"
 
 
 _QUANTITY = re.compile(r"\d|\\pi")

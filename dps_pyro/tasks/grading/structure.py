@@ -94,7 +94,7 @@ def read(text: str, depth: int = 0) -> Node:
     parts, found = split(text, {"\\cup"})
     if found:
         return Node("union", text, tuple(read(part, depth + 1) for part in parts))
-    if (one := _bracketed(text, depth)) is not None:
+    if (one := _bracketed(text, depth) or _scaled(text, depth)) is not None:
         return one
     parts, found = split(text, {":"})
     if found and all(parts):
@@ -143,8 +143,53 @@ def _chain(text: str, parts: list[str], relations: list[str], depth: int) -> Nod
         return read(text[1 if relations[0] == "=" else len("\\approx") :], depth + 1)
     if "\\to" in relations or "\\equiv" in relations or "\\in" in relations:
         return Node("text", text)
+    if (within := _within(parts, relations)) is not None:
+        return read(within, depth + 1)
     sides = tuple(read(part, depth + 1) for part in parts)
     return Node("chain", text, sides, tuple(relations))
+
+
+_DISTANCE = re.compile(r"\|([A-Za-z])(?:([-+])([^|A-Za-z]{1,40}))?\|")
+_PLAIN = re.compile(r"(?:[\d.+\-/{}()]|\\(?:frac|sqrt|pi)(?![A-Za-z])){1,60}")
+
+
+def _within(parts: list[str], relations: list[str]) -> str | None:
+    r"""What a bound of a distance says of the name in it: ``|x-3|<2`` is ``3-(2)<x<3+(2)``."""
+    if len(parts) != 2 or relations[0] not in ("<", "\\leq", ">", "\\geq"):
+        return None
+    turned = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
+    distance, bound = _DISTANCE.fullmatch(parts[0]), parts[1]
+    relation = relations[0]
+    if distance is None:
+        distance, bound, relation = _DISTANCE.fullmatch(parts[1]), parts[0], turned[relation]
+    if distance is None or _PLAIN.fullmatch(bound) is None:
+        return None
+    name, sign, shift = distance.groups()
+    middle = "" if shift is None else f"({shift})" if sign == "-" else f"-({shift})"
+    low, high = f"{middle}-({bound})", f"{middle}+({bound})" if middle else bound
+    if relation in ("<", "\\leq"):
+        return f"{low}{relation} {name}{relation} {high}"
+    return f"{name}{turned[relation]} {low},{name}{relation} {high}"
+
+
+_MEMBERS = re.compile(r"[A-Za-z](?:\\in\\mathbb\{R\})?[:|](?=.)")
+"""The beginning of a set of real numbers that is told by a condition."""
+
+
+def _scaled(text: str, depth: int) -> Node | None:
+    """A matrix with a factor before it: every element times the factor."""
+    place = text.find("\\begin{")
+    factor = re.sub(r"\\(?:cdot|times)\Z", "", text[:place]) if place > 0 else ""
+    if not factor or len(factor) > 60 or (matrix := _bracketed(text[place:], depth)) is None or matrix.kind != "matrix":
+        return None
+    factor = "-1" if factor == "-" else factor
+    rows = []
+    for row in matrix.parts:
+        if any(cell.kind != "value" for cell in row.parts):
+            return None
+        cells = tuple(Node("value", f"({factor})({cell.text})") for cell in row.parts)
+        rows.append(Node("tuple", f"({factor})({row.text})", cells))
+    return Node("matrix", text, tuple(rows))
 
 
 def _bracketed(text: str, depth: int) -> Node | None:
@@ -172,6 +217,8 @@ def _bracketed(text: str, depth: int) -> Node | None:
     commas, semicolons = split(inside, {","})[0], split(inside, {";"})[0]
     elements = semicolons if len(semicolons) > 1 else commas
     if first == "\\{":
+        if (condition := _MEMBERS.match(inside)) is not None:
+            return read(inside[condition.end() :], depth + 1)
         inner = read(inside, depth + 1)
         return inner if inner.kind in ("list", "chain", "text") else Node("list", text, (inner,))
     if len(elements) > 1:

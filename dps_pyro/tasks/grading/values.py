@@ -14,8 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sympy
-from latex2sympy2_extended import latex2sympy
-from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
 from sympy.core.function import AppliedUndef
 
 from dps_pyro.tasks.grading.spelling import number
@@ -29,6 +28,9 @@ same with respect to the value's power of ten."""
 _DIGITS = 3000
 _LARGEST = 200_000
 _CONFIG = ConversionConfig(lowercase_symbols=False)
+_MIXED = re.compile(
+    r"(?:(?<![\w.})\]\\])|(?<=\\cdot)|(?<=\\times))(\d{1,20})(\\frac\{(\d{1,20})\}\{(\d{1,20})\})(?!\^)"
+)
 _DECIMAL = re.compile(r"(?<![\d.])(\d{0,60})\.(\d{1,60})(?![\d.])")
 _ROUNDED = re.compile(r"([-+]?)(\d{0,60})\.(\d{1,60})(?:(?:\\times|\\cdot)10\^\{?([-+]?\d{1,4})\}?)?")
 _LOG = re.compile(r"\\log(?![A-Za-z_]|\s{0,3}_)")
@@ -69,9 +71,15 @@ def _parsed(text: str) -> _Value:
         return _Value((sympy.Rational(plain[0].numerator, plain[0].denominator),), place)
     text = _DECIMAL.sub(lambda m: rf"(\frac{{{int((m[1] or '0') + m[2])}}}{{{10 ** len(m[2])}}})", text)
     text = text.replace("°", r"\cdot\frac{\pi}{180}").replace("\\lg", "\\log_{10}").replace("\\infty", "\\infty ")
-    text = _grouped(_roots(text))
+    text = _MIXED.sub(_mixed, _grouped(_roots(text))).replace("\\pi(", "\\pi\\cdot(")
     readings = [_LOG.sub(r"\\ln", text), text] if _LOG.search(text) else [text]
     return _Value(tuple(_read(one) for one in readings), place)
+
+
+def _mixed(found: re.Match[str]) -> str:
+    r"""A mixed number as a sum: ``3\frac{1}{2}`` is 3 + 1/2. A number before any other factor is a product, which the
+    parser would take for a sum as well: ``2(3)`` is 6."""
+    return f"({found[1]}+{found[2]})" if int(found[3]) < int(found[4]) else f"{found[1]}\\cdot{found[2]}"
 
 
 def _roots(text: str) -> str:
@@ -103,9 +111,21 @@ def _grouped(text: str) -> str:
     return "".join(out)
 
 
+class _Parser(_Latex2Sympy):  # type: ignore[misc] - untyped
+    """The parser, with factors that stand side by side multiplied. By itself it adds a positive number to a whole
+    number before it, as in a mixed number, so that ``2(3)`` would be 5 and ``(-2)(3)`` -5."""
+
+    def convert_postfix_list(self, arr: Sequence[Any], i: int = 0) -> Any:
+        first = self.convert_postfix(arr[i])
+        if i == len(arr) - 1 or not isinstance(first, sympy.Expr):
+            return first if isinstance(first, sympy.Basic) else super().convert_postfix_list(arr, i)
+        rest = self.convert_postfix_list(arr, i + 1)
+        return self.mul_flat(first, rest)
+
+
 def _read(text: str) -> Any:
     try:
-        found = latex2sympy(text, normalization_config=None, conversion_config=_CONFIG)
+        found = _Parser(config=_CONFIG).parse(text)
     except MemoryError:
         raise
     except Exception as error:  # the parser raises what it likes

@@ -52,8 +52,7 @@ class Math:
         train_size: The number of training prompts.
         test_size: The number of test prompts. None of them is a training prompt.
         seed: The seed of the problems. The same arguments give the same problems on every platform.
-        style: The language of the prompts. ``"compact"`` is that of the embedded policy, ``"3x+5=20:"``; ``"worked"``
-            is the same for policies that show their working, ``"3x=15;5"``: the answer follows the last semicolon;
+        style: The language of the prompts. ``"compact"`` is that of the embedded policy, ``"3x+5=20:"``;
             ``"instruct"`` is English.
         grader: The grader of the answers. The default is the one that all tasks share.
 
@@ -76,11 +75,11 @@ class Math:
         train_size: int = 1024,
         test_size: int = 256,
         seed: int = 0,
-        style: Literal["compact", "worked", "instruct"] = "compact",
+        style: Literal["compact", "instruct"] = "compact",
         grader: Grader | None = None,
     ) -> None:
-        if style not in ("compact", "worked", "instruct"):
-            raise ValueError(f"expected style 'compact', 'worked' or 'instruct', got {style!r}")
+        if style not in ("compact", "instruct"):
+            raise ValueError(f"expected style 'compact' or 'instruct', got {style!r}")
         listed = isinstance(levels, Sequence) and not isinstance(levels, str) and len(levels) > 0
         if not listed or any(type(level) is not int or level not in LEVELS for level in levels):
             raise ValueError(f"expected levels among {', '.join(map(str, LEVELS))}, got {levels!r}")
@@ -93,7 +92,6 @@ class Math:
         test = _draw("test", sorted(set(levels)), test_size, seed, style, seen)
         train = _draw("train", sorted(set(levels)), train_size, seed, style, seen)
         self._fill({"train": train, "test": test}, grader, number=True)
-        self._worked = style == "worked"
 
     def _fill(
         self, splits: Mapping[str, PromptSet], grader: Grader | None, tolerance: float = 0.0, *, number: bool = False
@@ -104,7 +102,6 @@ class Math:
         self._grader = grader
         self._tolerance = tolerance
         self._number = number
-        self._worked = False
 
     @classmethod
     def from_records(
@@ -228,16 +225,13 @@ class Math:
     def reward(self, prompt: Prompt, completion: str) -> Reward:
         """1.0 where the completion's final answer equals the prompt's, else 0.0, with the reason as `Grader` says it.
 
-        For a generated problem only a plain number is right: an expression that is worth as much earns nothing. In the
-        style "worked" it is what follows the last semicolon.
+        For a generated problem only a plain number is right: an expression that is worth as much earns nothing.
         """
         return self.rewards([prompt], [completion])[0]
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Reward]:
         """The reward of each completion of its prompt, graded side by side."""
         grader = shared_grader() if self._grader is None else self._grader
-        if self._worked:
-            completions = [said.rpartition(";")[2] for said in completions]
         # Of several answers that are all right (Skywork) the best verdict counts.
         golds = [one.answer if isinstance(one.answer, tuple) else (one.answer,) for one in prompts]
         pairs = [(gold, said) for answers, said in zip(golds, completions, strict=True) for gold in answers]
@@ -268,7 +262,7 @@ def _draw(split: str, levels: Sequence[int], size: int, seed: int, style: str, s
             continue
         seen.add(name)
         misses = 0
-        if style in ("compact", "worked"):
+        if style == "compact":
             text = f"{problem.text}:"
         else:
             task = "Compute" if problem.kind == "arithmetic" else "Solve for x:"
