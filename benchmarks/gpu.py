@@ -100,6 +100,9 @@ def main(given: Sequence[str] | None = None) -> None:
     result = result_of(runs, settings | {"steps": steps}, options)
     results.write(options.out, result)
     print(table(json.loads(options.out.read_text(encoding="utf-8"))))
+    for arm, row in result["rows"].items():
+        if (most := max(row["selection"]["values"])) > SHARE:
+            print(f"{arm}: expected selecting and bookkeeping within {SHARE:.0%} of the steps' time, got {most:.2%}")
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -28,8 +28,10 @@ __all__ = ["LABS", "SHARES", "Arm", "Lab", "Ratio", "Spending", "arm_of", "bill"
 SHARES = (0.5, 0.8)
 """Shares of generation in a step's time that the tables show."""
 TESTBED = "planning"
-PAIRS = {"uniform": "Siblings, soft", "dynamic sampling": "Siblings, soft, 600 steps"}
-"""Arm that sets the accuracy -> arm that is to reach it. Only the longer one has the accuracy of dynamic sampling."""
+"""The testbed by which laboratories are told what they save."""
+OURS = "Siblings, soft"
+PAIRS = {"uniform": OURS, "dynamic sampling": f"{OURS}, 600 steps"}
+"""Arm that sets the accuracy -> arm that is to reach it, or `OURS` on a testbed that has no such arm."""
 DRAWS, SEED = 2000, 0
 
 
@@ -104,10 +106,10 @@ class Arm(NamedTuple):
         return [float(self.group_size * run.trained * groups[step] / groups[-1]) for step in run.steps]
 
 
-def arm_of(result: Mapping[str, Any], name: str) -> Arm:
+def arm_of(result: Mapping[str, Any], testbed: str, name: str) -> Arm:
     """An arm of a result file of `dps-pyro bench`."""
-    settings = result["settings"][TESTBED][name]
-    runs = {seed: Curve(**run) for seed, run in result["curves"][TESTBED][name].items()}
+    settings = result["settings"][testbed][name]
+    runs = {seed: Curve(**run) for seed, run in result["curves"][testbed][name].items()}
     return Arm(runs, settings["group_size"], settings.get("dynamic_sampling", 1) != 1)
 
 
@@ -149,28 +151,45 @@ def _parts(own: Arm, other: Arm, seeds: Sequence[str]) -> tuple[float, float]:
     """(tokens, trained) of one selection as shares of another's, to the other's final accuracy."""
     accuracy = float(mean_curve([other.runs[seed] for seed in seeds])[1][-1])
     mine, theirs = own.spent(seeds, accuracy), other.spent(seeds, accuracy)
-    return mine.tokens / theirs.tokens, mine.trained / theirs.trained
+    return _share(mine.tokens, theirs.tokens), _share(mine.trained, theirs.trained)
 
 
-def shares(result: Mapping[str, Any]) -> str:
-    """A Markdown table: the share of a bill that is saved to the same accuracy, by the share of generation in it."""
+def shares(results: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table: the share of a bill that is saved to the same accuracy, on each testbed of some result files of
+    `dps-pyro bench`, by the share of generation in the bill."""
     heads = [f"saved, if generation is {share:.0%} of the time" for share in SHARES]
-    columns = ("instead of", "rollouts", "generated tokens", "completions trained on", *heads)
+    columns = ("testbed", "instead of", "rollouts", "generated tokens", "completions trained on", *heads)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for other, own in PAIRS.items():
-        theirs, mine = arm_of(result, other), arm_of(result, own)
-        seeds = sorted(theirs.runs.keys() & mine.runs.keys(), key=int)
-        accuracy = float(mean_curve([theirs.runs[seed] for seed in seeds])[1][-1])
-        parts = zip(mine.spent(seeds, accuracy), theirs.spent(seeds, accuracy), strict=True)
-        cells = [f"{one / two:.0%}" for one, two in parts] + [found.saved for found in ratios(mine, theirs, SHARES)]
-        lines.append(f"| {' | '.join((other, *cells))} |")
+    for result in results:
+        for testbed, arms in result["curves"].items():
+            for other, longer in PAIRS.items():
+                theirs, mine = (arm_of(result, testbed, arm) for arm in (other, longer if longer in arms else OURS))
+                cells = [testbed, other, *_taken(mine, theirs)]
+                cells += [found.saved for found in ratios(mine, theirs, SHARES)]
+                lines.append(f"| {' | '.join(cells)} |")
+    machines = sorted({f"{result['machine']}; {result['date']}" for result in results})
     note = (
         "*Rollouts*, *generated tokens* and *completions trained on*: what `Siblings` takes to the final accuracy of "
         "the other selection, as a share of what that selection takes. *Saved*: of the bill, with a 95 % bootstrap "
-        f"interval over {len(seeds)} seeds; *not certain*: in some resamples the accuracy is not reached. "
-        f"{result['machine']}; {result['date']}."
+        "interval over five seeds; a negative number is paid on top; *not certain*: in some resamples the accuracy is "
+        f"not reached. {'. '.join(machines)}."
     )
     return "\n".join([*lines, "", note])
+
+
+def _taken(own: Arm, other: Arm) -> list[str]:
+    """Rollouts, tokens and completions trained on, as shares of another selection's."""
+    seeds = sorted(own.runs.keys() & other.runs.keys(), key=int)
+    accuracy = float(mean_curve([other.runs[seed] for seed in seeds])[1][-1])
+    parts = zip(own.spent(seeds, accuracy), other.spent(seeds, accuracy), strict=True)
+    return ["not reached" if math.isinf(one) else f"{_share(one, two):.0%}" for one, two in parts]
+
+
+def _share(own: float, other: float) -> float:
+    """A share, where nothing is all of nothing."""
+    if other == 0:
+        return 1.0 if own == 0 else math.inf
+    return own / other
 
 
 def bill(result: Mapping[str, Any], labs: Sequence[Lab] = LABS) -> str:
@@ -178,7 +197,7 @@ def bill(result: Mapping[str, Any], labs: Sequence[Lab] = LABS) -> str:
     selection if their prompts are like those of the testbed."""
     columns = ("laboratory", "generation", "GPU-hours", "with uniform selection", "predicted", "saved")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    found = ratios(arm_of(result, PAIRS["uniform"]), arm_of(result, "uniform"), SHARES)
+    found = ratios(arm_of(result, TESTBED, OURS), arm_of(result, TESTBED, "uniform"), SHARES)
     for lab in labs:
         for share, ratio in zip(SHARES, found, strict=True):
             hours = lab.drawing / share

@@ -83,6 +83,20 @@ def test_the_money_follows_from_the_assumptions() -> None:
     assert "1.0 hours of generation" in lines[-1]
 
 
+def test_every_testbed_has_its_rows_and_what_is_not_reached_is_said() -> None:
+    uniform = _arm(SLOW, length=2.0, useful=0.5)
+    arms = {"uniform": uniform, bills.OURS: _arm([[0.0, 0.0, 0.0, 0.0, 0.1]] * 3, length=2.0, useful=0.5)}
+    arms["dynamic sampling"] = _arm([[0.0] * 5] * 3, length=2.0, useful=0.5, full=True)  # it ends where it starts
+    settings: dict[str, Any] = {name: {"group_size": 8} for name in arms}
+    settings["dynamic sampling"]["dynamic_sampling"] = 0
+    curves = {name: {seed: run._asdict() for seed, run in arm.runs.items()} for name, arm in arms.items()}
+    told = {"machine": "a machine", "date": "a day"}
+    result = {"settings": {"flat": settings}, "curves": {"flat": curves}, **told}
+    rows = bills.shares([result]).splitlines()[2:4]
+    assert rows[0] == "| flat | uniform |" + " not reached |" * 5
+    assert rows[1] == "| flat | dynamic sampling |" + " 100% |" * 3 + " 0% (0% to 0%) |" * 2
+
+
 def test_where_nothing_is_gained_the_table_says_so() -> None:
     def arm(accuracy: list[float], rollouts: list[int]) -> dict[str, Any]:
         return {"accuracy": [accuracy] * 2, "rollouts_by_step": [rollouts] * 2}
