@@ -268,4 +268,4 @@ def test_a_whole_run_a_fit_and_a_diagnosis(capsys: pytest.CaptureFixture[str], p
     status, shown_, errors = call(capsys, *shlex.split(f"{fitted} --steps 3 --draws 10")[1:])
     assert (status, errors) == (0, "") and "2 of 5 rollouts" in shown_
     status, shown_, errors = call(capsys, *shlex.split(COMMANDS[-1])[1:])
-    assert (status, errors) == (0, "") and "SolvingProgress on 3 groups" in shown_
+    assert (status, errors) == (0, "") and "LogitWalk on 3 groups" in shown_

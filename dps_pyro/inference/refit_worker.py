@@ -42,8 +42,9 @@ def main() -> None:
 
 
 def _import(name: str, path: str) -> None:
-    """A user's model file, under the name that it has there."""
-    if name in sys.modules or (spec := importlib.util.spec_from_file_location(name, path)) is None:
+    """A user's model file, under the name that it has there. A module of that name from another file is replaced."""
+    known = getattr(sys.modules.get(name), "__file__", None)
+    if known == path or (spec := importlib.util.spec_from_file_location(name, path)) is None:
         return
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

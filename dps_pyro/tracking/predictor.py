@@ -237,7 +237,8 @@ class Filter(ABC):
         self.history.load_state_dict(state["history"])
         self.step, self._known, self._last = step, known, None
         self.snapshots.clear()
-        self._state = {name: value.to(self._state[name].dtype) for name, value in saved.items()}
+        # Copied: a tensor read from a file may lie at an odd address, at which sums of products are rounded otherwise.
+        self._state = {name: value.to(self._state[name].dtype, copy=True) for name, value in saved.items()}
         new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.matching`)
         if new is not None and len(new):
             again = self._replay(new, self._parameters(new), until=self.step).state

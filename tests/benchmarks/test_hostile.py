@@ -36,7 +36,9 @@ def test_pairs_are_counted_and_those_left_are_shown(tmp_path: Path, capsys: pyte
         {"gold": "7", "completion": r"\boxed{7}", "right": False},
     ]
     (tmp_path / "pairs.json").write_text(json.dumps(listed), encoding="utf-8")
-    pairs.main([str(tmp_path / "pairs.json")])
+    pairs.main([str(tmp_path / "pairs.json"), "--out", str(tmp_path / "result.json")])
     said = capsys.readouterr().out
-    assert "2 of 4 judged right (50.0%), 1 of 2 wrong ones paid" in said
-    assert r"| 7 | \boxed{8} | True | wrong value |" in said
+    assert "| correct | 1 | 1 |" in said
+    assert said.count("wrong value") == 2  # in the table of reasons, and of the pair that is left
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert (result["judged_right"], len(result["left"])) == (2, 2)

@@ -19,7 +19,7 @@ from dps_pyro.history.foreign import read_log
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.history.rollouts import Rollout, history_of, prompt_id
 from dps_pyro.inference.posterior import Posterior
-from dps_pyro.models import SolvingProgress
+from dps_pyro.models import LogitWalk, SolvingProgress
 
 COLUMNS = ["step", "prompt", "completion", "accuracy", "format", "advantage"]
 ROWS = [
@@ -278,8 +278,8 @@ def test_fit_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         capsys, "fit", "--history", str(tmp_path / "dump"), "--out", str(out), "--reward", "acc", "--steps", "30"
     )
     assert (status, errors) == (0, "")
-    assert "SolvingProgress on 3 groups" in shown
-    PromptSampler(SolvingProgress(), 5, posterior=Posterior.load(out)).select(2)
+    assert "LogitWalk on 3 groups" in shown
+    PromptSampler(LogitWalk(), 5, posterior=Posterior.load(out)).select(2)
 
 
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:

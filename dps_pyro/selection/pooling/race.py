@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dps_pyro.selection.pooling.waits import drawn
 from dps_pyro.tracking.outlook import Outlook
-from dps_pyro.tracking.recent import Recent
 from dps_pyro.tracking.strangers import firsts
+from dps_pyro.tracking.waiting import Recent
 
 __all__ = ["Arrivals", "Shelves", "weights"]
 
