@@ -45,7 +45,7 @@ BENCHMARKS = {
     "selectors": Benchmark("learning.selectors", _to("selectors")),
     "planning": Benchmark("learning.planning", _to("planning")),
     "visits": Benchmark("learning.planning", _plan("visits")),
-    "saturated": Benchmark("learning.planning", _plan("saturated")),
+    "easy": Benchmark("learning.planning", _plan("easy")),
     "candidates": Benchmark(
         "learning.planning", _plan("candidates"), "policies of scripts.make_testbed_policy in runs/policies"
     ),

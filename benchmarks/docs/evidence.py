@@ -23,7 +23,7 @@ from dps_pyro.trainers.bench.results import table as bench_table
 RESULTS = Path(__file__).parents[1] / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES = DOCS / "images"
-TESTBEDS = ("planning", "visits")
+TESTBEDS = ("planning", "visits", "easy")
 """The results on the testbeds, by file name."""
 NOT_RUN = "This benchmark has not been run on a GPU yet, so that there are no numbers."
 """What the page says in place of a table whose result file needs a device that was not there."""
@@ -56,9 +56,8 @@ def render(page: str) -> str:
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
         "ahead": lambda: planning.ahead([_read(name) for name in TESTBEDS]),
-        "admission": lambda: planning.admission([_read(name) for name in (*TESTBEDS, "saturated")]),
+        "admission": lambda: planning.admission([_read(name) for name in TESTBEDS]),
         "candidates": lambda: planning.admission([_read("candidates")]),
-        "saturated": lambda: bench_table(_read("saturated")),
         **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),
         "replay": lambda: replay(_read("replay"), "uniform"),
@@ -73,9 +72,7 @@ def render(page: str) -> str:
         "smollm2": lambda: smollm2.table(_read("smollm2")),
         "pairs": lambda: pairs.table(_read("pairs")),
         "trainer": lambda: trainer.table(_read("trainer")),
-        "bill-shares": lambda: bills.shares(
-            [_read(name) for name in (*TESTBEDS, "saturated") if (RESULTS / f"{name}.json").exists()]
-        ),
+        "bill-shares": lambda: bills.shares([_read(name) for name in TESTBEDS if (RESULTS / f"{name}.json").exists()]),
         "bill": lambda: bills.bill(_read("planning")),
         "bill-nothing": lambda: bills.nothing(_read("selectors")),
         "gpu": lambda: gpu.table(_read("gpu")) if (RESULTS / "gpu.json").exists() else NOT_RUN,

@@ -33,8 +33,9 @@ class _SharedLoader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self._nested or event.anchor in self._open:
+                place: Any = event.start_mark
                 raise yaml.composer.ComposerError(
-                    None, None, f"expected aliases that are not nested, got *{event.anchor}", event.start_mark
+                    None, None, f"expected aliases that are not nested, got *{event.anchor}", place
                 )
             self._nested.update(self._open)
             return super().compose_node(parent, index)
