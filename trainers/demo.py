@@ -37,17 +37,10 @@ SETTINGS: Mapping[str, Any] = {
 """The testbed: the embedded policy solves about a tenth of these problems, and most groups are all wrong."""
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "uniform": {"acquisition": "uniform", "batch_size": 4, "group_size": 8},
-    "predicted": {
-        "dynamics": "Siblings",
-        "dynamics_args": {"groups": "blocks+moves"},
-        "acquisition": "soft",
-        "sharpness": 2.0,
-        "worth": "variance",
-        "batch_size": 8,
-        "group_size": 4,
-    },
+    "predicted": {"batch_size": 8, "group_size": 4},
 }
-"""Both spend 32 rollouts per step, in the group size that suits each best (benchmarks/learning/plans/planning.yaml)."""
+"""Predicted prompts are selected by the defaults. Both arms spend 32 rollouts per step, in the group size that suits
+each best (benchmarks/learning/plans/planning.yaml)."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
 from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.rollouts import RolloutEngine
-from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named, by_variance
+from dps_pyro.selection.acquisition import Acquisition, acquisition_named, by_variance, worth_named
 from dps_pyro.selection.sampler import PromptSampler
 from dps_pyro.selection.worth import by_progress, by_signal, retiring
 from dps_pyro.support.plugins import call
@@ -111,16 +111,16 @@ def make_acquisition(config: TrainConfig) -> Acquisition:
     Raises:
         ValueError: it is of a file that is not there, or is no function.
     """
-    named = acquisition_named(config.selection.acquisition, config.selection.sharpness, config.selection.coverage)
-    made = ACQUISITIONS[named] if isinstance(named, str) else named
-    worth = config.selection.worth or ("variance" if config.selection.acquisition == "soft" else "useful")
+    chosen = config.selection
+    made = acquisition_named(chosen.acquisition, chosen.sharpness, chosen.coverage)
+    worth = worth_named(chosen.worth, chosen.acquisition)
     if worth == "signal":
         made = by_signal(made, replace(config.update.signal, power=2.0))
     elif worth == "variance":
         made = by_variance(made)
     elif worth == "progress":
         made = by_progress(made)
-    return made if config.selection.retire is None else retiring(made, config.selection.retire)
+    return made if chosen.retire is None else retiring(made, chosen.retire)
 
 
 def make_task(config: TrainConfig, tokenizer: Reader | None = None) -> Task:

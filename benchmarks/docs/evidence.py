@@ -72,7 +72,7 @@ def render(page: str) -> str:
         "smollm2": lambda: smollm2.table(_read("smollm2")),
         "pairs": lambda: pairs.table(_read("pairs")),
         "trainer": lambda: trainer.table(_read("trainer")),
-        "bill-shares": lambda: bills.shares([_read(name) for name in TESTBEDS if (RESULTS / f"{name}.json").exists()]),
+        "bill-shares": lambda: bills.shares([_read(name) for name in TESTBEDS]),
         "bill": lambda: bills.bill(_read("planning")),
         "bill-nothing": lambda: bills.nothing(_read("selectors")),
         "gpu": lambda: gpu.table(_read("gpu")) if (RESULTS / "gpu.json").exists() else NOT_RUN,

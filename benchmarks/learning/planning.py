@@ -56,7 +56,7 @@ OURS = "Siblings, soft"
 
 def ahead(results: Sequence[dict[str, Any]]) -> str:
     """A Markdown table: how far `OURS` is ahead of the other arms with as many rollouts, seed by seed, on each testbed,
-    and each arm's average rank over the testbeds."""
+    and each arm's rank on each."""
     less: dict[str, dict[str, NDArray[np.float64]]] = {}
     places: dict[str, dict[str, int]] = {}
     for testbed, arms in _testbeds(results):

@@ -37,7 +37,7 @@ from benchmarks import results
 from benchmarks.prediction.logs import FOLDER
 from dps_pyro import PromptSampler, RolloutHistory
 from dps_pyro.models import LogitWalk, PaperDPS, SolvingProgress
-from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast, soft
+from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, Forecast, by_variance, soft
 from dps_pyro.selection.plan import second_half
 
 DRAWN, HELD = 6, 2
@@ -59,18 +59,6 @@ def drawn_signal(forecast: Forecast, generator: torch.Generator) -> Tensor:
     return soft(1.0)(forecast._replace(informative=4 * rate * (1 - rate)), generator)
 
 
-def variance(sharpness: float) -> Acquisition:
-    """Draw the batch with weights E[p (1 - p)] ** sharpness, p the success rate under the belief."""
-
-    def acquire(forecast: Forecast, generator: torch.Generator) -> Tensor:
-        if forecast.tracker is None:
-            raise ValueError("forecast: expected the tracker that it is from, got none")
-        worth = 4 * forecast.tracker.rates().sequence(1, 1)
-        return soft(sharpness)(forecast._replace(informative=worth), generator)
-
-    return acquire
-
-
 UNIFORM, THOMPSON, TOP = (ACQUISITIONS[name] for name in ("uniform", "thompson", "top"))
 ARMS: dict[str, Arm] = {
     "uniform, groups of 6": Arm(UNIFORM),
@@ -83,11 +71,11 @@ ARMS: dict[str, Arm] = {
     "soft 4, groups of 4": Arm(soft(4.0), 4),
     "soft 2, groups of 4": Arm(soft(2.0), 4),
     "drawn p (1 - p), groups of 4": Arm(drawn_signal, 4),
-    "E[p (1 - p)]^2, groups of 4": Arm(variance(2.0), 4),
-    "E[p (1 - p)]^2, two parts": Arm(variance(2.0), first=2),
-    "E[p (1 - p)]^3, two parts": Arm(variance(3.0), first=2),
+    "E[p (1 - p)]^2, groups of 4": Arm(by_variance(soft(2.0)), 4),
+    "E[p (1 - p)]^2, two parts": Arm(by_variance(soft(2.0)), first=2),
+    "E[p (1 - p)]^3, two parts": Arm(by_variance(soft(3.0)), first=2),
     "all seen: Thompson, groups of 6": Arm(THOMPSON, everything=True),
-    "all seen: E[p (1 - p)]^2, groups of 6": Arm(variance(2.0), everything=True),
+    "all seen: E[p (1 - p)]^2, groups of 6": Arm(by_variance(soft(2.0)), everything=True),
     "all seen: top, groups of 6": Arm(TOP, everything=True),
 }
 

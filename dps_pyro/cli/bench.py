@@ -43,13 +43,11 @@ def run(arguments: list[str]) -> int:
 
     from dps_pyro.support.console import plain_console
     from dps_pyro.support.interrupts import passed_on
-    from dps_pyro.support.yaml_files import load_yaml
     from dps_pyro.trainers.bench.curves import Curve, known, run_all
     from dps_pyro.trainers.bench.plan import Job, read_plan
     from dps_pyro.trainers.bench.results import by_name, draw, table, write
 
     console = plain_console()
-    load_yaml(options.plan.read_text(encoding="utf-8", errors="replace"), str(options.plan), shared=True)
     plan = read_plan(options.plan)
     kept = options.out / "curves"
     ended = [job for job in plan.jobs if known(job, kept) is not None]

@@ -31,7 +31,9 @@ __all__ = [
     "target",
     "thompson",
     "top",
+    "tracker_of",
     "uniform",
+    "worth_named",
 ]
 
 
@@ -44,6 +46,17 @@ class Forecast(NamedTuple):
     draw: Callable[[torch.Generator], Tensor]  # a draw of each prompt's success rate from its belief, [N]
     trials: int = 8  # the group size planned
     tracker: Filter | None = None  # what all of this is from, with more to ask: `rates()`, for instance; read it only
+
+
+def tracker_of(forecast: Forecast) -> Filter:
+    """The tracker that a forecast is from.
+
+    Raises:
+        ValueError: the forecast does not say.
+    """
+    if forecast.tracker is None:
+        raise ValueError("forecast: expected the tracker that it is from, got none")
+    return forecast.tracker
 
 
 Acquisition = Callable[[Forecast, torch.Generator], Tensor]
@@ -105,9 +118,7 @@ def variance_scores(forecast: Forecast, generator: torch.Generator, *, acquire: 
     Raises:
         ValueError: the forecast does not say which tracker it is from.
     """
-    if forecast.tracker is None:
-        raise ValueError("forecast: expected the tracker that it is from, got none")
-    worth = 2 * forecast.tracker.informative(2)
+    worth = 2 * tracker_of(forecast).informative(2)
     return acquire(forecast._replace(informative=worth.clamp(0, 1)), generator)
 
 
@@ -168,9 +179,7 @@ def priority(forecast: Forecast, generator: torch.Generator) -> Tensor:
         ValueError: the forecast does not say which tracker it is from.
         NotImplementedError: that does not say how success rates are distributed.
     """
-    if forecast.tracker is None:
-        raise ValueError("forecast: expected the tracker that it is from, got none")
-    value = forecast.tracker.rates().sequence(1, 0).clamp(0, 1)
+    value = tracker_of(forecast).rates().sequence(1, 0).clamp(0, 1)
     return soft(1.0)(forecast._replace(informative=(value * (1 - value)).sqrt() + 0.05), generator)
 
 
@@ -198,12 +207,18 @@ ACQUISITIONS: dict[str, Acquisition] = {
 """The names that configurations and command lines use."""
 
 
+def worth_named(worth: str | None, acquisition: str) -> str:
+    """What an acquisition, given by its name, ranks prompts by: `worth`, or if that is None "variance" for "soft" and
+    "useful" for all others."""
+    return worth or ("variance" if acquisition == "soft" else "useful")
+
+
 def _shuffled(scores: Tensor, generator: torch.Generator) -> Tensor:
     """Scores with ties broken at random. Equal beliefs differ by rounding, so what is closer than 1e-7 is a tie."""
     return scores.double() + 1e-7 * torch.rand(len(scores), generator=generator, dtype=torch.float64)
 
 
-def acquisition_named(name: str, sharpness: float, coverage: float = 0.5) -> str | Acquisition:
+def acquisition_named(name: str, sharpness: float, coverage: float = 0.5) -> Acquisition:
     """An acquisition by its name, with the sharpness of "soft" or the coverage of "covering"; or of a user's file:
     path/to/file.py:function.
 
@@ -215,7 +230,7 @@ def acquisition_named(name: str, sharpness: float, coverage: float = 0.5) -> str
     if name == "covering":
         return covering(coverage)
     if name in ACQUISITIONS:
-        return name
+        return ACQUISITIONS[name]
     found: Acquisition | None = load("acquisition", name)
     if not callable(found):
         raise ValueError(f"acquisition: expected a function, path/to/file.py:function, got {name!r}")

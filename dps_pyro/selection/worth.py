@@ -9,10 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dps_pyro.selection.acquisition import Acquisition, Forecast
+from dps_pyro.selection.acquisition import Acquisition, Forecast, tracker_of
 from dps_pyro.selection.signal import Signal
 from dps_pyro.support import checks
-from dps_pyro.tracking.predictor import Filter
 from dps_pyro.tracking.tracker import Tracker
 
 __all__ = ["by_progress", "by_signal", "retiring"]
@@ -28,7 +27,7 @@ def by_signal(acquire: Acquisition, signal: Signal = Signal()) -> Acquisition:  
     """
 
     def chosen(forecast: Forecast, generator: torch.Generator) -> Tensor:
-        worth = signal.expected(_tracker(forecast).rates(), forecast.trials) / signal.most(forecast.trials)
+        worth = signal.expected(tracker_of(forecast).rates(), forecast.trials) / signal.most(forecast.trials)
         return acquire(forecast._replace(informative=worth.clamp(0, 1)), generator)
 
     return chosen
@@ -46,7 +45,7 @@ def by_progress(acquire: Acquisition) -> Acquisition:
     """
 
     def chosen(forecast: Forecast, generator: torch.Generator) -> Tensor:
-        tracker = _tracker(forecast)
+        tracker = tracker_of(forecast)
         if not isinstance(tracker, Tracker):
             raise ValueError(f"by_progress: expected a model with dynamics, got {type(tracker).__name__}")
         gain = tracker.progress(forecast.trials).double().clamp(0, 1)
@@ -71,13 +70,7 @@ def retiring(acquire: Acquisition, mastered: float) -> Acquisition:
 
     def chosen(forecast: Forecast, generator: torch.Generator) -> Tensor:
         scores = acquire(forecast, generator).double()
-        sure = _tracker(forecast).rates().sequence(forecast.trials, 0)
+        sure = tracker_of(forecast).rates().sequence(forecast.trials, 0)
         return torch.where(sure > mastered, scores.min() - 1 - sure, scores)
 
     return chosen
-
-
-def _tracker(forecast: Forecast) -> Filter:
-    if forecast.tracker is None:
-        raise ValueError("forecast: expected the tracker that it is from, got none")
-    return forecast.tracker

@@ -21,8 +21,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from dps_pyro.support.yaml_files import load_yaml
 from dps_pyro.trainers.config.settings import TrainConfig
 
 __all__ = ["Job", "Plan", "read_plan"]
@@ -66,9 +65,10 @@ def read_plan(path: Path) -> Plan:
         ValueError: the file is not as described above, or a run's settings are wrong.
     """
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
+    told = load_yaml(text, str(path), shared=True)
     if not isinstance(told, dict) or (unknown := sorted(str(name) for name in set(told) - set(_PARTS))):
         found = ", ".join(unknown) if isinstance(told, dict) else type(told).__name__
         raise ValueError(f"{path}: expected {', '.join(_PARTS)}, got {found}")

@@ -11,7 +11,7 @@ from pydantic import Field, StrictInt
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.inference.refit import Refit
 from dps_pyro.models.by_name import make
-from dps_pyro.selection.acquisition import ACQUISITIONS, Acquisition, acquisition_named, by_variance
+from dps_pyro.selection.acquisition import Acquisition, acquisition_named, by_variance, worth_named
 from dps_pyro.selection.sampler import PromptSampler
 from dps_pyro.trainers.config.errors import unknown
 from dps_pyro.trainers.config.kinds import Count, CountOrNone, NotNegative, Number, Section
@@ -115,7 +115,5 @@ class Settings(Section):
         )
 
     def _acquisition(self) -> Acquisition:
-        named = acquisition_named(self.acquisition, self.sharpness)
-        made = ACQUISITIONS[named] if isinstance(named, str) else named
-        worth = self.worth or ("variance" if self.acquisition == "soft" else "useful")
-        return by_variance(made) if worth == "variance" else made
+        made = acquisition_named(self.acquisition, self.sharpness)
+        return by_variance(made) if worth_named(self.worth, self.acquisition) == "variance" else made
