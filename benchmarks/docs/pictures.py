@@ -75,6 +75,7 @@ PLANNED = {
     "dynamic sampling": "#000000",
     "Siblings, soft, 600 steps": "#0072B2",
     "Siblings without groups, soft": "#56B4E9",
+    "SPO": "#E69F00",
     "MoPPS": "#009E73",
     "SolvingProgress, soft": "#CC79A7",
     "PaperDPS, top": "#D55E00",
