@@ -128,6 +128,9 @@ def test_spellings_of_the_same(one: str, other: str) -> None:
         ("1/0", "2", None),
         ("x", "y", None),
         ("AB", "ab", None),  # lengths, not words
+        ("12:00 PM", "12:00 AM", False),
+        (r"3:30 \text{ p.m.}", "3:30 PM", True),
+        ("3:30", "3:30 PM", True),
         ("1" * 40, "2", None),
         ("1,2", "12", None),
         ("12,3456", "123456", None),

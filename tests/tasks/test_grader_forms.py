@@ -30,6 +30,23 @@ UNITS = [
     (r"300\mathrm{~K}", "300", "301"),
     ("25m", "25m", "25"),  # without \text it may be a product
 ]
+WORDS_AROUND = [
+    ("-5", r"\text{negative } 5", "5"),
+    ("5", r"\text{positive } 5", r"\text{negative } 5"),
+    ("5", r"5 \text{ cm}", r"5 \text{ squared}"),
+    ("25", r"25 \text{ cm squared}", r"5 \text{ squared}"),
+    ("5", r"5 \text{ apples}", r"5 \text{ tens}"),
+    ("60", r"5 \text{ dozens}", "5"),
+    ("5", r"5 \text{ degrees}", r"5 \text{ degrees below zero}"),
+    (r"\frac{5}{6}", r"5/6 \text{ of the cake}", r"\frac{5}{6} \text{ is wrong}"),
+    ("(0,1)", r"\text{the point } (0,1)", r"\text{the point } (1,0)"),
+    ("9:00 AM", "9:00 a.m.", "8:00 a.m."),
+    ("5", r"\text{five}", r"\text{fifteen}"),
+]
+ROOTS = [
+    (r"\sqrt[3]{7}", "∛7", "√7"),
+    (r"2\sqrt[4]{x+1}", "2∜(x+1)", "2√(x+1)"),
+]
 REGIONS = [
     ("[-2,2]", r"|x| \le 2", "(-2,2)"),
     ("(1,5)", "|x-3|<2", "(1,4)"),
@@ -74,7 +91,7 @@ UNICODE = [
     ("50%", "５０％", "５"),
 ]
 FORMS = {"products": PRODUCTS, "units": UNITS, "regions": REGIONS, "matrices": MATRICES, "words": WORDS,
-         "unicode": UNICODE}  # fmt: skip
+         "unicode": UNICODE, "words around": WORDS_AROUND, "roots": ROOTS}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from dps_pyro.tasks.grading.words import plain_phrase, plain_words
+from dps_pyro.tasks.grading.words import other_half_of_day, plain_phrase, plain_words
 
 __all__ = ["WORDS", "normalise", "number", "same_at_sight"]
 
@@ -119,6 +119,7 @@ _UNICODE = str.maketrans(
     | {chr(0x1D7CE + place): str(place % 10) for place in range(50)}  # digits in bold, double-struck and the like
 )
 _HIGH = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
+_ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 _LOW = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n", strict=True))
 
 _Spelling = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
@@ -131,8 +132,10 @@ _FUNCTIONS = (
 _FIRST: tuple[_Spelling, ...] = (
     (re.compile("[" + "".join(_HIGH) + "]{1,20}"), lambda m: "^{" + "".join(_HIGH[c] for c in m[0]) + "}"),
     (re.compile("[" + "".join(_LOW) + "]{1,20}"), lambda m: "_{" + "".join(_LOW[c] for c in m[0]) + "}"),
-    (re.compile(r"√\s{0,3}(?:(\d{1,30}|[A-Za-z])|(?=[({\\]))"), lambda m: rf"\sqrt{{{m[1]}}}" if m[1] else r"\sqrt"),
+    (re.compile(r"([√∛∜])\s{0,3}(?:(\d{1,30}|[A-Za-z])|(?=[({\\]))"),
+        lambda m: _ROOTS[m[1]] + (f"{{{m[2]}}}" if m[2] else "")),
     (re.compile(r"(?<=\d)(?:\{,\}|,\\!)(?=\s{0,3}\d{3})\s?"), ""),
+    (re.compile(r"(?<=\d)\{\.\}(?=\d)"), "."),
     (re.compile(r"\\(?:left|right|displaystyle|textstyle|limits|[bB]igg?[lr]?)(?![A-Za-z])\.?"), ""),
     (re.compile(r"\\(?:color|textcolor)\{[^{}]{0,30}\}"), ""),
     (re.compile(r"(?<!\\)\\!"), ""),
@@ -177,8 +180,10 @@ _MATH_OPENS = re.compile(r"\\(?:begin|end|pmod|bmod|mathbb)\{?[A-Za-z]{0,20}\}?\
 _JOINS = re.compile(r"[\s,]{0,9}(?:and|or|as well as|,|;|&)[\s,]{0,9}", re.IGNORECASE)
 _ASIDE = re.compile(r"[\s(,]{0,9}(?:since|because|for|where|when|if|with|as|so|but|note)\b", re.IGNORECASE)
 _LEADS = re.compile(
-    r"(?:[A-Za-z' ]{0,40}\b(?:is|are|equals|be)\b|[A-Za-z' ]{0,40}:|(?:all|any|every|the|real|positive|negative"
-    r"|natural|non-?negative|numbers?|integers?|values?|of|for|such|that|only|about|approximately| ){0,12})[\s:]{0,9}",
+    r"(?:[A-Za-z' ]{0,40}\b(?:is|are|equals|be)\b|[A-Za-z' ]{0,40}:|(?:all|any|every|the|real|positive|natural"
+    r"|non-?negative|negative(?= (?:real|integers?|numbers?|values?|solutions?)\b)|numbers?|integers?|values?"
+    r"|solutions?|ordered|pair|triple|point|interval|set|vector|matrix|of|for|such|that|only|about|approximately"
+    r"| ){0,12})[\s:]{0,9}",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
@@ -187,18 +192,22 @@ _FILLER = re.compile(
 _NO_UNIT = re.compile(
     r"\b(?:even|odd|is|are|not|no|prime|primes|multiple|multiples|mod|modulo|factor|divides|choose|each|remainder|percent"
     r"|thousand|million|billion|trillion|hundred|dozen|more|less|than|least|most|per cent|base|times|over|plus|minus|or"
-    r"|and|to|per|of|if|any|all)\b",
+    r"|and|to|per|of|if|any|all|below|under|false|wrong|incorrect|negative|positive|root|factorial)\b"
+    r"|\A(?:squared|cubed|tens|half|halves|thirds?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?"
+    r"|hundredths?|thousandths?)\b",
     re.IGNORECASE,
 )
+_MINUS = re.compile(r"(?:negative|minus)", re.IGNORECASE)
+_PART_OF = re.compile(r"of (?:the|a|an|his|her|its|their|all)\b[A-Za-z ]{0,60}", re.IGNORECASE)
 _PER = re.compile(r"\b[A-Za-z]{1,20}\s(?:per|of|to)\s[A-Za-z]{1,20}", re.IGNORECASE)
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_SCALED = re.compile(r"\s{0,9}\b(hundred|thousand|million|billion|trillion|dozen)\b", re.IGNORECASE)
+_SCALED = re.compile(r"\s{0,9}\b(hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE)
 _SHORT_UNIT = re.compile(
     r"(?<=[\d}])\s{0,3}(?:mm|cm|km|kg|mg|ft|mph|km/h|m/s|cm/s|ft/s|Hz|Pa|kPa|Mpc|eV|keV|MeV|erg)"
     r"(?:\^\{?-?[1-9]\}?|/[a-z]{1,3}\^?\d?){0,2}\s{0,9}\Z"
 )
 _PLAIN = re.compile(r"[-+(]?\d[\d,./]{0,60}\)?%?|\(?[A-Za-z]\)?[.)]?|[-+]?\d{0,5}[a-z](?:\^\d)?")
-_HALF = r"(?:am|pm|a\.m\.|p\.m\.|AM|PM)\b\.?"
+_HALF = r"(?:[ap]\.\s?m\.|(?:am|pm|AM|PM)\b\.?)"
 _CLOCK = re.compile(rf"(\d{{1,2}}:\d\d)\s{{0,9}}(?:\\text\s{{0,3}}\{{\s{{0,9}}{_HALF}\s{{0,9}}\}}|{_HALF})?")
 WORDS = re.compile(r"\\text\{([^{}]{0,300})\}")
 """Words that are part of an answer, as `normalise` leaves them."""
@@ -307,12 +316,16 @@ def _word(content: str, power: str, before: str, *, first: bool, after: str) -> 
         return content + power
     if first and after.strip(" .") and (_LEADS.fullmatch(content) or after.lstrip().startswith(":")):
         return ""
+    if _MINUS.fullmatch(content):
+        return "-"
     if _FILLER.fullmatch(content):
         return ""
     if unit_before and (scaled := _SCALED.match(content)) is not None:
         return rf"\cdot {_SCALES[scaled[1].lower()]}"
     if unit_before and content.lower() in ("percent", "per cent"):
         return "%"
+    if unit_before and _PART_OF.fullmatch(content):
+        return ""
     if unit_before and len(content.split()) <= 5 and (not _NO_UNIT.search(content) or _PER.search(content)):
         return ""
     return rf"\text{{{plain_words(content)}}}"
@@ -348,6 +361,8 @@ def same_at_sight(gold: str, answer: str) -> bool | None:
     The result is True for the same text after `normalise` and for plain numbers of the same value, and False for two
     whole numbers or fractions of different values. A decimal fraction may be rounded, so that it gives None.
     """
+    if other_half_of_day(gold, answer):
+        return False
     gold, answer = normalise(gold), normalise(answer)
     if gold == answer:
         return True

@@ -34,6 +34,7 @@ _MIXED = re.compile(
 _DECIMAL = re.compile(r"(?<![\d.])(\d{0,60})\.(\d{1,60})(?![\d.])")
 _ROUNDED = re.compile(r"([-+]?)(\d{0,60})\.(\d{1,60})(?:(?:\\times|\\cdot)10\^\{?([-+]?\d{1,4})\}?)?")
 _LOG = re.compile(r"\\log(?![A-Za-z_]|\s{0,3}_)")
+_ROOT = re.compile(r"(\\sqrt(?:\[[^\[\]]{1,20}\])?)\(")
 _GROUP = re.compile(r"(?<![\\A-Za-z_^\]}])\{")
 _NO_VALUE = re.compile(
     r"\\text|'|\\prime|\^\{?T\}?(?![A-Za-z])|\\ |=|<|>|\\(?:leq|geq|neq|in|approx)(?![A-Za-z])|,|;|\\pm|°°|\\begin|\\\\"
@@ -83,17 +84,18 @@ def _mixed(found: re.Match[str]) -> str:
 
 
 def _roots(text: str) -> str:
-    r"""Braces in place of the parentheses of ``\sqrt(...)``."""
-    parts = text.split("\\sqrt(")
-    for place in range(1, len(parts)):
+    r"""Braces in place of the parentheses of ``\sqrt(...)`` and ``\sqrt[3](...)``."""
+    first, *rest = _ROOT.split(text)
+    parts = [first]
+    for root, inside in zip(rest[::2], rest[1::2], strict=True):
         depth = 1
-        for at, letter in enumerate(parts[place]):
+        for at, letter in enumerate(inside):
             depth += (letter == "(") - (letter == ")")
             if depth == 0:
-                parts[place] = f"\\sqrt{{{parts[place][:at]}}}{parts[place][at + 1 :]}"
+                parts.append(f"{root}{{{inside[:at]}}}{inside[at + 1 :]}")
                 break
         else:
-            parts[place] = f"\\sqrt({parts[place]}"
+            parts.append(f"{root}({inside}")
     return "".join(parts)
 
 

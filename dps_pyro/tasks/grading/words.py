@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["plain_phrase", "plain_words", "without_unit"]
+__all__ = ["other_half_of_day", "plain_phrase", "plain_words", "without_unit"]
 
 _MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
@@ -26,11 +26,16 @@ _PHRASES = (
     ),
     (re.compile(r"(?:(?:the )?set of )?(?:all |the )?(?:all )?(?:real numbers|reals)", re.IGNORECASE), r"\mathbb{R}"),
 )
+_NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
 _ARTICLE = re.compile(r"(?:an?|the) (?=\w)")
 _SYMBOL = r"(?:[kcmMnGμ]?(?:m|g|s|L|l|J|N|W|V|A|K|T)|C|F|h|Hz|Pa|mol|eV|min|hr)"
 _SET = r"\\(?:text|textrm|mathrm|mbox|rm|operatorname)\s{0,3}\{[\s~]{0,3}" + _SYMBOL + r"[\s~]{0,3}\}"
 _GAP = r"(?:[\s~/]|\\[,;: !]|\\cdot(?![A-Za-z])){0,4}"
 _UNIT = re.compile(rf"(?:(?<=[\d}})°])|(?<=\\circ))(?:{_GAP}{_SET}(?:\^\s?\{{?\s?-?\d\s?\}}?)?){{1,4}}[\s.$]{{0,5}}\Z")
+_HALF_OF_DAY = re.compile(r"\d\s{0,9}(?:\\text\s{0,3}\{\s{0,9})?([ap])\.?\s?m(?![A-Za-z])", re.IGNORECASE)
 _LONGEST = 100  # characters of a date, and of what is searched for a unit
 
 
@@ -38,13 +43,16 @@ def plain_phrase(text: str) -> str:
     r"""An answer in words as it is written otherwise, and any other answer as it is.
 
     "4 July 2024" and "July 4th, 2024" become ``\text{july 4 2024}``; "no solution" is the empty set, and "all real
-    numbers" are ``\mathbb{R}``. "No" becomes ``\text{no}``, since it is no product of n and o.
+    numbers" are ``\mathbb{R}``. "No" becomes ``\text{no}``, since it is no product of n and o. A
+    whole number up to twenty that is written as a word becomes digits.
     """
     if len(text) > _LONGEST:
         return text
     words = " ".join(_WRAPPED.sub(r" \1 ", text).replace("~", " ").replace("\\ ", " ").strip(" $.").split())
     if words.lower() == "no":
         return r"\text{no}"
+    if words.lower() in _NUMBERS:
+        return str(_NUMBERS.index(words.lower()))
     for pattern, symbol in _PHRASES:
         if pattern.fullmatch(words) is not None:
             return symbol
@@ -74,3 +82,9 @@ def without_unit(text: str) -> str:
     """
     head, tail = text[:-_LONGEST], text[-_LONGEST:]
     return head + _UNIT.sub("", tail, count=1)
+
+
+def other_half_of_day(gold: str, answer: str) -> bool:
+    """Whether two answers name times of different halves of the day: "12:00 PM" is not "12:00 AM"."""
+    halves = [sorted(half.lower() for half in _HALF_OF_DAY.findall(text)) for text in (gold, answer)]
+    return all(halves) and halves[0] != halves[1]
