@@ -10,7 +10,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 __all__ = ["ENDINGS", "LONGEST_FIELD", "Record", "column_names", "read_file", "read_json"]
 
@@ -153,7 +153,7 @@ def _csv(path: Path) -> Iterator[Any]:
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:  # Excel writes a mark before the first name
-            for number, row in enumerate(csv.DictReader(lines), 2):
+            for number, row in enumerate(csv.DictReader(lines, delimiter=_delimiter(lines)), 2):
                 if None in row:
                     raise ValueError(f"{path}: expected as many values as names, got more in record {number - 2}")
                 yield row
@@ -161,6 +161,13 @@ def _csv(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path}: expected CSV in UTF-8, got {_short(error)}") from error
     finally:
         csv.field_size_limit(before)
+
+
+def _delimiter(lines: TextIO) -> str:
+    """What separates the names of a table: a comma, or what Excel writes where the comma is the decimal point."""
+    names = lines.readline(LONGEST_FIELD)
+    lines.seek(0)
+    return next((mark for mark in (",", ";", "\t") if mark in names), ",")
 
 
 def _short(error: BaseException) -> str:

@@ -69,14 +69,18 @@ class Leftovers:
 
 
 def at(record: Any, path: str) -> Any:
-    """Return the value at a path, None where there is none. A field whose own name has dots goes first."""
+    """Return the value at a path, None where there is none. A field whose own name has dots goes first, and a field
+    whose name is the same but for capitals (``Problem``) is taken where none has the very name."""
     if isinstance(record, Mapping) and path in record:
         return record[path]
     here, _, rest = path.partition(".")
     if isinstance(record, str) and record[:1] in ("{", "["):  # a column of JSON, as CSV has it
         record = _json(record)
-    if isinstance(record, Mapping) and here in record:
-        return at(record[here], rest) if rest else record[here]
+    if isinstance(record, Mapping):
+        if here not in record:
+            here = next((name for name in record if str(name).lower() == here.lower()), here)
+        if here in record:
+            return at(record[here], rest) if rest else record[here]
     if isinstance(record, Sequence) and not isinstance(record, str | bytes) and re.fullmatch(r"-?\d{1,6}", here):
         place = int(here)
         if -len(record) <= place < len(record):
@@ -165,9 +169,11 @@ def known_of(records: Sequence[Mapping[str, Any]], used: Sequence[str] = ()) -> 
     for one in flat:
         columns |= dict.fromkeys(one)
     known: list[dict[str, float | str]] = [{} for _ in records]
-    taken = {*used, *PROBLEM, *ANSWER}
+    taken = {name.lower() for name in (*used, *PROBLEM, *ANSWER)}
+    within = tuple(f"{name.lower()}." for name in used)
     for name in columns:
-        if name in taken or name.split(".")[-1].lower() in _NAMES or any(name.startswith(f"{one}.") for one in used):
+        lower = name.lower()
+        if lower in taken or lower.split(".")[-1] in _NAMES or lower.startswith(within):
             continue
         values = _column([one.get(name) for one in flat])
         for one, value in zip(known, values or (), strict=False):

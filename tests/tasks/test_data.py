@@ -52,6 +52,13 @@ def test_a_json_file_may_have_splits(tmp_path: Path) -> None:
         read_records(path)
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_table_is_separated_as_excel_separates_it(mark: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'problem{mark}answer\n"1,5 + 1; what?"{mark}2\n', encoding="utf-8-sig")
+    assert read_records(path) == [{"problem": "1,5 + 1; what?", "answer": "2"}]
+
+
 def test_a_folder_has_a_file_a_split(tmp_path: Path) -> None:
     write(tmp_path / "test.jsonl", RECORDS[:1])
     write(tmp_path / "train.json", RECORDS)

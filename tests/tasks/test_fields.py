@@ -27,6 +27,12 @@ def test_paths_lead_into_records() -> None:
     assert at({"j": "[" * 100_000}, "j.0") is None
 
 
+def test_names_may_differ_in_capitals() -> None:
+    assert (at({"Problem": 1}, "problem"), at({"Problem": 1, "problem": 2}, "problem")) == (1, 2)
+    records = [{"Problem": f"q{n}", "Answer": str(n), "Level": str(n)} for n in range(4)]
+    assert known_of(records, ["problem", "answer"]) == [{"Level": float(n)} for n in range(4)]
+
+
 @pytest.mark.parametrize(
     ("record", "gold"),
     [
@@ -37,6 +43,7 @@ def test_paths_lead_into_records() -> None:
         ({"problem": "q", "answer": "[3, 4)"}, "[3, 4)"),
         ({"messages": [{"role": "user", "content": "q"}], "ground_truth": "5", "dataset": "gsm8k"}, "5"),
         ({"input": "q", "label": 7.0}, "7"),
+        ({"ID": "2024-I-1", "Problem": "q", "Answer": "204", "Solution": "Long."}, "204"),
     ],
 )
 def test_answers_in_the_forms_of_data_sets(record: dict[str, Any], gold: Any) -> None:
