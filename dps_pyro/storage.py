@@ -29,6 +29,7 @@ __all__ = [
     "load_state",
     "naming",
     "not_as_written",
+    "parse_json",
     "save_state",
     "strict_json",
 ]
@@ -101,13 +102,31 @@ def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     return {str(file.relative_to(folder)): checksum(file) for file in sorted(files)}
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a text in JSON holds.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply for the parser.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+
+
 def not_as_written(folder: Path, sums: Mapping[str, str]) -> str | None:
     """The first file of `sums` in `folder` that is missing, cannot be read or has another checksum; None if all are as
-    they were written. A name that leads out of the folder counts as missing."""
+    they were written. A name that leads out of the folder counts as missing.
+
+    Raises:
+        PermissionError: a file may not be read, so that nobody can tell whether it is whole.
+    """
     for name, expected in sums.items():
         path = folder / name
         try:
             whole = ".." not in path.parts and not Path(name).is_absolute() and checksum(path) == expected
+        except PermissionError:
+            raise
         except OSError:
             whole = False
         if not whole:
@@ -136,7 +155,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: a file is missing or damaged; the message names it.
     """
-    state: dict[str, Any] = _whole(folder / "state.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
+    state: dict[str, Any] = _whole(folder / "state.json", lambda path: parse_json(path.read_text(encoding="utf-8")))
     for name, tensor in _whole(folder / "state.safetensors", load_file).items():
         *parents, leaf = (part.replace("~1", "/").replace("~0", "~") for part in name.split("/")[1:])
         place = state

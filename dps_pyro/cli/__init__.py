@@ -10,6 +10,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from dps_pyro.support.file_errors import said_of
 from dps_pyro.support.interrupts import Terminated, terminable
 
 __all__ = ["main"]
@@ -78,7 +79,7 @@ def _run(given: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         if not _ours(error):
             raise
-        return _say(given[0], error, error, 2)
+        return _say(given[0], said_of(error) if isinstance(error, OSError) else error, error, 2)
 
 
 def _say(command: str, message: object, error: BaseException, status: int) -> int:

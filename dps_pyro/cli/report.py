@@ -9,6 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from dps_pyro.support.file_errors import said_of
+
 __all__ = ["Options", "run"]
 
 
@@ -38,6 +40,23 @@ def run(arguments: list[str]) -> int:
             f"the checksums stay as they are. `dps-pyro train --resume --out {options.run}` heals what can be healed.",
             file=sys.stderr,
         )
-    elif finished:  # the checksums are of the report that was there
+    elif finished and (changed := _changed(options.run / "config.yaml")) is not None:
+        print(f"dps-pyro report: {changed}", file=sys.stderr)
+    if finished and broken is None:  # the checksums are of the report that was there
         seal_run(options.run)
     return 0
+
+
+def _changed(config: Path) -> str | None:
+    """Say that a run's configuration is not as the run wrote it; None if it is."""
+    from dps_pyro.trainers.run.seals import check_text
+
+    try:
+        check_text(config)
+    except OSError as error:
+        return f"{said_of(error)}. The report is without it"
+    except ValueError:
+        return (
+            f"{config} is not what the run wrote: it is damaged, or was changed by hand. The report shows it as it is"
+        )
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dps_pyro.storage import parse_json
 from dps_pyro.support import checks
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def _about(path: Path, metadata: dict[bytes, bytes], seen: int) -> About:
     """The metadata under `dps_pyro`, checked; `seen` is the number of prompts that the rows need."""
     what = f"{path}: metadata"
     try:
-        about = json.loads(metadata.get(b"dps_pyro", b"{}"))
-    except (ValueError, RecursionError) as error:
+        about = parse_json(metadata.get(b"dps_pyro", b"{}"))
+    except ValueError as error:
         raise ValueError(f"{what}: expected JSON, got {error}") from error
     if not isinstance(about, dict):
         raise ValueError(f"{what}: expected {{name: value}}, got {type(about).__name__}")

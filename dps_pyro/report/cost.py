@@ -12,7 +12,6 @@ over runs (seeds), with a 95 per cent confidence interval by Student's t.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dps_pyro.history.log import RolloutHistory
+from dps_pyro.storage import parse_json
 
 __all__ = [
     "Bill",
@@ -149,12 +149,12 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             if entry["kind"] not in _NUMBERS:
                 continue
             if not all(math.isfinite(float(entry[name])) for name in _NUMBERS[entry["kind"]]):
                 raise ValueError("expected finite numbers")
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise ValueError(
                 f"{path}: expected a run's step or evaluation, got {line[:80]!r} in line {number}; "
                 f"dps-pyro train --resume --out {path.parent} writes the file again from the last checkpoint"

@@ -6,7 +6,6 @@ named in `Run.notes`, which the page shows.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dps_pyro.report.samples import Step, read_samples
+from dps_pyro.storage import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,9 +146,9 @@ def _read_metrics(path: Path, notes: list[str]) -> tuple[list[Record], list[Reco
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 step = int(record["step"])
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # e.g. half a line
+            except (ValueError, KeyError, TypeError, OverflowError):  # e.g. half a line
                 unreadable += 1
                 continue
             # A run that resumes from a checkpoint redoes steps: the newer line replaces the older ones from its step
@@ -176,8 +176,8 @@ def _read_summary(path: Path, notes: list[str]) -> Record:
     if not path.is_file():
         return {}
     try:
-        summary = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (ValueError, RecursionError):
+        summary = parse_json(path.read_text(encoding="utf-8", errors="replace"))
+    except ValueError:
         notes.append("summary.json is incomplete and was left out.")
         return {}
     return summary if isinstance(summary, dict) else {}

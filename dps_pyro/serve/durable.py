@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dps_pyro.selection.sampler import PromptSampler
-from dps_pyro.storage import atomic_path, load_state, save_state
+from dps_pyro.storage import atomic_path, load_state, parse_json, save_state
 
 __all__ = ["Durable", "ForgottenError"]
 
@@ -181,7 +181,10 @@ class Durable:
             with self._path.open("r+b") as file:
                 file.truncate(whole)
         for line in content[:whole].splitlines():
-            entry = json.loads(line)
+            try:
+                entry = parse_json(line)
+            except ValueError as error:
+                raise ValueError(f"{self._path}: expected one change in JSON a line, got {line[:60]!r}") from error
             if entry["number"] <= self.number:
                 continue
             if entry["number"] != self.number + 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dps_pyro.history.log import RolloutHistory
-from dps_pyro.storage import atomic_path, strict_json
+from dps_pyro.storage import atomic_path, parse_json, strict_json
 from dps_pyro.trainers.bench.plan import Job
 from dps_pyro.trainers.config.config_file import save_config
 from dps_pyro.trainers.config.settings import TrainConfig
@@ -43,11 +42,19 @@ def curve_of(folder: Path) -> Curve:
         ValueError: there is no run, or it has no steps.
     """
     path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    try:
+        lines = [parse_json(line) for line in text.splitlines()]
+        kinds = {line["kind"] for line in lines}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path}: expected the metrics of a run, got {error}; dps-pyro train --resume --out {folder} writes them "
+            "again"
+        ) from error
+    if not {"train", "eval"} <= kinds:
+        raise ValueError(f"{folder}: expected a run with steps and evaluations, got none")
     train = [line for line in lines if line["kind"] == "train"]
     evals = [line for line in lines if line["kind"] == "eval"]
-    if not train or not evals:
-        raise ValueError(f"{folder}: expected a run with steps and evaluations, got none")
     totals = [line["rollouts"] for line in train]
     spent = [now - before for before, now in itertools.pairwise([0, *totals])]
     tokens = [0.0, *itertools.accumulate(line["length"] * number for line, number in zip(train, spent, strict=True))]
@@ -67,9 +74,20 @@ def curve_of(folder: Path) -> Curve:
 
 
 def known(job: Job, kept: Path) -> Curve | None:
-    """The curve of a run that has ended before; None if it has not."""
+    """The curve of a run that has ended before; None if it has not.
+
+    Raises:
+        ValueError: its file is damaged; the message names it and the way out.
+    """
     path = kept / f"{job.slug}.json"
-    return Curve(**json.loads(path.read_text(encoding="utf-8"))["curve"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Curve(**parse_json(path.read_text(encoding="utf-8"))["curve"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path}: expected the curve of a run, got {error}; remove the file, and the run is made again"
+        ) from error
 
 
 def run_all(

@@ -6,7 +6,6 @@ happened to `metrics.jsonl` meanwhile. Nothing is pickled.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from dps_pyro.storage import checksums, load_state, naming, not_as_written, save_state, strict_json
+from dps_pyro.storage import checksums, load_state, naming, not_as_written, parse_json, save_state, strict_json
 from dps_pyro.trainers.policy.load import quiet
 from dps_pyro.trainers.policy.lora import save_trained
 from dps_pyro.trainers.policy.processors import Reader
@@ -109,8 +108,8 @@ def read_checkpoint(folder: Path, label: Label) -> Checkpoint:
     _verify(folder, label)
     with naming(folder):
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        beside = json.loads((folder / "completions.json").read_text(encoding="utf-8"))
-        return Checkpoint(folder, load_state(folder), [json.loads(line) for line in lines], beside)
+        beside = parse_json((folder / "completions.json").read_text(encoding="utf-8"))
+        return Checkpoint(folder, load_state(folder), [parse_json(line) for line in lines], beside)
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def _verify(folder: Path, label: Label) -> None:
         OSError, ValueError: something differs; the message names the file.
     """
     try:
-        about = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        about = parse_json((folder / CHECKSUMS).read_text(encoding="utf-8"))
         run, step, sums = str(about["run"]), int(about["step"]), dict(about["files"])
     except (ValueError, TypeError, KeyError) as error:
         expected = "the run, the step and the checksum of every file"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -18,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dps_pyro.history.log import RolloutHistory
-from dps_pyro.storage import atomic_path, checksums, naming, not_as_written, strict_json
+from dps_pyro.storage import atomic_path, checksums, naming, not_as_written, parse_json, strict_json
 from dps_pyro.support.interrupts import uninterrupted
 from dps_pyro.trainers.policy.load import quiet
 from dps_pyro.trainers.policy.lora import save_merged
@@ -181,7 +180,7 @@ class RunFolder:
         entries = []
         for number, line in enumerate(lines, 1):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 if not {"kind", "step"} <= entry.keys():
                     raise ValueError("expected kind and step")
             except (ValueError, AttributeError) as error:
@@ -203,7 +202,7 @@ class RunFolder:
         if not sealed and not path.exists():
             return None
         try:
-            summary: Any = json.loads(path.read_text(encoding="utf-8"))
+            summary: Any = parse_json(path.read_text(encoding="utf-8"))
             done = int(summary["steps"])
         except (OSError, ValueError, TypeError, KeyError):
             done = steps
@@ -262,7 +261,7 @@ class RunFolder:
         one there. What was best lies in the folder itself (`evaluation.json`), so that the two cannot disagree."""
         file = self.path / "best" / "evaluation.json"
         with suppress(OSError, ValueError, TypeError, KeyError):  # damaged since `begin` checked it: it is replaced
-            if json.loads(file.read_text(encoding="utf-8"))["accuracy"] >= result["accuracy"]:
+            if parse_json(file.read_text(encoding="utf-8"))["accuracy"] >= result["accuracy"]:
                 return False
         self.save_policy("best", policy, tokenizer, result)
         return True
@@ -292,6 +291,7 @@ class RunFolder:
 
         Raises:
             ValueError: it is damaged, or is another run's. The message names the file, and the checkpoint before it.
+            PermissionError: a file of it may not be read.
         """
         steps = self.checkpoints()
         if not steps:
@@ -300,6 +300,8 @@ class RunFolder:
         run = self._run()
         try:
             return read_checkpoint(path, Label(run, steps[-1]))
+        except PermissionError:
+            raise  # it may be whole: nobody should remove it
         except (OSError, ValueError) as error:
             offer = "there is none before it, and the run starts anew"
             if len(steps) > 1:

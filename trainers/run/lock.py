@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dps_pyro.storage import parse_json
+
 __all__ = ["LOCK", "OWNER", "claimed"]
 
 LOCK = ".lock"
@@ -103,7 +105,7 @@ def _owner(path: Path) -> dict[str, object] | None:
     was killed."""
     for _ in range(40):
         with suppress(OSError, ValueError):
-            owner = json.loads((path / OWNER).read_text(encoding="utf-8"))
+            owner = parse_json((path / OWNER).read_text(encoding="utf-8"))
             if isinstance(owner, dict) and {"pid", "host", "since"} <= owner.keys() and _lives(owner):
                 return owner
         time.sleep(0.05)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
-from dps_pyro.storage import atomic_path, checksums, not_as_written, strict_json
+from dps_pyro.storage import atomic_path, checksums, not_as_written, parse_json, strict_json
 
 __all__ = ["SEAL", "broken_seal", "check_text", "seal", "seal_run", "sealed_text"]
 
@@ -40,7 +39,7 @@ def broken_seal(folder: Path, *drawn: str) -> str | None:
     """The name of a file in `folder` that is not as it was when the folder was sealed, which may be the seal itself;
     None where everything is whole. Files that are `drawn` again do not count."""
     try:
-        sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        sums = parse_json((folder / SEAL).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return SEAL
     if not isinstance(sums, dict) or not sums:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.fitting import fit
 from dps_pyro.inference.methods import SVI
 from dps_pyro.report import write_report
-from dps_pyro.storage import strict_json
+from dps_pyro.storage import parse_json, strict_json
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.tracking.tracker import fitted_part
 from dps_pyro.trainers.config.settings import TrainConfig
@@ -120,7 +119,7 @@ def _uniform(runs: Iterable[Path]) -> dict[str, Any] | None:
     for run in runs:
         path = run / "summary.json"
         try:
-            summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            summary = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
             if not isinstance(summary, dict) or (
                 summary and not {"acquisition", "steps", "useful_share"} <= set(summary)
             ):
