@@ -55,8 +55,9 @@ def by_progress(acquire: Acquisition) -> Acquisition:
 
 
 def retiring(acquire: Acquisition, mastered: float) -> Acquisition:
-    """Leave out the prompts that are mastered: those with a chance above `mastered`, in (0, 1), that a whole group of
-    the planned size is right.
+    """Leave out the prompts that are mastered: those that have been rolled out, with a chance above `mastered`, in
+    (0, 1), that a whole group of the planned size is right. A prompt that was never rolled out is not mastered, however
+    sure the prior is of it.
 
     They are re-admitted by belief: while a prompt rests its belief moves on, as the dynamics have it, and it is back as
     soon as that chance has fallen below. (A model that believes that nothing is forgotten keeps it out for ever.) Where
@@ -71,6 +72,6 @@ def retiring(acquire: Acquisition, mastered: float) -> Acquisition:
     def chosen(forecast: Forecast, generator: torch.Generator) -> Tensor:
         scores = acquire(forecast, generator).double()
         sure = tracker_of(forecast).rates().sequence(forecast.trials, 0)
-        return torch.where(sure > mastered, scores.min() - 1 - sure, scores)
+        return torch.where((sure > mastered) & (forecast.visits > 0), scores.min() - 1 - sure, scores)
 
     return chosen

@@ -150,6 +150,14 @@ def test_mastered_prompts_rest_until_the_belief_has_moved() -> None:
         retiring(top, 1.0)
 
 
+def test_a_prompt_that_was_never_rolled_out_is_not_mastered() -> None:
+    sampler = PromptSampler(LogitWalk(), 6, acquisition=retiring(thompson, 0.001), trials=4, seed=0)
+    assert (sampler.tracker.rates().sequence(4, 0) > 0.001).all()  # the prior alone is above the bound
+    sampler.observe([0, 1], [4, 4], 4)
+    for _ in range(10):
+        assert set(sampler.select(4).tolist()) == {2, 3, 4, 5}
+
+
 def test_they_need_to_know_the_tracker() -> None:
     for acquire in (by_signal(top), by_progress(top), retiring(top, 0.9)):
         with pytest.raises(ValueError, match="tracker"):
