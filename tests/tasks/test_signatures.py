@@ -49,6 +49,12 @@ def test_verls_and_openrlhfs_functions() -> None:
     assert adapted(compute_score)("2", RECORD) == {"score": 1.0, "acc": True}
     assert adapted(lambda solution_str, ground_truth: solution_str + ground_truth)("x", {"answer": 4}) == "x4"
 
+    def batch(data_sources: Any, solution_strs: Any, ground_truths: Any, extra_infos: Any) -> list[dict[str, Any]]:
+        assert (data_sources, ground_truths, extra_infos) == (["sums"], ["2"], [{"index": 3}])
+        return [{"score": float(one == "2")} for one in solution_strs]
+
+    assert [adapted(batch)(said, RECORD) for said in ("2", "3")] == [{"score": 1.0}, {"score": 0.0}]
+
     def reward_func(queries: Any, prompts: Any, labels: Any) -> dict[str, Any]:
         return {"rewards": torch.tensor([float(queries == [f"q{labels[0]}"] and prompts == ["q"])])}
 

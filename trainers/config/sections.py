@@ -223,8 +223,8 @@ class SelectionSection(Section):
     advantage under the loss in use, and "progress" the expected gain in success rate from training on it. The default
     is "variance" for the acquisition "soft", and "useful" for all others."""
     retire: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    """Chance of an all-correct group above which a prompt that has been rolled out is not chosen. It returns when its belief
-    falls again."""
+    """Chance of an all-correct group above which a prompt that has been rolled out is not chosen. It returns when its
+    belief falls again."""
     read_prompts: CountOrNone = 0
     """Number of principal components of the policy's hidden state at the end of each prompt that models such as
     Covariate get as features, together with the prompt's log-probability. 0 gives none."""

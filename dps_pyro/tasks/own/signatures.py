@@ -62,8 +62,8 @@ def adapted(function: Any) -> Judge:
     """Return a function that is called as `function(completion, record)`, whatever the signature of the user's is.
 
     Three signatures are known by the names of their parameters: TRL's (``completions``, and the columns of the data),
-    verl's (``data_source``, ``solution_str``, ``ground_truth``, ``extra_info``) and OpenRLHF's (``queries``,
-    ``prompts``, ``labels``). TRL's and OpenRLHF's functions are given lists with one entry.
+    verl's (``data_source``, ``solution_str``, ``ground_truth``, ``extra_info``, or for batches the same with an s) and
+    OpenRLHF's (``queries``, ``prompts``, ``labels``). Functions that take lists are given lists with one entry.
 
     Raises:
         TypeError: It is no function, or it asks for something that is not known here, such as token ids.
@@ -79,6 +79,8 @@ def adapted(function: Any) -> Judge:
         return _trl(_awaited(function), parameters)
     if "solution_str" in parameters:
         return _verl(_awaited(function), parameters)
+    if "solution_strs" in parameters:
+        return _verl_batch(_awaited(function), parameters)
     if {"queries", "labels"} <= parameters.keys():
         return _openrlhf(_awaited(function), parameters)
     return _awaited(function)
@@ -173,17 +175,29 @@ def _trl(function: Any, parameters: Mapping[str, inspect.Parameter]) -> Judge:
 
 
 def _verl(function: Any, parameters: Mapping[str, inspect.Parameter]) -> Judge:
+    return lambda completion, record: _call(function, parameters, _of_verl(completion, record))
+
+
+def _verl_batch(function: Any, parameters: Mapping[str, inspect.Parameter]) -> Judge:
+    """The function of verl's `BatchRewardManager`."""
+
     def judge(completion: str, record: Mapping[str, Any]) -> Any:
-        gold = at(record, "reward_model.ground_truth")
-        known = {
-            "data_source": record.get("data_source"),
-            "solution_str": completion,
-            "ground_truth": _answer(record) if gold is None else gold,
-            "extra_info": record.get("extra_info"),
-        }
-        return _call(function, parameters, known)
+        lists = {f"{name}s": [value] for name, value in _of_verl(completion, record).items()}
+        found = _call(function, parameters, lists)
+        return None if found is None else _single(found)
 
     return judge
+
+
+def _of_verl(completion: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What verl gives a reward function."""
+    gold = at(record, "reward_model.ground_truth")
+    return {
+        "data_source": record.get("data_source"),
+        "solution_str": completion,
+        "ground_truth": _answer(record) if gold is None else gold,
+        "extra_info": record.get("extra_info"),
+    }
 
 
 def _openrlhf(function: Any, parameters: Mapping[str, inspect.Parameter]) -> Judge:
