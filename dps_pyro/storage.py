@@ -161,13 +161,18 @@ def load_state(folder: Path) -> dict[str, Any]:
         place = state
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{folder / 'state.json'}: expected a dictionary at {parent}, got {place!r:.40}")
         place[leaf] = tensor
     return state
 
 
 def _whole(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
-        return read(path)
+        found = read(path)
+        if not isinstance(found, dict):
+            raise ValueError(f"{type(found).__name__} in the place of a dictionary")
+        return found
     except Exception as error:  # safetensors, json and the file system each raise their own
         raise ValueError(f"{path}: expected a whole saved state, got {type(error).__name__}: {error}") from error
 

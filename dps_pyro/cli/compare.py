@@ -24,8 +24,8 @@ class Options(LogOptions):
     """Fit models to a log, score how well they predict data that was left out, and rank them."""
 
     history: Path
-    """A history.parquet with the columns prompt, step, solved and trials, or the log of another training loop, as for
-    `dps-pyro fit`."""
+    """The folder of a run, a history.parquet with the columns prompt, step, solved and trials, or the log of another
+    training loop, as for `dps-pyro fit`."""
     models: tuple[str, ...] = ("LogitWalk", "SolvingProgress")
     """The models: names in dps_pyro.models, or path/to/file.py:Name. Arguments for the constructor may follow a name as
     YAML: "LogitWalk{groups: operands}". The value of groups or features is the name of a feature in the history."""

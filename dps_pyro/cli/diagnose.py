@@ -23,7 +23,7 @@ class Options(LogOptions):
     it also writes diagnosis.png and groups.nc, which ArviZ reads."""
 
     history: Path
-    """The history.parquet, or another loop's log, that the model was fitted to."""
+    """The run's folder, the history.parquet, or another loop's log, that the model was fitted to."""
     posterior: Path
     """The folder that `dps-pyro fit` wrote."""
     model: str | None = None

@@ -22,9 +22,9 @@ class Options(LogOptions):
     """Fit a dynamics model to logged rollouts. The result is a prior for `dps-pyro train --prior`."""
 
     history: Path
-    """The log: a history.parquet with the columns prompt, step, solved and trials, or the log of another training loop
-    (TRL's completions folder, verl's rollout_data_dir, the rollouts of prime-rl, open-instruct, NeMo-RL or OpenRLHF, or
-    a table exported from W&B)."""
+    """The log: the folder of a run, a history.parquet with the columns prompt, step, solved and trials, or the log of
+    another training loop (TRL's completions folder, verl's rollout_data_dir, the rollouts of prime-rl, open-instruct,
+    NeMo-RL or OpenRLHF, or a table exported from W&B)."""
     out: Path
     """The folder that the posterior is written to."""
     model: str = "LogitWalk"

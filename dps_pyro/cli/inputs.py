@@ -37,13 +37,22 @@ class LogOptions:
     """The number of optimizer steps per generation, if the loop uses its rollouts for several steps."""
 
 
-def read_history(path: Path, options: LogOptions, say: Callable[[str], None] = print) -> RolloutHistory:
+def read_history(
+    path: Path, options: LogOptions, say: Callable[[str], None] = print, of_run: str = "history.parquet"
+) -> RolloutHistory:
     """Read a log, ours or another loop's, and say how many rollouts were solved and how many groups are useful.
+
+    Args:
+        path: A file or a folder. The folder of a run of this package stands for the run's own log.
+        options: How the log of another loop is read.
+        say: Is told what the log holds.
+        of_run: The name of the log in the folder of a run.
 
     Raises:
         ValueError: The file is not a log, or what counts as solved is on another scale than its rewards.
         OSError: The file cannot be read.
     """
+    path = _log_of(path, of_run)
     from dps_pyro.history.foreign import read_log
 
     history = read_log(
@@ -56,6 +65,20 @@ def read_history(path: Path, options: LogOptions, say: Callable[[str], None] = p
     )
     say(f"{path}: {contents(history)}")
     return history
+
+
+def _log_of(path: Path, name: str) -> Path:
+    """The log that a path stands for: itself, or for a run's folder the log of that name in it."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: expected a log, found nothing there")
+    if not ((path / "run_id").exists() and (path / "config.yaml").exists()):
+        return path
+    if not (path / name).is_file():
+        way = (
+            "a run with --full-log writes it" if name.startswith("full") else "dps-pyro train --resume writes it again"
+        )
+        raise FileNotFoundError(f"{path}: expected {name} in this run folder, found none; {way}")
+    return path / name
 
 
 def contents(history: RolloutHistory) -> str:

@@ -36,7 +36,7 @@ class Options(LogOptions):
     selected, and its predictions are scored on all prompts. Prints a table, and writes replay.json and replay.png."""
 
     log: tuple[Path, ...]
-    """One or more full logs: the full_log.parquet of a run, or the output of `dps-pyro simulate`."""
+    """One or more full logs: a run with --full-log, its full_log.parquet, or the output of `dps-pyro simulate`."""
     out: Path
     """The folder for replay.json and replay.png."""
     models: tuple[str, ...] = ("LogitWalk", "SolvingProgress", "BetaBernoulli", "PaperDPS")
@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> int:
     console = plain_console()
     console = console if console.is_terminal else plain_console(width=120)  # in a file nothing is to be cut off
     say = partial(console.print, highlight=False, soft_wrap=True)
-    logs = {_name(path, options.log): read_history(path, options, say) for path in options.log}
+    logs = {_name(path, options.log): read_history(path, options, say, "full_log.parquet") for path in options.log}
     priors = {path: _population(Posterior.load(path)) for path in options.prior}
     arguments_of = _arguments(options.model_args, options.models)
     replays = {

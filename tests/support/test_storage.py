@@ -71,6 +71,14 @@ def test_a_damaged_file_is_named(name: str, damage: str, tmp_path: Path) -> None
         load_state(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "3", '{"tracker": 3}', "[" * 100_000])
+def test_json_of_another_kind_is_named(text: str, tmp_path: Path) -> None:
+    save_state(tmp_path, {"tracker": {"belief": torch.ones(2)}})
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(ValueError, match=r"state\.json: expected a"):
+        load_state(tmp_path)
+
+
 def write(path: Path, text: str, folder: bool) -> None:
     with atomic_path(path) as aside:
         if folder:

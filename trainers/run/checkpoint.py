@@ -148,7 +148,7 @@ def _verify(folder: Path, label: Label) -> None:
     seen = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     there = {str(file.relative_to(folder)) for file in seen} - {CHECKSUMS}
     if unlisted := sorted(there - sums.keys()):
-        raise ValueError(f"{unlisted[0]} is not among the files of {CHECKSUMS}")
+        raise ValueError(f"{unlisted[0]} is not among the files of {CHECKSUMS}; if it is yours, move it away")
     needed = {"metrics.jsonl", "completions.json", "state.json", "state.safetensors"} - sums.keys()
     if needed or not any(name.startswith("policy/") for name in sums):
         raise ValueError(f"{CHECKSUMS}: expected the checksum of {', '.join(sorted(needed)) or 'a policy'}, got none")

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.storage import atomic_path, checksums, naming, not_as_written, parse_json, strict_json
+from dps_pyro.support.file_errors import said_of
 from dps_pyro.support.interrupts import uninterrupted
 from dps_pyro.trainers.policy.load import quiet
 from dps_pyro.trainers.policy.lora import save_merged
@@ -306,7 +307,8 @@ class RunFolder:
             offer = "there is none before it, and the run starts anew"
             if len(steps) > 1:
                 offer = f"the one before, {self._checkpoint(steps[-2])}, then takes its place"
-            raise ValueError(f"{path} is damaged: {error}. Remove it and resume again: {offer}.") from error
+            why = said_of(error) if isinstance(error, OSError) else error
+            raise ValueError(f"{path} is damaged: {why}. Remove it and resume again: {offer}.") from error
 
     def damaged_completions(self, checkpoint: Checkpoint) -> list[str]:
         """The names of logged completions that are not as the run wrote them. People read them and nothing else does,
