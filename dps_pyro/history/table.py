@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dps_pyro.storage import parse_json
+from dps_pyro.storage import naming, parse_json
 from dps_pyro.support import checks
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def read_table(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], Abo
     import pyarrow.parquet as pq
 
     try:
-        schema = pq.read_schema(path)
+        with naming(path):
+            schema = pq.read_schema(path)
         missing = [name for name in _NEEDED if name not in schema.names]
         if missing:
             hint = " (the sizes of the groups, without which nobody knows of how many)" if "trials" in missing else ""

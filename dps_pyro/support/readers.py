@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from dps_pyro.storage import naming
+
 __all__ = ["ENDINGS", "LONGEST_FIELD", "Record", "column_names", "read_file", "read_json"]
 
 Record = dict[str, Any]
@@ -54,7 +56,8 @@ def column_names(path: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     try:
-        return list(pq.read_schema(path).names)
+        with naming(path):
+            return list(pq.read_schema(path).names)
     except pa.ArrowException as error:
         raise ValueError(f"{path}: expected a Parquet file, got {_short(error)}") from error
 

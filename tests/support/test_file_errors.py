@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from dps_pyro.cli import main
+from dps_pyro.history.log import RolloutHistory
 from dps_pyro.storage import atomic_path, not_as_written, parse_json
 from dps_pyro.support.file_errors import said_of
+from dps_pyro.support.readers import column_names
+from dps_pyro.trainers.run.seals import broken_seal
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
@@ -51,6 +54,22 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monke
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(PermissionError, match=r"state\.json"):
         not_as_written(tmp_path, {"state.json": "0"})
+
+
+def test_a_table_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    for read in (column_names, RolloutHistory.from_parquet):
+        with pytest.raises(FileNotFoundError) as caught:
+            read(tmp_path / "history.parquet")
+        assert said_of(caught.value) == f"{tmp_path / 'history.parquet'} is not there"
+
+
+def test_a_seal_that_may_not_be_read_is_not_called_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(PermissionError, match=r"checksums\.json"):
+        broken_seal(tmp_path)
 
 
 def test_commands_say_it_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

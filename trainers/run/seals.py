@@ -37,9 +37,15 @@ def seal_run(folder: Path) -> None:
 
 def broken_seal(folder: Path, *drawn: str) -> str | None:
     """The name of a file in `folder` that is not as it was when the folder was sealed, which may be the seal itself;
-    None where everything is whole. Files that are `drawn` again do not count."""
+    None where everything is whole. Files that are `drawn` again do not count.
+
+    Raises:
+        PermissionError: a file may not be read, so that nobody can tell whether it is whole.
+    """
     try:
         sums = parse_json((folder / SEAL).read_text(encoding="utf-8"))
+    except PermissionError:
+        raise
     except (OSError, ValueError):
         return SEAL
     if not isinstance(sums, dict) or not sums:
