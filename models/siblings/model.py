@@ -80,7 +80,7 @@ class Siblings:
     def tracker(
         self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
     ) -> Tracker:
-        """The filter of `num_prompts` prompts; its cost per step follows their number.
+        """The filter that keeps a belief for each of `num_prompts` prompts; its cost per step follows their number.
 
         Raises:
             ValueError: `values` are not the dynamics model's, or there are fewer labels than prompts.
