@@ -41,9 +41,7 @@ def fitted(model: Dynamics[Any], history: RolloutHistory, method: str | None, **
     return fit(model, history, progress=False) if method is None else svi(model, history, **settings)
 
 
-def points(
-    model: Any, history: RolloutHistory, seeds: range | None, steps: int = 150
-) -> list[dict[str, torch.Tensor]]:
+def points(model: Any, history: RolloutHistory, seeds: range | None, steps: int = 150) -> list[dict[str, torch.Tensor]]:
     """The points that fits by SVI from several seeds find, for one history; or the one that the default method finds,
     which depends on no seed."""
     if seeds is None:

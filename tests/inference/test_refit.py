@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.fits import simulated, svi
+from helpers.fits import simulated
 from helpers.processes import gone
 from helpers.tiny import MINE
 
-from dps_pyro import Progress, PromptSampler, Refit, RolloutHistory, Step, Tracker
+from dps_pyro import Progress, PromptSampler, Refit, RolloutHistory, Step, Tracker, fit
 from dps_pyro.dynamics.sites import sites_of
 from dps_pyro.inference.refit import Refitter, Worker
 from dps_pyro.models import Covariate, Hierarchical, PaperDPS, RunStart, SolvingProgress
@@ -192,7 +192,7 @@ def test_the_state_has_no_more_than_it_needs(tmp_path: Path) -> None:
 
 
 def test_refits_keep_what_earlier_runs_taught() -> None:
-    learned = svi(SolvingProgress(), simulated(100, 10), steps=300, draws=100)
+    learned = fit(SolvingProgress(), simulated(100, 10), progress=False)
     taught, untaught = (
         PromptSampler(SolvingProgress(), 6, posterior=posterior, refit_every=2, refit=QUICK)
         for posterior in (learned, None)
@@ -210,7 +210,7 @@ def test_refits_keep_what_earlier_runs_taught() -> None:
 
 
 def test_a_runs_own_sites_are_not_handed_on() -> None:
-    learned = svi(RunStart(), simulated(60, 8), steps=200, draws=50)
+    learned = fit(RunStart(), simulated(60, 8), progress=False)
     assert float(learned.point["run"].abs()) > 0
     torch.testing.assert_close(sites_of(RunStart().primed(learned), 3)["run"]["fn"].base_dist.scale, torch.ones(1))
     sampler = PromptSampler(RunStart(), 5, posterior=learned)
