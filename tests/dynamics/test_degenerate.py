@@ -37,7 +37,7 @@ DEGENERATE: dict[str, tuple[Tensor, Tensor]] = {
 }
 """Name -> solved and trials [N, T]."""
 NOTHING = "every group lost"
-SETTINGS: dict[str, Any] = {"steps": 8, "draws": 3, "progress": False}
+SETTINGS: dict[str, Any] = {"steps": 4, "draws": 3, "progress": False}
 SHAPES = [
     *((name, "default") for name in FITTED),
     ("DenseReward", "{'family': 'beta'}"),

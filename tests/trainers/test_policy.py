@@ -148,9 +148,9 @@ def test_the_script_makes_a_checkpoint(
 ) -> None:
     monkeypatch.setattr(make_policy, "Countdown", partial(Countdown, train_size=60, test_size=12))  # what is measured
     out = tmp_path / "policy"
-    make_policy.main(["--steps", "3", "--samples", "1", "--out", str(out)])
+    make_policy.main(["--steps", "1", "--samples", "1", "--out", str(out)])
     made = AutoModelForCausalLM.from_pretrained(out, local_files_only=True)
     shipped = AutoModelForCausalLM.from_pretrained(CHECKPOINT, local_files_only=True)
     assert made.config.to_dict() | {"_name_or_path": ""} == shipped.config.to_dict() | {"_name_or_path": ""}
     assert AutoTokenizer.from_pretrained(out, local_files_only=True)("3 7 = 10 :")["input_ids"][0] == 1
-    assert "3 steps" in (out / "README.md").read_text(encoding="utf-8")
+    assert "1 steps" in (out / "README.md").read_text(encoding="utf-8")
