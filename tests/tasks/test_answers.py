@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -82,12 +82,12 @@ def test_why_there_is_none(completion: str, reason: str) -> None:
 )
 def test_a_million_characters_take_a_moment(completion: str) -> None:
     def once() -> float:
-        start = perf_counter()
+        start = process_time()
         with suppress(NoAnswer):
             final_answer(completion)
-        return perf_counter() - start
+        return process_time() - start
 
-    assert min(once() for _ in range(3)) < 2.0
+    assert any(once() < 2.0 for _ in range(3))
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ def test_hostile_completions_earn_nothing_in_milliseconds(completion: str, reaso
         assert TASK.reward(PROMPT, completion) == Reward(0.0, reason)
         return process_time() - start
 
-    assert min(once() for _ in range(5)) < 0.02
+    assert any(once() < 0.02 for _ in range(5))
 
 
 @given(

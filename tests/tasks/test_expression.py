@@ -7,7 +7,7 @@ import contextlib
 import operator
 from collections.abc import Callable
 from fractions import Fraction
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -141,13 +141,13 @@ def test_the_caps_are_inclusive() -> None:
 )
 def test_the_worst_that_fits_takes_milliseconds(text: str) -> None:
     def once() -> float:
-        start = perf_counter()
+        start = process_time()
         with contextlib.suppress(ExpressionError):
             evaluate(text)
-        return perf_counter() - start
+        return process_time() - start
 
     assert len(text) <= MAX_CHARS
-    assert min(once() for _ in range(5)) < 0.02
+    assert any(once() < 0.02 for _ in range(5))
 
 
 @given(st.one_of(st.text(st.characters(exclude_categories=())), st.text("0123456789+-*/() ", max_size=300)))
