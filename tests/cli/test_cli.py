@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.tiny import MINE, call, metrics, tiny, words
+from helpers.runs.tiny import MINE, call, metrics, tiny, words
 
 import dps_pyro
 from dps_pyro import Posterior, RolloutHistory

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.fits import svi
-from helpers.tiny import call, words
+from helpers.runs.tiny import call, words
 
 from dps_pyro import Laplace, RolloutHistory
 from dps_pyro.evaluation.comparison import compare, halves

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.fits import simulated
-from helpers.processes import gone
-from helpers.tiny import MINE
+from helpers.runs.processes import gone
+from helpers.runs.tiny import MINE
 
 from dps_pyro import Progress, PromptSampler, Refit, RolloutHistory, Step, Tracker, fit
 from dps_pyro.dynamics.sites import sites_of

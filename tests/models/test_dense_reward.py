@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import oracle
 from helpers.fits import BY_DEFAULT_AND_BY_SVI, fitted, svi
-from helpers.tiny import call
+from helpers.runs.tiny import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine

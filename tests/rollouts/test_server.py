@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from helpers.engines import make_model, make_tokenizer
-from helpers.tiny import tiny
+from helpers.engines.small import make_model, make_tokenizer
+from helpers.runs.tiny import tiny
 
 from dps_pyro.rollouts import EngineError, Sampling
 from dps_pyro.rollouts.json_http import RefusedError, Server

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.chat import chat_model
-from helpers.tiny import call, metrics, tiny, words
+from helpers.engines.chat import chat_model
+from helpers.runs.tiny import call, metrics, tiny, words
 
 from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.tasks import Countdown, Prompt, PromptSet, Reward, Task, by_name, judge

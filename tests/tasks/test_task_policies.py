@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import metrics, tiny
+from helpers.runs.tiny import metrics, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from dps_pyro.policies.embedded import EMBEDDED, defaults_of
