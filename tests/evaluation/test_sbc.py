@@ -39,25 +39,25 @@ TINY: dict[str, Any] = {**SMALL, "draws": 9}
 def test_hmc_samples_conjugate_posteriors_side_by_side() -> None:
     """Beta-binomial and normal-normal: the posteriors' moments are known, and differ from chain to chain.
 
-    Forty chains sample each of three posteriors, which costs no more than one chain each.
+    Ten chains sample each of three posteriors, which costs no more than one chain each.
     """
     torch.set_default_dtype(torch.float64)
-    solved = torch.tensor([0.0, 3.0, 10.0]).repeat(40).unsqueeze(-1)
-    seen = torch.tensor([-2.0, 0.0, 5.0]).repeat(40).unsqueeze(-1)
+    solved = torch.tensor([0.0, 3.0, 10.0]).repeat(10).unsqueeze(-1)
+    seen = torch.tensor([-2.0, 0.0, 5.0]).repeat(10).unsqueeze(-1)
 
     def model() -> None:
-        with pyro.plate("simulations", 120, dim=-2):
+        with pyro.plate("simulations", 30, dim=-2):
             rate = pyro.sample("rate", dist.Beta(2.0, 1.0))
             place = pyro.sample("place", dist.Normal(1.0, 2.0))
             with pyro.plate("prompts", 1, dim=-1):
                 pyro.sample("solved", dist.Binomial(10, rate))
                 pyro.sample("seen", dist.Normal(place, 1.0))
 
-    start = {"rate": torch.full((120, 1), 0.5), "place": torch.zeros(120, 1)}
+    start = {"rate": torch.full((30, 1), 0.5), "place": torch.zeros(30, 1)}
     posteriors = Posteriors(model, {"solved": solved, "seen": seen}, start)
-    chains = hmc(posteriors, warmup=80, draws=25, thin=1, seed=0, progress=False)
-    assert chains.draws["rate"].shape == (25, 120, 1)
-    each = {name: value.view(25, 40, 3, 1).flatten(0, 1) for name, value in chains.draws.items()}
+    chains = hmc(posteriors, warmup=150, draws=100, thin=1, seed=0, progress=False)
+    assert chains.draws["rate"].shape == (100, 30, 1)
+    each = {name: value.view(100, 10, 3, 1).flatten(0, 1) for name, value in chains.draws.items()}
     alpha, beta = 2 + solved[:3], 1 + 10 - solved[:3]
     mean, spread = alpha / (alpha + beta), (alpha * beta).sqrt() / ((alpha + beta) * (alpha + beta + 1).sqrt())
     torch.testing.assert_close(each["rate"].mean(0), mean, atol=0.02, rtol=0)
@@ -116,8 +116,8 @@ def test_tempered_copies_find_modes_that_a_chain_alone_does_not() -> None:
         size = 8 * len(powers)
         start = {"place": torch.linspace(-2.5, 2.5, 8).repeat(len(powers)).view(-1, 1)}
         posteriors = Posteriors(lambda: model(len(powers)), {"seen": torch.full((size, 1), 4.0)}, start)
-        chains = hmc(posteriors, warmup=60, draws=100, thin=1, powers=powers, seed=0, progress=False)
-        assert chains.draws["place"].shape == (100, 8, 1) and chains.log_likelihood.shape == (100, 8)
+        chains = hmc(posteriors, warmup=100, draws=200, thin=1, powers=powers, seed=0, progress=False)
+        assert chains.draws["place"].shape == (200, 8, 1) and chains.log_likelihood.shape == (200, 8)
         assert chains.exchanged.shape == (len(powers) - 1, 8)
         torch.testing.assert_close(
             chains.log_likelihood, dist.Normal(chains.draws["place"].square(), 0.5).log_prob(torch.tensor(4.0))[..., 0]
@@ -278,11 +278,11 @@ def test_batches_are_kept_and_joined() -> None:
         joined([parts[0], ranks_of(torch.zeros(5).long())])
 
 
-@pytest.mark.parametrize(("draws", "warmup"), [(9, 50), pytest.param(39, 200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("draws", "warmup"), [(19, 80), pytest.param(39, 200, marks=pytest.mark.slow)])
 def test_a_model_is_calibrated_and_a_wrong_one_is_not(draws: int, warmup: int) -> None:
     torch.set_default_dtype(torch.float64)
     model, schedule = SolvingProgress(), design(8, 6)
-    settings: dict[str, Any] = {"simulations": 150, "draws": draws, "thin": 3, "warmup": warmup, "progress": False}
+    settings: dict[str, Any] = {"simulations": 150, "draws": draws, "thin": 2, "warmup": warmup, "progress": False}
     found = sbc(model, schedule, **settings)
     assert found.uniform(10)
     assert all(math.isfinite(float(value.median())) for value in found.effective.values())
