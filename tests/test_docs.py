@@ -16,6 +16,8 @@ from dps_pyro import NUTS, SVI, Dynamics, PromptSampler, fit
 from dps_pyro.models import SolvingProgress
 from scripts import run_examples
 
+pytestmark = pytest.mark.no_cover
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 WRITTEN = DOCS / "examples"  # by scripts/run_examples.py, from examples/

@@ -14,6 +14,8 @@ from benchmarks.torture.kills import kill_runs
 from benchmarks.torture.pairs import start_pairs
 from benchmarks.torture.runs import CONFIGURATIONS
 
+pytestmark = pytest.mark.no_cover
+
 FILES = ("metrics.jsonl", "summary.json", "completions/step-000000.parquet", "checkpoints/step-000003/checksums.json")
 
 

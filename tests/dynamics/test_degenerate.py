@@ -16,6 +16,8 @@ from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, models
 from dps_pyro.evaluation.smoothing import smoothed
 from dps_pyro.tracking.tracker import is_fitted
 
+pytestmark = pytest.mark.no_cover
+
 
 def _table(rows: list[list[tuple[float, int]]]) -> tuple[Tensor, Tensor]:
     both = torch.tensor(rows, dtype=torch.float64)

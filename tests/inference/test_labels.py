@@ -15,6 +15,8 @@ from benchmarks.inference.labels import STARTS, measure
 from dps_pyro import Step
 from dps_pyro.evaluation.simulation import simulate
 
+pytestmark = pytest.mark.no_cover
+
 
 def test_no_model_of_the_gallery_switches_labels_over_twenty_seeds() -> None:
     """In order from any start; and from the prior's mean, where `fit` begins, in one place."""

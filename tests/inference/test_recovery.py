@@ -18,6 +18,8 @@ from dps_pyro.evaluation.parallel_hmc import Posteriors
 from dps_pyro.evaluation.sbc_ranks import design, filled, simulated
 from dps_pyro.models import SolvingProgress
 
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.mark.parametrize("compared", [[1], pytest.param([0, 1], marks=pytest.mark.slow)], ids=["one", "both"])
 @pytest.mark.parametrize("guide", GUIDES)

@@ -39,6 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("way", WAYS)
 def test_on_repeat_samplers_prompts_training_is_trls_to_the_bit(way: str, tmp_path: Path) -> None:
     settings = {"shuffle_dataset": False, "eval_strategy": "steps", "eval_steps": 2, **WAYS[way]}
@@ -130,6 +131,7 @@ def test_trls_completions_are_read_as_the_history_that_made_them(tmp_path: Path)
 # ------------------------------------------------------------------------------------------------------- resuming
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("reuse", [{}, REUSE | {"max_steps": 6}], ids=["between generations", "within one"])
 def test_a_resumed_run_selects_what_the_uninterrupted_one_selects(reuse: dict[str, Any], tmp_path: Path) -> None:
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, **reuse}

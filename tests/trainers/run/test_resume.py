@@ -16,6 +16,8 @@ from dps_pyro.trainers.config.config_file import load_config, save_config
 from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.run.folder import RunFolder
 
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
