@@ -155,7 +155,7 @@ def test_sample_dimensions_on_the_parameters() -> None:
         assert bool(((drawn >= 0) & (drawn <= trials)).all())
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31))
 def test_states_stay_ordered_and_easier_is_easier_whatever_the_prior_draws(seed: int) -> None:
     torch.manual_seed(seed)

@@ -136,7 +136,7 @@ def test_sample_dimensions_on_the_parameters(num_steps: int) -> None:
         assert bool(((drawn >= 0) & (drawn <= trials)).all())
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.floats(0, 1))
 def test_states_stay_ordered_whatever_the_prior_draws(seed: int, progress: float) -> None:
     torch.manual_seed(seed)

@@ -109,7 +109,7 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(2, 8))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_random_problems_are_what_they_say(seed: int, operands: int) -> None:
     problem = random_problem(random.Random(seed), operands, (1, 12), (5, 60))
     value, literals = evaluate(problem.solution)
@@ -314,7 +314,7 @@ def test_hostile_completions_earn_nothing_in_milliseconds(completion: str, reaso
         st.lists(st.sampled_from(["<answer>", "</answer>", "3", "7", "25", "+", "*", "(", ")", "\n"])).map("".join),
     )
 )
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_any_completion_earns_a_reward_with_a_known_reason(completion: str) -> None:
     value, reason = TASK.reward(PROMPT, completion)
     assert reason in REASONS
@@ -322,7 +322,7 @@ def test_any_completion_earns_a_reward_with_a_known_reason(completion: str) -> N
 
 
 @given(st.lists(st.sampled_from(["<answer>", "</answer>", "a", "b"])).map("".join))
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_the_answer_is_the_last_pair(completion: str) -> None:
     """The definition, spelled out: every opening with the first closing after it, and the last of these."""
     opening = re.compile("<answer>")
