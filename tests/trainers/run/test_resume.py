@@ -96,6 +96,7 @@ def test_the_history_is_the_checkpoint_s_from_the_start(tmp_path: Path, straight
     assert_same_run(run, straight)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_killed_before_the_report_is_drawn(tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = tiny(run, report=True)
@@ -108,6 +109,7 @@ def test_killed_before_the_report_is_drawn(tmp_path: Path) -> None:
     assert (run / "report.html").read_bytes() == page  # it is there: left alone
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_without_a_report_gets_one_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     plain = train(tiny(run, steps=2))
