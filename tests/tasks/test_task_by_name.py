@@ -62,6 +62,7 @@ def mine(tmp_path: Path) -> str:
     return str(tmp_path / "mine.py")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_task_of_ones_own_trains_from_the_command_line(
     mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
