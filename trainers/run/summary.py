@@ -91,7 +91,7 @@ def _summarise(
     if config.evaluation.report and (model := fitted_part(dynamics)) is not None:
         say(f"Fitting {type(model).__name__} to the run's {len(history):,} groups of rollouts.")
         # 300 steps of SVI: the fewest after which `fit` can tell that the ELBO is flat.
-        method = Laplace() if suits_laplace(model, history) else SVI(steps=300, learning_rate=0.1)
+        method: Laplace | SVI = Laplace() if suits_laplace(model, history) else SVI(steps=300, learning_rate=0.1)
         posterior = fit(model, history, method, seed=config.machine.seed, progress=False)
         posterior.save(folder.path / "posterior")
         learned |= _learned(model, dict(posterior.point), history.num_prompts)
