@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ def test_it_fills_its_table_and_goes_on_where_it_was(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, runs = tmp_path / "replay.json", tmp_path / "runs"
-    short = [{"first": 10, "steps": 5}.get(field.name, field.default) for field in fields(Refit)]
-    monkeypatch.setattr(Refit.__init__, "__defaults__", tuple(short))  # a refit is of 300 steps otherwise
+    brief = Refit(first=10, steps=5)  # where the first is of 300 steps
+    monkeypatch.setattr(benchmark, "PromptSampler", partial(PromptSampler, refit=brief))
     arguments = [
         "--logs", "develop-middle", "report-easy", "report-hard", "--models", "PaperDPS", "Hierarchical, groups",
         "LogitWalk", "--batch-size", "3", "--fit-steps", "5", "--refit-every", "3", "--folder", str(folder), "--runs",
