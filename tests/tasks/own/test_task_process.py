@@ -131,7 +131,7 @@ def test_it_is_the_task_it_stands_for(mine: str) -> None:
     ("trouble", "told"),
     [
         ("raises", "reward raised KeyError: 'a bug'"),
-        ("hangs", "reward took more than 1.0 s"),
+        ("hangs", "reward took more than 1 s"),
         ("dies", "reward's process died: exit status 3"),
         ("nonsense", "reward raised ValueError: expected a reward in 0..1, got 7.0"),
     ],
@@ -166,7 +166,7 @@ def test_a_batch_that_hangs_is_judged_one_by_one(mine: str) -> None:
     start = time.monotonic()
     found = earnings(task, prompts, ["+"] * 6)
     assert [reward.value != reward.value for reward in found] == troubled(task)[:6]
-    assert {reward.reason for reward in found} <= {"plus", "reward took more than 1.0 s"}
+    assert {reward.reason for reward in found} <= {"plus", "reward took more than 1 s"}
     assert time.monotonic() - start < 50  # of 60 s that one alone would have slept
 
 
