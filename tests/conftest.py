@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40, database=None)
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25, database=None)
 settings.load_profile("suite")
 
 

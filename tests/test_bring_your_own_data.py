@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 import torch
 import tyro
-from helpers.chat import chat_model
-from helpers.tiny import call
+from helpers.engines.chat import chat_model
+from helpers.runs.tiny import call
 from pyarrow import parquet
 
 from dps_pyro.cli import fit

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,12 +56,19 @@ def core() -> list[str]:
     return [Requirement(line).name for line in project["dependencies"]]
 
 
+@cache
+def owners_of_modules() -> dict[str, set[str]]:
+    """The distributions, by normalised name, that bring each top-level module. Looks through all installed files."""
+    found = importlib.metadata.packages_distributions()
+    return {module: {re.sub(r"[-_.]+", "-", name).lower() for name in owners} for module, owners in found.items()}
+
+
 def with_core(program: str, *also: str) -> subprocess.CompletedProcess[str]:
     """Run a program where only the core and the distributions `also`, with what they bring, can be imported."""
     kept = closure([*core(), *also]) | {"dps-pyro"}
-    normal = {module: {re.sub(r"[-_.]+", "-", name).lower() for name in owners}
-              for module, owners in importlib.metadata.packages_distributions().items()}  # fmt: skip
-    hidden = [module for module, owners in normal.items() if not owners & kept and not module.startswith("_")]
+    hidden = [
+        module for module, owners in owners_of_modules().items() if not owners & kept and not module.startswith("_")
+    ]
     assert "matplotlib" in hidden, hidden
     assert "tyro" in hidden, hidden
     return subprocess.run(

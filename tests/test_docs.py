@@ -11,11 +11,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers.fits import svi
 
-from dps_pyro import NUTS, SVI, Dynamics, PromptSampler
+from dps_pyro import NUTS, SVI, Dynamics, PromptSampler, fit
 from dps_pyro.models import SolvingProgress
 from scripts import run_examples
+
+pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -26,7 +27,10 @@ PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if WR
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut every fit short: blocks are to run as they are written, and what a fit finds is tested elsewhere."""
-    limits: dict[Any, dict[str, int]] = {SVI: {"steps": 40, "draws": 40}, NUTS: {"warmup": 4, "draws": 4}}
+    limits: dict[Any, dict[str, int]] = {
+        SVI: {"steps": 40, "draws": 40},
+        NUTS: {"warmup": 4, "draws": 4, "max_tree_depth": 3},
+    }
     for method, most in limits.items():
 
         def cut(self: Any, checked: Any = method.__post_init__, most: dict[str, int] = most) -> None:
@@ -66,7 +70,7 @@ def test_the_readmes_own_model_tracks_and_fits() -> None:
         rows = sampler.select(8)
         sampler.observe(rows, torch.full((8,), 4), trials=8)
     assert sampler.belief[sampler.visits > 0][:, 1].min() > 0.5
-    posterior = svi(model, sampler.history, steps=300, progress=False)
+    posterior = fit(model, sampler.history, progress=False)
     assert 0.5 < posterior.point["stay"] < 1
 
 

@@ -80,13 +80,14 @@ def test_a_language_model_learned_under_every_seed_and_the_engine_stayed_in_step
 
 def test_a_step_over_a_million_prompts_is_within_its_target() -> None:
     prompts = PromptSampler(SolvingProgress(), 1_000_000, seed=0)
-    best = float("inf")
-    for _ in range(6):
+
+    def step() -> float:
         start = time.process_time()
         rows = prompts.select(256)
         prompts.observe(rows, torch.full((256,), 3), 8)
-        best = min(best, time.process_time() - start)
-    assert 1000 * best < sampler.TARGET_MS
+        return 1000 * (time.process_time() - start)
+
+    assert any(step() < sampler.TARGET_MS for _ in range(6))
 
 
 def test_the_pictures_of_the_docs_are_there() -> None:

@@ -157,7 +157,13 @@ def test_the_memory_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.
     assert gpu_runs.taken_mib() is None
 
 
-def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stub", "real"])
+def test_a_run_that_fails_says_why(real: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not real:  # a process that fails at once, where the real one imports for seconds what it fails with
+        python = tmp_path / "python"
+        python.write_text("#!/bin/sh\necho 'model: expected a folder, got none' >&2\nexit 1\n", encoding="utf-8")
+        python.chmod(0o755)
+        monkeypatch.setattr(gpu_runs.sys, "executable", str(python))
     settings = {"out": "never made", "steps": 1, "model": str(tmp_path / "none"), "task": "countdown"}
     with pytest.raises(SystemExit, match=r"a run failed:[\s\S]*model: expected"):
         gpu_runs.run("one", settings, tmp_path)

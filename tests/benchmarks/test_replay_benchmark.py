@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks.prediction import replay as benchmark
 from benchmarks.prediction.logs import LOGS
-from dps_pyro import PromptSampler, RolloutHistory
+from dps_pyro import PromptSampler, Refit, RolloutHistory
 from dps_pyro.evaluation.replays import replay
 from dps_pyro.evaluation.scores import calibration
 from dps_pyro.evaluation.simulation import simulate
@@ -80,6 +81,8 @@ def test_it_fills_its_table_and_goes_on_where_it_was(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, runs = tmp_path / "replay.json", tmp_path / "runs"
+    brief = Refit(first=10, steps=5)  # where the first is of 300 steps
+    monkeypatch.setattr(benchmark, "PromptSampler", partial(PromptSampler, refit=brief))
     arguments = [
         "--logs", "develop-middle", "report-easy", "report-hard", "--models", "PaperDPS", "Hierarchical, groups",
         "LogitWalk", "--batch-size", "3", "--fit-steps", "5", "--refit-every", "3", "--folder", str(folder), "--runs",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.tiny import MINE, call, metrics, tiny, words
+from helpers.runs.tiny import MINE, call, metrics, tiny, words
 
 import dps_pyro
 from dps_pyro import Posterior, RolloutHistory
@@ -201,6 +201,7 @@ def test_the_closing_table_says_where_to_look_and_how_to_go_on(run: Path, capsys
     assert f"dps-pyrotrain--resume--out{run}--steps6" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     problems = {**demo.SETTINGS["task_args"], "train_size": 64, "test_size": 24}
     monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, "task_args": problems})

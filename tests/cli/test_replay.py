@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.replays import QUIET, full
-from helpers.tiny import call, words
+from helpers.runs.tiny import call, words
 
 from dps_pyro import PromptSampler, RolloutHistory
 from dps_pyro.evaluation.replays import replay

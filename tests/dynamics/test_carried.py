@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.fits import svi
-from helpers.tiny import call
+from helpers.runs.tiny import call
 
 from dps_pyro import Dynamics, Posterior, PromptSampler
 from dps_pyro.dynamics.features import design_matrix, design_of

@@ -16,6 +16,8 @@ from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, models
 from dps_pyro.evaluation.smoothing import smoothed
 from dps_pyro.tracking.tracker import is_fitted
 
+pytestmark = pytest.mark.no_cover
+
 
 def _table(rows: list[list[tuple[float, int]]]) -> tuple[Tensor, Tensor]:
     both = torch.tensor(rows, dtype=torch.float64)
@@ -37,7 +39,7 @@ DEGENERATE: dict[str, tuple[Tensor, Tensor]] = {
 }
 """Name -> solved and trials [N, T]."""
 NOTHING = "every group lost"
-SETTINGS: dict[str, Any] = {"steps": 8, "draws": 3, "progress": False}
+SETTINGS: dict[str, Any] = {"steps": 4, "draws": 3, "progress": False}
 SHAPES = [
     *((name, "default") for name in FITTED),
     ("DenseReward", "{'family': 'beta'}"),

@@ -23,6 +23,8 @@ from dps_pyro import Dynamics, RolloutHistory, Step, Tracker, models, track
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.progress import Progress
 
+pytestmark = pytest.mark.no_cover
+
 N = 5
 """Prompts."""
 EXACT = 1e-9

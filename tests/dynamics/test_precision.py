@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import call, metrics, tiny
+from helpers.runs.tiny import call, metrics, tiny
 from safetensors.torch import load_file
 from torch.testing import assert_close
 

@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 import torch
 from helpers.fits import svi
-from helpers.tiny import call, words
+from helpers.runs.tiny import call, words
 
-from dps_pyro import SVI, RolloutHistory
+from dps_pyro import Laplace, RolloutHistory
 from dps_pyro.evaluation.comparison import compare, halves
 from dps_pyro.evaluation.diagnosis import diagnose
 from dps_pyro.evaluation.predictive import Check
 from dps_pyro.models import BetaBernoulli, LogitWalk, PaperDPS, SolvingProgress
 
-STEPS: dict[str, Any] = {"steps": 120, "draws": 40}
-QUICK: dict[str, Any] = {"method": SVI(**STEPS), "progress": False}
+QUICK: dict[str, Any] = {"method": Laplace(draws=40), "progress": False}
 
 
 @cache
@@ -82,7 +81,7 @@ def test_halves_share_no_prompt_and_leave_none_out() -> None:
 
 
 def test_findings_say_what_is_bad_and_what_to_do() -> None:
-    posterior = svi(SolvingProgress(), log(), **STEPS)
+    posterior = svi(SolvingProgress(), log(), steps=120, draws=40)
     found = diagnose(SolvingProgress(), log(), posterior)
     assert found.occupancy.shape == (6, 3)
     torch.testing.assert_close(found.occupancy.sum(-1), torch.ones(6))
@@ -129,7 +128,7 @@ def test_compare_ranks_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_diagnose_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     history = str(log().to_parquet(tmp_path / "history.parquet"))
-    svi(LogitWalk(rungs=7), log(), **STEPS).save(tmp_path / "prior")
+    svi(LogitWalk(rungs=7), log(), steps=40, draws=40).save(tmp_path / "prior")
     same = ["--history", history, "--posterior", str(tmp_path / "prior"), "--model", "LogitWalk"]
     arguments = [*same, "--model-args", "{rungs: 7}", "--out", str(tmp_path / "out")]
     status, out, err = call(capsys, "diagnose", *arguments)

@@ -15,7 +15,7 @@ import torch
 from helpers import oracle
 from helpers.fits import svi
 
-from dps_pyro import Posterior, RolloutHistory
+from dps_pyro import Laplace, Posterior, RolloutHistory, fit
 from dps_pyro.evaluation.arviz import to_arviz, to_netcdf
 from dps_pyro.evaluation.elpd import difference, held_out, log_likelihood, loo, prequential
 from dps_pyro.evaluation.predictive import Check, predictive_checks, replicate
@@ -47,7 +47,7 @@ def log() -> RolloutHistory:
 
 @cache
 def posterior() -> Posterior:
-    return svi(SolvingProgress(), log(), steps=150, draws=60, progress=False)
+    return fit(SolvingProgress(), log(), Laplace(draws=60), progress=False)
 
 
 def az() -> Any:
@@ -100,7 +100,7 @@ def test_loo_is_what_leaving_prompts_out_gives() -> None:
     terms = torch.zeros(N, dtype=torch.float64)
     for fold in folds:
         out = torch.isin(events.prompt, fold)
-        without = svi(SolvingProgress(), log().where(~out), steps=150, draws=60, progress=False)
+        without = fit(SolvingProgress(), log().where(~out), Laplace(draws=60), progress=False)
         left = held_out(SolvingProgress(), log().where(out), without)
         assert left.pareto_k is None and len(left.bad) == 0
         terms[left.rows] = left.terms
@@ -182,7 +182,7 @@ def test_k_hat_tells_a_good_guide_from_a_narrow_one() -> None:
 
 def test_weights_of_a_good_guide_correct_the_score() -> None:
     """Draws from a guide twice as wide as it should be, weighted, give the posterior's score."""
-    exact = svi(SolvingProgress(), log(), steps=100, draws=200, progress=False)
+    exact = svi(SolvingProgress(), log(), steps=100, draws=200)
     flat = Posterior(exact.draws, exact.point, exact.losses, True, log_weights=torch.zeros(200))
     assert loo(SolvingProgress(), log(), flat).corrected is False  # all weights the same: their k is not known
     tilted = flat.__class__(**{**vars(flat), "log_weights": exact.draws["gaps"][:, 1].double()})
@@ -308,9 +308,7 @@ def test_a_model_passes_its_own_log_and_fails_anothers() -> None:
     torch.manual_seed(0)
     solved = torch.distributions.Binomial(8, torch.rand(60, 10)).sample()
     history = RolloutHistory.from_dense(solved, 8)
-    sticky = svi(
-        SolvingProgress(transition=[[9e4, 1, 1], [1, 9e4, 1], [1, 1, 9e4]]), history, steps=200, progress=False
-    )
+    sticky = fit(SolvingProgress(transition=[[9e4, 1, 1], [1, 9e4, 1], [1, 1, 9e4]]), history, progress=False)
     failed = {check.name for check in predictive_checks(SolvingProgress(), history, sticky.draws) if check.tail < 0.02}
     assert "changes of class" in failed
 

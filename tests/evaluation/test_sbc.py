@@ -13,7 +13,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers.tiny import call, words
+from helpers.runs.tiny import call, words
 from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
 from pyro.infer.reparam import LocScaleReparam
@@ -240,17 +240,17 @@ def ranks_by_hmc() -> Ranks:
 
 
 @pytest.mark.parametrize(
-    ("method", "simulations", "warmup"),
-    [("svi", 3, 40), ("nuts", 1, 4), pytest.param("nuts", 3, 12, marks=pytest.mark.slow)],
+    ("method", "simulations", "warmup", "draws"),
+    [("svi", 3, 40, 9), ("nuts", 1, 3, 4), pytest.param("nuts", 3, 12, 9, marks=pytest.mark.slow)],
 )
-def test_all_methods_rank_the_same_simulations(method: Any, simulations: int, warmup: int) -> None:
+def test_all_methods_rank_the_same_simulations(method: Any, simulations: int, warmup: int, draws: int) -> None:
     """The same truth and the same logs: where the posterior is near the prior, the ranks agree roughly."""
     torch.set_default_dtype(torch.float64)
-    settings: dict[str, Any] = {"draws": 9, "thin": 1, "warmup": warmup, "method": method, "progress": False}
+    settings: dict[str, Any] = {"draws": draws, "thin": 1, "warmup": warmup, "method": method, "progress": False}
     other = sbc(SolvingProgress(), design(4, 3), simulations=simulations, **settings)
     assert list(other.ranks) == list(ranks_by_hmc().ranks)
     assert all(
-        bool(((ranks >= 0) & (ranks <= 9)).all()) and len(ranks) == simulations for ranks in other.ranks.values()
+        bool(((ranks >= 0) & (ranks <= draws)).all()) and len(ranks) == simulations for ranks in other.ranks.values()
     )
     if simulations == 3:
         apart = (other.ranks["initial[0]"] - ranks_by_hmc().ranks["initial[0]"]).abs().double().mean()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.oracle import OwnLadder, binomial, brute_force, own_values
-from helpers.tiny import call
+from helpers.runs.tiny import call
 from torch import Tensor
 
 from dps_pyro import Posterior, PromptSampler, RolloutHistory, Step

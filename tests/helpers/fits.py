@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from dps_pyro import SVI, Dynamics, Posterior, Progress, RolloutHistory, Step, fit
@@ -30,8 +31,21 @@ def svi(model: Dynamics[Any], history: RolloutHistory, **settings: Any) -> Poste
     return fit(model, history, SVI(**settings), progress=False, **own)
 
 
-def points(model: Any, history: RolloutHistory, seeds: range, steps: int = 150) -> list[dict[str, torch.Tensor]]:
-    """The points that fits from several seeds find, for one history."""
+BY_DEFAULT_AND_BY_SVI = [None, pytest.param("svi", marks=pytest.mark.slow)]
+"""How a fit is held against the truth: by the method that `fit` uses unless another is asked for, which takes a second
+or two; and in the long version of the test by SVI too, which takes ten times as long."""
+
+
+def fitted(model: Dynamics[Any], history: RolloutHistory, method: str | None, **settings: Any) -> Posterior:
+    """A fit by the default method (None), or by SVI with the settings."""
+    return fit(model, history, progress=False) if method is None else svi(model, history, **settings)
+
+
+def points(model: Any, history: RolloutHistory, seeds: range | None, steps: int = 150) -> list[dict[str, torch.Tensor]]:
+    """The points that fits by SVI from several seeds find, for one history; or the one that the default method finds,
+    which depends on no seed."""
+    if seeds is None:
+        return [dict(fit(model, history, progress=False).point)]
     return [dict(svi(model, history, seed=seed, steps=steps, learning_rate=0.1, draws=50).point) for seed in seeds]
 
 

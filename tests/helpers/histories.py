@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyro
+import pytest
 import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
@@ -65,7 +66,7 @@ def draws_with_a_sample_dimension_filter_like_each_alone(model: Dynamics[Any], n
         torch.testing.assert_close(many[s], alone, atol=1e-4, rtol=1e-4)
 
 
-SEEDS = range(2)
-"""Seeds of fits that are held against the truth."""
+BY_DEFAULT_AND_FROM_SEEDS = [None, pytest.param(range(2), marks=pytest.mark.slow)]
+"""Fits that are held against the truth: by the default method, and in the long version by SVI from two seeds."""
 MORE_SEEDS = range(3, 11)
 """Seeds of fits to a smaller history that are to agree with each other: none may permute states, groups or types."""

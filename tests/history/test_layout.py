@@ -26,7 +26,7 @@ def logged(groups: list[tuple[int, int, int, bool]]) -> RolloutHistory:
 
 
 @given(GROUPS, st.permutations(range(5)), st.integers(1, 5))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_some_prompts_have_the_rectangles_of_the_whole_log(
     groups: list[tuple[int, int, int, bool]], order: list[int], size: int
 ) -> None:
@@ -39,7 +39,7 @@ def test_some_prompts_have_the_rectangles_of_the_whole_log(
 
 
 @given(GROUPS)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_rounds_are_the_steps_with_rollouts_in_order(groups: list[tuple[int, int, int, bool]]) -> None:
     history = logged(groups)
     trials = history.dense().trials

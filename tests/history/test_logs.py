@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.tiny import call
+from helpers.runs.tiny import call
 
 from dps_pyro import PromptSampler
 from dps_pyro.cli.inputs import contents

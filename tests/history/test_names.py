@@ -21,7 +21,7 @@ from dps_pyro.storage import load_state, save_state
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(strings=st.lists(texts, unique=True, max_size=40), asked=st.lists(texts, max_size=20), data=st.data())
 def test_names_are_a_list_and_its_dictionary(strings: list[str], asked: list[str], data: Any) -> None:
     found = Names("ids", strings)

@@ -22,7 +22,7 @@ from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
 
 
 def test_svi_finds_the_parameters_that_made_the_history() -> None:
-    posterior = svi(SolvingProgress(), simulated(300, 30), steps=600, draws=100, progress=False)
+    posterior = svi(SolvingProgress(), simulated(300, 30), steps=350, draws=100, progress=False)
     for name, tolerance in (("gaps", 0.03), ("initial", 0.08), ("transition", 0.05)):
         torch.testing.assert_close(posterior.point[name], TRUTH[name], atol=tolerance, rtol=0)
         assert posterior.draws[name].shape == (100, *TRUTH[name].shape)
@@ -72,7 +72,7 @@ def test_mini_batches_fit_models_with_parameters_of_each_prompt() -> None:
 
 
 def test_a_posterior_plugs_into_a_sampler_and_changes_what_it_believes() -> None:
-    posterior = quick(simulated(100, 10), steps=200)
+    posterior = quick(simulated(100, 10), steps=100)
     plain, fitted = PromptSampler(SolvingProgress(), 9), PromptSampler(SolvingProgress(), 9, posterior=posterior)
     torch.testing.assert_close(fitted.belief, posterior.point["initial"].expand(9, 3))
     assert float((plain.belief - fitted.belief).abs().max()) > 0.1
@@ -163,7 +163,7 @@ def one_group(num_prompts: int, solved: float, trials: int, num_steps: int = 4) 
 
 
 def test_only_missing_steps_leave_the_prior() -> None:
-    posterior = quick(one_group(4, 0, 0), steps=600, draws=400)
+    posterior = quick(one_group(4, 0, 0), steps=300, draws=400)
     prior = SolvingProgress().parameters(4)
     torch.testing.assert_close(posterior.point["initial"], prior.initial, atol=0.1, rtol=0)
     torch.testing.assert_close(posterior.point["transition"], prior.matrix, atol=0.06, rtol=0)
@@ -171,7 +171,7 @@ def test_only_missing_steps_leave_the_prior() -> None:
 
 @pytest.mark.parametrize(("num_prompts", "solved"), [(1, 0), (1, 3), (20, 0), (20, 8)])
 def test_one_prompt_or_one_outcome_can_be_fitted(num_prompts: int, solved: int) -> None:
-    posterior = quick(one_group(num_prompts, solved, 8), steps=200)
+    posterior = quick(one_group(num_prompts, solved, 8), steps=80)
     assert all(bool(value.isfinite().all()) for value in posterior.point.values())
     sampler = PromptSampler(SolvingProgress(), num_prompts, posterior=posterior)
     expected = {0: 0, 3: 1, 8: 2}[solved]
@@ -203,13 +203,13 @@ def usual() -> tuple[RolloutHistory, Posterior]:
     """A history, and what the usual guide finds."""
     torch.manual_seed(0)
     history = simulated(60, 10)
-    return history, quick(history, steps=300, draws=50)
+    return history, quick(history, steps=150, draws=50)
 
 
 @pytest.mark.parametrize("guide", ["normal", "low_rank", "delta", AutoMultivariateNormal])
 def test_every_guide_finds_the_same_centre(guide: Any) -> None:
     history, reference = usual()
-    posterior = quick(history, steps=300, guide=guide, draws=50)
+    posterior = quick(history, steps=150, guide=guide, draws=50)
     for name in TRUTH:
         torch.testing.assert_close(posterior.point[name], reference.point[name], atol=0.12, rtol=0)
         assert len(posterior.draws[name]) == posterior.about["draws"] == (1 if guide == "delta" else 50)
@@ -269,7 +269,7 @@ def test_time_stops_a_fit() -> None:
 @pytest.mark.parametrize("guide", ["normal", "low_rank", "delta"])
 def test_a_warm_start_begins_where_the_last_fit_ended(guide: Any) -> None:
     history = simulated(60, 10)
-    first = quick(history, steps=300, guide=guide)
+    first = quick(history, steps=80, guide=guide)
     cold, warm = quick(history, steps=1, guide=guide), quick(history, steps=1, guide=guide, start=first)
     for name in TRUTH:
         torch.testing.assert_close(warm.point[name], first.point[name], atol=0.06, rtol=0)
@@ -287,7 +287,7 @@ def test_a_warm_start_leaves_the_earlier_posterior_as_it_was() -> None:
 
 
 def test_a_warm_start_of_other_prompts_keeps_what_all_share() -> None:
-    first = quick(simulated(8, 5), Hierarchical(levels=3, nodes=None), steps=100)
+    first = quick(simulated(8, 5), Hierarchical(levels=3, nodes=None), steps=60)
     assert first.about["per_prompt"] == ["z_prompt"]
     history = simulated(11, 5)
     for start in (first, first.population()):

@@ -15,6 +15,8 @@ from benchmarks.inference.labels import STARTS, measure
 from dps_pyro import Step
 from dps_pyro.evaluation.simulation import simulate
 
+pytestmark = pytest.mark.no_cover
+
 
 def test_no_model_of_the_gallery_switches_labels_over_twenty_seeds() -> None:
     """In order from any start; and from the prior's mean, where `fit` begins, in one place."""
@@ -35,9 +37,9 @@ def test_no_model_of_the_gallery_switches_labels_over_twenty_seeds() -> None:
 
 def test_a_row_of_the_benchmark() -> None:
     torch.set_default_dtype(torch.float64)
-    settings = {"seeds": 3, "prompts": 40, "steps": 8, "observed": 0.9, "svi_steps": 400, "history_seed": 1}
+    settings = {"seeds": 2, "prompts": 40, "steps": 8, "observed": 0.9, "svi_steps": 300, "history_seed": 1}
     row = measure("SolvingProgress", "draws", **settings)
-    assert (row["ordered"], row["seeds"]) == (3, 3)
+    assert (row["ordered"], row["seeds"]) == (2, 2)
     assert row["chance_spread"] < 0.1
     assert row["states_moved"] < 0.1
     few = measure("SolvingProgress", "draws", **(settings | {"svi_steps": 1}))
@@ -51,9 +53,9 @@ def test_random_starts_fit_the_same_rates_in_the_same_order(name: str) -> None:
     levels = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     log, _, _ = simulate(model, prompts=num_prompts, num_steps=6, centre=True, progress=levels, seed=1)
     rates = []
-    for seed in range(3):
+    for seed in range(2):
         found = svi(
-            model, log, steps=100, learning_rate=0.1, draws=20, tolerance=0, seed=seed, progress=False,
+            model, log, steps=80, learning_rate=0.15, draws=20, tolerance=0, seed=seed, progress=False,
             guide=lambda density: AutoNormal(density, init_loc_fn=init_to_sample, init_scale=0.05),
         )  # fmt: skip
         theta = model.parameters(num_prompts, found.point)

@@ -25,8 +25,8 @@ from dps_pyro.models import SolvingProgress
 def test_a_guide_that_is_a_point_is_kept_as_one_draw_and_laplaces_has_its_spread() -> None:
     """Pyro's AutoLaplaceApproximation is a point until its curvature is asked for."""
     history = simulated(60, 10)
-    posterior = quick(history, steps=300, guide=AutoLaplaceApproximation, draws=50)
-    reference = quick(history, steps=300, draws=50)
+    posterior = quick(history, steps=150, guide=AutoLaplaceApproximation, draws=50)
+    reference = quick(history, steps=150, draws=50)
     for name in TRUTH:
         spread = posterior.draws[name].std(0)
         assert bool((spread > 0).all())
@@ -61,7 +61,7 @@ def test_laplace_finds_what_made_the_history_and_is_the_default() -> None:
     history = simulated(200, 20)
     posterior = fit(SolvingProgress(), history, progress=False)
     assert posterior.about["method"] == "laplace" and posterior.converged
-    reference = quick(history, steps=600, draws=200)
+    reference = quick(history, steps=400, draws=200)
     for name in TRUTH:
         torch.testing.assert_close(posterior.point[name], reference.point[name], atol=0.03, rtol=0)
         ratio = posterior.draws[name].std(0).mean() / reference.draws[name].std(0).mean()
@@ -100,7 +100,7 @@ def test_draws_kept_by_weight_are_a_conjugate_posteriors_own() -> None:
 
 
 def test_a_primed_model_starts_from_what_was_learned_and_can_leave_it() -> None:
-    learned = quick(simulated(100, 10), steps=300, draws=200)
+    learned = fit(SolvingProgress(), simulated(100, 10), progress=False)
     model = SolvingProgress().primed(learned, widen=2.0)
     prior = sites_of(model, 3)
     for name in ("gaps", "initial"):
@@ -109,7 +109,7 @@ def test_a_primed_model_starts_from_what_was_learned_and_can_leave_it() -> None:
         torch.testing.assert_close(free.mean(0), of.mean(0), atol=0.15, rtol=0.15)
         torch.testing.assert_close(free.std(0), 2 * of.std(0), atol=0.05, rtol=0.25)
     nothing = RolloutHistory.from_dense(torch.tensor([[4.0]]), 8)
-    own, kept = quick(nothing, steps=200), quick(nothing, steps=200, prior=learned)
+    own, kept = (fit(SolvingProgress(), nothing, prior=prior, progress=False) for prior in (None, learned))
     off = {name: float((kept.point[name] - learned.point[name]).abs().max()) for name in TRUTH}
     assert max(off["gaps"], off["transition"]) < 0.05 and off["initial"] < 0.1  # the one group tells of the start alone
     assert float((own.point["initial"] - learned.point["initial"]).abs().max()) > 0.1

@@ -27,9 +27,9 @@ def sampled(**settings: Any) -> Posterior:
 
 def test_nuts_and_svi_agree_on_a_small_history() -> None:
     history = simulated(10, 4, missing=0.2)
-    approximate = svi(SolvingProgress(), history, steps=400, draws=200)
+    approximate = svi(SolvingProgress(), history, steps=250, draws=200)
     exact = fit(
-        SolvingProgress(), history, NUTS(warmup=20, draws=30, max_tree_depth=5, start=approximate), progress=False
+        SolvingProgress(), history, NUTS(warmup=20, draws=30, max_tree_depth=4, start=approximate), progress=False
     )
     for name, truth in TRUTH.items():
         assert exact.draws[name].shape == (30, *truth.shape)
@@ -58,7 +58,9 @@ def test_chains_are_compared_and_their_transitions_kept() -> None:
 
 
 def test_the_target_acceptance_sets_the_step_size() -> None:
-    small, large = (float(sampled(warmup=40, target_accept=at).sample_stats["step_size"][0]) for at in (0.99, 0.3))
+    small, large = (
+        float(sampled(warmup=20, max_tree_depth=3, target_accept=at).sample_stats["step_size"][0]) for at in (0.99, 0.3)
+    )
     assert small < large
 
 

@@ -65,8 +65,8 @@ def main(who: str, out: Path) -> None:
     """Train, on the same prompts in the same order, and write down what was seen."""
     import hashlib
 
-    from helpers import trl_runs
-    from helpers.trl_order import in_order
+    from helpers.plugins import trl_runs
+    from helpers.plugins.trl_order import in_order
     from vllm.model_executor.layers import utils
 
     def leave_unpacked(layer: Any, **_: Any) -> None:
@@ -105,7 +105,7 @@ class Kept:
     """The task's reward, that keeps what was to be judged."""
 
     def __init__(self) -> None:
-        from helpers.trl_runs import Solving
+        from helpers.plugins.trl_runs import Solving
 
         self.__name__ = "solving"
         self.judge = Solving()

@@ -107,7 +107,7 @@ def train(home: Path, mode: str, *more: str) -> tuple[Any, list[dict[str, float]
     """Train as verl's task runner does; the trainer, and what it logged a step."""
     import ray
     import transfer_queue
-    from helpers import verl_seam
+    from helpers.plugins import verl_seam
     from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
     config = compose(home, f"trainer.v1.trainer_mode={mode}", *more)
@@ -167,7 +167,7 @@ def killed_after(step: int, whole: Path, folder: Path) -> Path:
 def test_selects_what_the_bare_verbs_select_for_the_same_rewards(
     whole: Whole,
 ) -> None:
-    from helpers.verl_seam import N, solved_by
+    from helpers.plugins.verl_seam import N, solved_by
 
     trainer, logged, _ = whole
     texts = [prompt.text.strip() for prompt in Countdown(train_size=64, test_size=8).prompts("train")]

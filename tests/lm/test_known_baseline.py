@@ -44,7 +44,7 @@ def test_the_groups_own_mean_is_the_loss_without_scale() -> None:
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 1000))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_ragged_groups_are_as_they_are_alone(sizes: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     width = max(*sizes, 2)

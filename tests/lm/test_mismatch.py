@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import tiny
+from helpers.runs.tiny import tiny
 from torch.testing import assert_close
 
 from dps_pyro.lm.logprobs import completion_logprobs

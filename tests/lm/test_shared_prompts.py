@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import tiny
+from helpers.runs.tiny import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

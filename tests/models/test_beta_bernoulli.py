@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import metrics, tiny
+from helpers.runs.tiny import metrics, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats

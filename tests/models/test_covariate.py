@@ -17,7 +17,7 @@ from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
-from dps_pyro import Progress, PromptSampler, RolloutHistory, Step
+from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, fit
 from dps_pyro.dynamics.features import design_matrix
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.models import Covariate
@@ -155,7 +155,7 @@ def test_sample_dimensions_on_the_parameters() -> None:
         assert bool(((drawn >= 0) & (drawn <= trials)).all())
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31))
 def test_states_stay_ordered_and_easier_is_easier_whatever_the_prior_draws(seed: int) -> None:
     torch.manual_seed(seed)
@@ -221,7 +221,7 @@ def fitted() -> tuple[dict[str, Any], Tensor, Posterior]:
         ]
     )
     history = simulated(table, weights, 300, 16)
-    return table, weights, svi(Covariate(table, levels=3), history, steps=300, draws=50, progress=False)
+    return table, weights, fit(Covariate(table, levels=3), history, progress=False)
 
 
 def test_a_fit_finds_the_effects_and_shrinks_the_useless(fitted: tuple[dict[str, Any], Tensor, Posterior]) -> None:

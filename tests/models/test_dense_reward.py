@@ -12,8 +12,8 @@ import pyro
 import pytest
 import torch
 from helpers import oracle
-from helpers.fits import svi
-from helpers.tiny import call
+from helpers.fits import BY_DEFAULT_AND_BY_SVI, fitted, svi
+from helpers.runs.tiny import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine
@@ -293,7 +293,8 @@ def test_means_stay_ordered_whatever_the_prior_draws(family: Any, seed: int, sta
 
 
 @FAMILY
-def test_a_fit_finds_means_spreads_and_moves(family: Any) -> None:
+@pytest.mark.parametrize("method", BY_DEFAULT_AND_BY_SVI)
+def test_a_fit_finds_means_spreads_and_moves(family: Any, method: str | None) -> None:
     model = DenseReward(family)
     matrix = torch.tensor([[0.85, 0.1, 0.05], [0.05, 0.85, 0.1], [0.05, 0.1, 0.85]])
     site = "sd" if family == "gaussian" else "share"
@@ -302,7 +303,7 @@ def test_a_fit_finds_means_spreads_and_moves(family: Any) -> None:
     solved = Progress(model, model.parameters(150, values), Step(trials)).sample()
     # A Gaussian knows no bounds; the log does.
     history = RolloutHistory.from_dense(torch.minimum(solved.clamp_min(0), trials), trials)
-    found = svi(model, history, steps=250, draws=50, progress=False).point
+    found = fitted(model, history, method, steps=250, draws=50).point
     for name, far in (("gaps", 0.03), ("initial", 0.15), ("transition", 0.08)):
         torch.testing.assert_close(found[name], values[name], atol=far, rtol=0)
     torch.testing.assert_close(found[site], values[site], atol=0.02, rtol=0.2)

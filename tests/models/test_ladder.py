@@ -94,15 +94,16 @@ def test_draws_with_a_sample_dimension_filter_like_each_alone() -> None:
 TOLERANCES = {"gaps": 0.02, "initial": 0.08, "leave": 0.06, "upward": 0.15}
 
 
-def found(num_prompts: int, num_steps: int, seeds: range) -> list[dict[str, Tensor]]:
-    """The points that fits from several seeds find, for one history."""
+def found(num_prompts: int, num_steps: int, seeds: range | None) -> list[dict[str, Tensor]]:
+    """The points that fits find, for one history: by SVI from each seed, or by the default method."""
     model = Ladder(5)
     history, _ = histories.simulated(model, histories.some_trials(num_prompts, num_steps, share=0.7, size=16), TRUTH)
     return points(model, history, seeds)
 
 
-def test_a_fit_finds_the_ladder() -> None:
-    all_near(found(200, 30, histories.SEEDS), TRUTH, TOLERANCES)
+@pytest.mark.parametrize("seeds", histories.BY_DEFAULT_AND_FROM_SEEDS, ids=["default", "by SVI"])
+def test_a_fit_finds_the_ladder(seeds: range | None) -> None:
+    all_near(found(200, 30, seeds), TRUTH, TOLERANCES)
 
 
 @pytest.mark.slow

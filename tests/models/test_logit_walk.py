@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import oracle
-from helpers.fits import svi
+from helpers.fits import BY_DEFAULT_AND_BY_SVI, fitted
 
 from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, Tracker
 from dps_pyro.models import LogitWalk
@@ -63,7 +63,8 @@ def test_the_filter_equals_brute_force_over_all_paths(groups: list[str] | None) 
     np.testing.assert_allclose(tracker.belief, np.stack([beliefs[4] for _, beliefs in expected]), atol=1e-5)
 
 
-def test_prompts_never_seen_start_with_what_their_group_has_shown() -> None:
+@pytest.mark.parametrize("method", BY_DEFAULT_AND_BY_SVI)
+def test_prompts_never_seen_start_with_what_their_group_has_shown(method: str | None) -> None:
     """Easy and hard prompts are rolled out; of each group some never are."""
     groups = ["easy", "hard"] * 100
     trials = torch.zeros(200, 6, dtype=torch.long)
@@ -72,7 +73,7 @@ def test_prompts_never_seen_start_with_what_their_group_has_shown() -> None:
     torch.manual_seed(0)
     history = RolloutHistory.from_dense(torch.binomial(trials.float(), rates), trials)
     model = LogitWalk(groups)
-    posterior = svi(model, history, steps=300, progress=False)
+    posterior = fitted(model, history, method, steps=300)
     chance = Tracker(model, 200, values=posterior.point).draw(torch.Generator().manual_seed(0))[150:]
     assert chance[0::2].mean() > 0.7
     assert chance[1::2].mean() < 0.15
@@ -95,7 +96,8 @@ def test_it_tells_a_hard_prompt_from_a_middling_one_where_three_states_cannot() 
     assert hard < 0.8 < 0.95 < middling
 
 
-def test_a_fit_finds_the_population_and_the_moves() -> None:
+@pytest.mark.parametrize("method", BY_DEFAULT_AND_BY_SVI)
+def test_a_fit_finds_the_population_and_the_moves(method: str | None) -> None:
     truth = LogitWalk(rungs=9, limit=4.0)
     values = {
         "start": torch.tensor([1.5, 0.0, 0.0, -1.0, -1.0, -1.0, 0.0, 0.0, 0.5]).log_softmax(-1),
@@ -106,7 +108,7 @@ def test_a_fit_finds_the_population_and_the_moves() -> None:
     trials = torch.full((400, 20), 8)
     torch.manual_seed(0)
     history = RolloutHistory.from_dense(Progress(truth, truth.parameters(400, values), Step(trials)).sample(), trials)
-    posterior = svi(truth, history, steps=600, progress=False)
+    posterior = fitted(truth, history, method, steps=600)
     share = posterior.draws["start"].softmax(-1)
     assert bool(((share.mean(0) - values["start"].exp()).abs() < 4 * share.std(0) + 0.02).all())
     for name in ("resting", "learning", "leave"):

@@ -116,15 +116,16 @@ def test_draws_with_a_sample_dimension_filter_like_each_alone() -> None:
 TOLERANCES = {"gaps": 0.02, "share": 0.14, "initial": 0.18, "speed_gaps": 0.1, "fall": 0.02}
 
 
-def found(num_prompts: int, num_steps: int, seeds: range) -> list[dict[str, Tensor]]:
-    """The points that fits from several seeds find, for one history."""
+def found(num_prompts: int, num_steps: int, seeds: range | None) -> list[dict[str, Tensor]]:
+    """The points that fits find, for one history: by SVI from each seed, or by the default method."""
     model = PromptTypes(speeds=(0.1, 0.01), strength=40.0)  # away from the truth, and hardly believed
     history, _ = histories.simulated(model, histories.some_trials(num_prompts, num_steps, share=0.7), TRUTH)
     return points(model, history, seeds)
 
 
-def test_a_fit_finds_the_types() -> None:
-    all_near(found(300, 40, histories.SEEDS), TRUTH, TOLERANCES)
+@pytest.mark.parametrize("seeds", histories.BY_DEFAULT_AND_FROM_SEEDS, ids=["default", "by SVI"])
+def test_a_fit_finds_the_types(seeds: range | None) -> None:
+    all_near(found(300, 40, seeds), TRUTH, TOLERANCES)
 
 
 @pytest.mark.slow

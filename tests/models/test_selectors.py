@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.runs.tiny import metrics, tiny
 
 from dps_pyro import PromptSampler
 from dps_pyro.models import GRESO, SPO, HistoryResampling, Oracle
@@ -15,7 +16,6 @@ from dps_pyro.storage import load_state, save_state
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.step import groups
-from tests.helpers.tiny import metrics, tiny
 
 EVERY = [HistoryResampling(), GRESO(), SPO(), Oracle()]
 

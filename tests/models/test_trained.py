@@ -9,7 +9,7 @@ import pyro
 import pytest
 import torch
 from helpers import oracle
-from helpers.fits import svi
+from helpers.fits import BY_DEFAULT_AND_BY_SVI, fitted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine
@@ -136,7 +136,7 @@ def test_sample_dimensions_on_the_parameters(num_steps: int) -> None:
         assert bool(((drawn >= 0) & (drawn <= trials)).all())
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.floats(0, 1))
 def test_states_stay_ordered_whatever_the_prior_draws(seed: int, progress: float) -> None:
     torch.manual_seed(seed)
@@ -194,13 +194,14 @@ def simulated(trained: tuple[float, float], slope: tuple[float, float]) -> tuple
     return values, history_of(solved, trials, learned, accuracy.tolist())
 
 
+@pytest.mark.parametrize("method", BY_DEFAULT_AND_BY_SVI)
 @pytest.mark.parametrize(("trained", "slope"), [((1.5, -1.0), (1.5, -1.5)), ((0.0, 0.0), (0.0, 0.0))], ids=str)
 def test_a_fit_finds_effects_where_there_are_some_and_none_where_there_are_none(
-    trained: tuple[float, float], slope: tuple[float, float]
+    trained: tuple[float, float], slope: tuple[float, float], method: str | None
 ) -> None:
     torch.manual_seed(3)
     values, history = simulated(trained, slope)
-    posterior = svi(Trained(), history, steps=400, learning_rate=0.1, draws=50, progress=False)
+    posterior = fitted(Trained(), history, method, steps=400, learning_rate=0.1, draws=50)
     found = posterior.point
     # Falls are seen less often than rises, and the less is known of them.
     for name, far in (("trained", [0.25, 0.5]), ("slope", [0.6, 0.8])):

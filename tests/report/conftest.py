@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.report_runs import make_run
+from helpers.runs.report_runs import make_run
 
 from dps_pyro.report import write_report
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import scipy.stats
+from helpers.runs.tiny import call, metrics, tiny
 
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.report import write_report
@@ -16,7 +17,6 @@ from dps_pyro.report.bills import cost_rows
 from dps_pyro.report.cost import Prices, bill, compare, interval, spent
 from dps_pyro.report.run import read_run
 from dps_pyro.trainers.grpo import train
-from tests.helpers.tiny import call, metrics, tiny
 
 
 def write_run(folder: Path, accuracies: list[float], rollouts: int = 10, length: float = 5.0) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers.report_runs import HOSTILE, SUMMARY, evaluation, lines, make_run, page, train
+from helpers.runs.report_runs import HOSTILE, SUMMARY, evaluation, lines, make_run, page, train
 
 from dps_pyro.report import write_report
 from dps_pyro.report.canvas import DARK, clean

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.report_runs import HOSTILE, make_run, page
-from helpers.tiny import tiny
+from helpers.runs.report_runs import HOSTILE, make_run, page
+from helpers.runs.tiny import tiny
 from PIL import Image
 
 from dps_pyro.report import write_report

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from helpers.engines import EOS, PROMPTS, SPECIAL, VOCAB, WORDS, make_model, make_tokenizer, warped_logprobs
+from helpers.engines.small import EOS, PROMPTS, SPECIAL, VOCAB, WORDS, make_model, make_tokenizer, warped_logprobs
 from PIL import Image
 from torch.testing import assert_close
 

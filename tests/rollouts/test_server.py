@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from helpers.engines import make_model, make_tokenizer
-from helpers.tiny import tiny
+from helpers.engines.small import make_model, make_tokenizer
+from helpers.runs.tiny import tiny
 
 from dps_pyro.rollouts import EngineError, Sampling
 from dps_pyro.rollouts.json_http import RefusedError, Server
@@ -84,7 +84,7 @@ def trickle() -> Iterator[Callable[[bytes], str]]:
                 with listener.accept()[0] as peer:
                     peer.recv(65536)
                     peer.sendall(head)
-                    end = time.monotonic() + 5
+                    end = time.monotonic() + 100
                     while b"Content-Length: 0" not in head and time.monotonic() < end:
                         peer.sendall(b"1")
                         time.sleep(0.02)
@@ -121,14 +121,14 @@ def test_an_empty_answer_is_none(serve: Any) -> None:
 @pytest.mark.parametrize("trouble", [0, 429, 503])
 def test_a_server_that_breaks_off_or_is_busy_is_asked_again(serve: Any, trouble: int) -> None:
     address, seen = serve(lambda asked: (trouble, b"") if asked.count < 3 else (200, b"1"))
-    assert Server(address, timeout=10, patience=10).post("/x", {}) == 1
+    assert Server(address, timeout=60, patience=60).post("/x", {}) == 1
     assert len(seen) == 3
 
 
 def test_a_server_that_is_not_up_yet_is_waited_for(serve: Any) -> None:
     port = free_port()
     threading.Timer(0.6, serve, [lambda _: (200, b"1"), port]).start()
-    assert Server(f"http://127.0.0.1:{port}", timeout=10, patience=10).get("/x") == 1
+    assert Server(f"http://127.0.0.1:{port}", timeout=60, patience=60).get("/x") == 1
 
 
 def test_a_server_that_stays_away_is_an_error() -> None:
@@ -136,14 +136,14 @@ def test_a_server_that_stays_away_is_an_error() -> None:
     start = time.monotonic()
     with pytest.raises(EngineError, match=rf"{address}/x cannot be reached: Connection refused"):
         Server(address, timeout=10, patience=1).get("/x")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_a_slow_answer_is_an_error_and_not_asked_for_again(serve: Any) -> None:
     gate = threading.Event()
 
     def answer(_: Asked) -> tuple[int, bytes]:
-        gate.wait(5)
+        gate.wait(100)
         return 200, b"1"
 
     address, seen = serve(answer)
@@ -159,7 +159,7 @@ def test_an_answer_that_trickles_in_has_the_deadline_of_a_whole_one(trickle: Any
         start = time.monotonic()
         with pytest.raises(EngineError, match=r"did not answer within 0.5 seconds"):
             Server(trickle(head), timeout=0.5, patience=0).get("/x")
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 30
 
 
 def test_an_answer_without_end_is_an_error(trickle: Any) -> None:
@@ -209,13 +209,13 @@ def test_the_first_failure_ends_the_others(serve: Any) -> None:
     def answer(asked: Asked) -> tuple[int, bytes]:
         if asked.body == 3:
             return 400, b"no"
-        gate.wait(5)
+        gate.wait(100)
         return 200, b"1"
 
     start = time.monotonic()
     with pytest.raises(RefusedError, match="answered 400: no"):
         Server(serve(answer)[0], timeout=10).post_all("/x", list(range(6)))
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 30
     gate.set()
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.vision_prompts import PROMPTS
-from helpers.vlms import CLASSES, picture, save_checkpoint
+from helpers.engines.vision_prompts import PROMPTS
+from helpers.engines.vlms import CLASSES, picture, save_checkpoint
 from torch.testing import assert_close
 from transformers import GenerationMixin
 

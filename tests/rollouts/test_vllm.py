@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.engines import EOS, PROMPTS, warped_logprobs
-from helpers.vllm_models import SMALL, TOKENIZER, assert_in_step, disturb, make_model
+from helpers.engines.small import EOS, PROMPTS, warped_logprobs
+from helpers.engines.vllm_models import SMALL, TOKENIZER, assert_in_step, disturb, make_model
 from torch import nn
 from torch.testing import assert_close
 from transformers import Qwen2ForCausalLM

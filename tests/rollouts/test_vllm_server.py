@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.engines import EOS, PROMPTS
-from helpers.tiny import metrics, tiny
-from helpers.vllm_models import TOKENIZER, assert_in_step, disturb, make_model
+from helpers.engines.small import EOS, PROMPTS
+from helpers.engines.vllm_models import TOKENIZER, assert_in_step, disturb, make_model
+from helpers.runs.tiny import metrics, tiny
 from torch.testing import assert_close
 from transformers import Qwen2ForCausalLM
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.geometry3k import GEOMETRY3K
-from helpers.tiny import metrics, tiny
-from helpers.vision_prompts import PROMPTS
-from helpers.vlms import save_checkpoint
+from helpers.engines.vision_prompts import PROMPTS
+from helpers.engines.vlms import save_checkpoint
+from helpers.problems.geometry3k import GEOMETRY3K
+from helpers.runs.tiny import metrics, tiny
 from torch import nn
 from torch.testing import assert_close
 

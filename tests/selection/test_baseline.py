@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from helpers.oracle import binomial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from dps_pyro import Dynamics, PromptSampler
 from dps_pyro.models import BetaBernoulli, DenseReward, Hierarchical, LogitWalk, PaperDPS, SolvingProgress
 from dps_pyro.tracking.predictor import Predictor
 from dps_pyro.tracking.rates import Mixture
-from tests.helpers.oracle import binomial
 
 NAN = float("nan")
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.tiny import tiny
-from helpers.trl_runs import PROMPTS, predictive
+from helpers.plugins.trl_runs import PROMPTS, predictive
+from helpers.runs.tiny import tiny
 from torch.utils.data import DataLoader
 
 from dps_pyro import PromptSampler, RolloutHistory

@@ -28,7 +28,7 @@ def perplexity(logs: torch.Tensor, sharpness: float) -> float:
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=4, max_size=30), st.floats(0.1, 0.9))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_the_sharpness_is_the_largest_that_keeps_the_coverage(chances: list[float], share: float) -> None:
     known = forecast(chances)
     found = covering(share)(known, torch.Generator().manual_seed(0))

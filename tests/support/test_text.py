@@ -66,11 +66,11 @@ NESTED = "a: &a [x, x]\n" + "\n".join(
 )
 def test_yaml_that_unfolds_without_end_is_refused(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ValueError, match=said) as caught:
         load_config(tmp_path / "config.yaml")
     assert str(tmp_path / "config.yaml") in str(caught.value)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_shared_values_may_have_aliases_that_are_not_nested() -> None:

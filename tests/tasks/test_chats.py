@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.chat import chat_model
+from helpers.engines.chat import chat_model
 from transformers import AutoTokenizer
 
 from dps_pyro.policies.embedded import EMBEDDED

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.chat import chat_model
-from helpers.tiny import call, metrics, tiny, words
+from helpers.engines.chat import chat_model
+from helpers.runs.tiny import call, metrics, tiny, words
 
 from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.tasks import Countdown, Prompt, PromptSet, Reward, Task, by_name, judge
@@ -62,6 +62,7 @@ def mine(tmp_path: Path) -> str:
     return str(tmp_path / "mine.py")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_task_of_ones_own_trains_from_the_command_line(
     mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import metrics, tiny
+from helpers.runs.tiny import metrics, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from dps_pyro.policies.embedded import EMBEDDED, defaults_of
@@ -101,8 +101,8 @@ def test_trains_out_of_the_box_with_a_report(task: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_script_makes_a_checkpoint(task: str, tmp_path: Path) -> None:
-    make_task_policy.main(["--task", task, "--steps", "2", "--samples", "0", "--out", str(tmp_path / "policy")])
+    make_task_policy.main(["--task", task, "--steps", "1", "--samples", "0", "--out", str(tmp_path / "policy")])
     made = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", local_files_only=True)
     shipped = AutoModelForCausalLM.from_pretrained(EMBEDDED[task], local_files_only=True)
     assert made.config.to_dict() | {"_name_or_path": ""} == shipped.config.to_dict() | {"_name_or_path": ""}
-    assert "2 steps" in (tmp_path / "policy/README.md").read_text(encoding="utf-8")
+    assert "1 steps" in (tmp_path / "policy/README.md").read_text(encoding="utf-8")

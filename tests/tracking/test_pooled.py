@@ -21,6 +21,8 @@ from dps_pyro.tracking.moves import Moves
 from dps_pyro.tracking.pooled import PooledTracker
 from dps_pyro.tracking.predictor import Filter
 
+pytestmark = pytest.mark.no_cover
+
 N = 40
 GROUPS = [k % 3 for k in range(N)]
 MODELS: dict[str, tuple[Any, dict[str, Tensor]]] = {

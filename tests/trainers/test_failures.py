@@ -9,8 +9,8 @@ from typing import Any
 import pandas
 import pytest
 import torch
-from helpers.chat import chat_model
-from helpers.tiny import call, metrics, tiny
+from helpers.engines.chat import chat_model
+from helpers.runs.tiny import call, metrics, tiny
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import metrics, tiny
+from helpers.runs.tiny import metrics, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dps_pyro

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.processes import until
-from helpers.tiny import killed, metrics, tiny
+from helpers.runs.processes import until
+from helpers.runs.tiny import killed, metrics, tiny
 
 from dps_pyro.rollouts import EngineError, scratch
 from dps_pyro.rollouts.vllm import VllmEngine

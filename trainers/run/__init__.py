@@ -2,4 +2,5 @@
 
 from dps_pyro.support.extras import needed
 
-needed("transformers")
+# Of the same extra as transformers, which takes more than a second to import; to hold a folder takes neither.
+needed("filelock")

@@ -1,7 +1,8 @@
 r"""The final answer of a mathematical completion: where it stands, and the text that it is.
 
 A completion is untrusted text. Every pattern here takes time that is linear in the text's length
-(`tests/tasks/test_linear.py` sees to that), and all of this runs in a worker that can be killed (`grader_worker`).
+(`tests/tasks/grading/test_linear.py` sees to that), and all of this runs in a worker that can be killed
+(`grader_worker`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""Micro-batches bound memory and change nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.runs.tiny import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dps_pyro.rollouts import Rollouts
+from dps_pyro.rollouts.transformers import TransformersEngine
+from dps_pyro.trainers.parts import make_task
+from dps_pyro.trainers.policy.load import load_policy
+from dps_pyro.trainers.step.batches import micro_batches, tight
+from dps_pyro.trainers.step.bookkeeping import Clock
+from dps_pyro.trainers.step.groups import Groups, Source, roll_out
+from dps_pyro.trainers.step.policy_update import update
+
+
+def of_lengths(prompts: list[int], completions: list[int]) -> Rollouts:
+    rows, width, longest = len(prompts), max(prompts), max(completions)
+    prompt_mask = torch.arange(width) >= width - torch.tensor(prompts)[:, None]
+    completion_mask = torch.arange(longest) < torch.tensor(completions)[:, None]
+    ids = torch.zeros(rows, width, dtype=torch.long), torch.zeros(rows, longest, dtype=torch.long)
+    return Rollouts(
+        ids[0], prompt_mask, ids[1], completion_mask, torch.zeros(rows, longest), ["stop"] * rows, [""] * rows
+    )
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 30)), min_size=1, max_size=40),
+    st.integers(1, 12),
+    st.none() | st.integers(1, 200),
+    st.data(),
+)
+def test_every_row_once_within_both_bounds(
+    lengths: list[tuple[int, int]], most: int, tokens: int | None, data: st.DataObject
+) -> None:
+    rollouts = of_lengths(*map(list, zip(*lengths, strict=True)))
+    rows = torch.tensor(data.draw(st.permutations(range(len(lengths)))))[: max(1, len(lengths) // 2)]
+    parts = micro_batches(rollouts, rows, tiny(Path(), micro_batch=most, micro_batch_tokens=tokens))
+    assert sorted(torch.cat(parts).tolist()) == sorted(rows.tolist())
+    totals = []
+    for part in parts:
+        assert len(part) <= most
+        kept = tight(rollouts.select(part))
+        width = kept.prompt_ids.shape[1] + kept.completion_ids.shape[1]
+        assert tokens is None or len(part) * width <= tokens or len(part) == 1
+        assert kept.prompt_mask.sum() == rollouts.prompt_mask[part].sum()  # nothing but padding is cut
+        assert kept.completion_mask.sum() == rollouts.completion_mask[part].sum()
+        totals += (kept.prompt_mask.sum(1) + kept.completion_mask.sum(1)).tolist()
+    assert totals == sorted(totals)
+
+
+@pytest.fixture(scope="module")
+def groups() -> Groups:
+    config = tiny(Path(), batch_size=8)
+    policy, tokenizer = load_policy(config)
+    task = make_task(config)
+    source = Source(TransformersEngine(policy, tokenizer), tokenizer, task, config)
+    rolled = roll_out(source, task.prompts("train")[:8], 0, Clock())
+    rewards = torch.tensor([[1, 0, 0, 1], [1, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 1]]).repeat(2, 1).float()
+    return rolled._replace(rewards=rewards)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"micro_batch": 1}, {"micro_batch": 5}, {"micro_batch_tokens": 90}, {"gradient_checkpointing": True}],
+    ids=str,
+)
+@pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "dapo", "rloo"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(
+    groups: Groups, settings: dict[str, Any], loss: str
+) -> None:
+    """In double precision, so that rounding hides little: only the norms compute in single precision. The whole batch
+    computes each prompt once, single rows and gradient checkpointing again for every row."""
+    found = []
+    for one in ({"micro_batch": 1000}, settings):
+        config = tiny(Path(), batch_size=8, loss=loss, max_grad_norm=1e9, **one)
+        policy, _ = load_policy(config)
+        policy.double()
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+        learned = update(policy, None, optimizer, groups, config, seed=0)
+        found.append((learned, [weight.grad for weight in policy.parameters()]))
+    (whole, expected), (parts, gradients) = found
+    assert parts == pytest.approx(whole, rel=1e-6)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3
