@@ -35,6 +35,8 @@ from dps_pyro.dynamics.forward import predict
 from dps_pyro.dynamics.step import Step
 from dps_pyro.models.logit_walk import LogitWalk
 from dps_pyro.support import checks
+from dps_pyro.support.devices import device_of, moved
+from dps_pyro.tracking.places import placed, put
 from dps_pyro.tracking.predictor import State
 from dps_pyro.tracking.tracker import Tracker, is_fitted
 
@@ -79,14 +81,20 @@ class Siblings:
         return self.dynamics.states
 
     def tracker(
-        self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
+        self,
+        num_prompts: int,
+        *,
+        values: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> Tracker:
-        """The filter of `num_prompts` prompts; its cost per step follows their number.
+        """The filter of `num_prompts` prompts; its cost per step follows their number. It computes on `device`.
 
         Raises:
-            ValueError: `values` are not the dynamics model's, or there are fewer labels than prompts.
+            ValueError: `values` are not the dynamics model's, there are fewer labels than prompts, or this machine does
+                not have the device.
         """
-        return _SiblingsTracker(self, num_prompts, values, dtype)
+        return _SiblingsTracker(self, num_prompts, values, dtype, device)
 
 
 class _Population(NamedTuple):
@@ -104,18 +112,24 @@ class _SiblingsTracker(Tracker):
     """
 
     def __init__(
-        self, model: Siblings, num_prompts: int, values: Mapping[str, Tensor] | None, dtype: torch.dtype | None
+        self,
+        model: Siblings,
+        num_prompts: int,
+        values: Mapping[str, Tensor] | None,
+        dtype: torch.dtype | None,
+        device: str | torch.device | None,
     ) -> None:
-        self.model = model
+        self.model = moved(model, device_of(device))
         self._past: dict[int, _Population] = {}  # before which step
         self._rows: Tensor | None = None  # the prompts of a replay of some of them
-        super().__init__(model.dynamics, num_prompts, values=values, dtype=dtype)
+        super().__init__(model.dynamics, num_prompts, values=values, dtype=dtype, device=device)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Tracker.state_dict`."""
-        past = {str(step): population._asdict() for step, population in self._past.items()}
+        past = {str(step): put(population._asdict(), torch.device("cpu")) for step, population in self._past.items()}
         return {**super().state_dict(), "population": past}
 
+    @placed
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
         saved = checks.instance("state", state, Mapping).get("population", {})

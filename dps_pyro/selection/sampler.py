@@ -69,7 +69,8 @@ class PromptSampler:
         dtype: the dtype of the beliefs. The default is torch's.
         pooled: whether prompts that are alike and were never rolled out share one belief (`PooledTracker`), so that the
             cost of a step follows what was seen. Selections have the same distribution, but the same seed gives others.
-            By default, beliefs are shared from 20,000 prompts on if the model and the acquisition allow it.
+            By default, beliefs are shared from 20,000 prompts on if the model and the acquisition allow it, on the CPU.
+        device: where beliefs and refits are computed, such as "cuda". What the sampler returns lies on the CPU.
 
     One `observe` is one training step: the prompts that were not rolled out move on, too. Threads may share a sampler:
     each method waits until the others are done.
@@ -93,6 +94,7 @@ class PromptSampler:
         seed: int = 0,
         dtype: torch.dtype | None = None,
         pooled: bool | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         self.lock = Lock()
         ids = ids_of("num_prompts", num_prompts)
@@ -103,13 +105,13 @@ class PromptSampler:
         values, choosable = arguments.site_values(dynamics, posterior), rule_of(self._acquire) is not None
         few = arguments.few_draws(dynamics, posterior, posterior_draws, pooled, refit_every)
         self.tracker: Filter = sampler_tracker(
-            dynamics, count, values=values, draws=few, dtype=dtype, pooled=pooled, choosable=choosable
+            dynamics, count, values=values, draws=few, dtype=dtype, pooled=pooled, choosable=choosable, device=device
         )
         self._choice = PooledChoice.of(self.tracker, self._acquire)
         self.tracker.history.ids = ids
         self.tracker.history.features = checks.features("features", features, count)
         self._refit_every = None if refit_every is None else checks.count("refit_every", refit_every, 1)
-        self._refitter = arguments.refitter_of(self.tracker, dynamics, refit_every, refit, posterior)
+        self._refitter = arguments.refitter_of(self.tracker, dynamics, refit_every, refit, posterior, device)
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
         self._coverage = Coverage(self.tracker)
         self._tally = Tally()

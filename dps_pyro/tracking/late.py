@@ -10,7 +10,7 @@ from torch import Tensor
 from dps_pyro.dynamics.forward import condition, predict
 from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import RolloutHistory
-from dps_pyro.tracking.predictor import Score
+from dps_pyro.tracking.score import Score
 
 if TYPE_CHECKING:
     from dps_pyro.tracking.pooled import PooledTracker
