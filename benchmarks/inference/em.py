@@ -10,9 +10,9 @@ and the start have a maximisation step in closed form. The success rates are ord
 is a concave problem of three unknowns, which Newton's method solves exactly.
 
 Reported are the passes and the processor seconds until the log posterior is within 0.01 of the highest value that
-either method reached, from the prior's mean, and beside them the seconds of all of `fit` with `Laplace()`, which draws
-and weighs points after its search. At the sizes of --svi, SVI with the guide `low_rank` is run from the prior's mean
-and from the point of EM: its steps and seconds until the loss is flat. A log that the result file has is left as it is.
+either method reached, from the prior's mean. At the sizes of --fits they stand beside whole fits: `Laplace()`, which
+draws and weighs points after its search, and SVI with the guide `low_rank` from the prior's mean and from the point of
+EM, until the loss is flat. What the result file has is left as it is.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from dps_pyro.models import SolvingProgress
 
 NEAR = 0.01
 """In nats: a log posterior this close to the best is as good."""
+FITS = ("laplace", "svi", "svi_from_em")
+PARTS = ("em", *FITS)
+"""What is measured of each log. The first is both searches."""
 NEWTON, LEAST = 50, 1e-10
 """Steps of Newton's method at most, and the decrement at which it ends."""
 
@@ -64,50 +67,57 @@ def main() -> None:
     parser.add_argument("--observed", type=float, default=0.5, help="the share of groups that are rolled out")
     parser.add_argument("--logs", type=int, default=5, help="logs of each size, each with a seed of its own")
     parser.add_argument("--iterations", type=int, default=200, help="of EM at most")
-    parser.add_argument("--svi", nargs="*", default=["80x15"], help="the sizes at which SVI is run, too")
+    parser.add_argument("--fits", nargs="*", default=["80x15"], help="the sizes at which whole fits are made, too")
     parser.add_argument("--out", type=Path, help="a JSON file to write the result to")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    configuration = {name: getattr(options, name) for name in ("sizes", "observed", "logs", "iterations", "svi")}
-    rows: list[dict[str, Any]] = []
+    configuration = {name: getattr(options, name) for name in ("sizes", "observed", "logs", "iterations")}
+    what = "passes of the filter and processor seconds to the most probable parameters, by EM and by L-BFGS"
+    result: dict[str, Any] = {"what": what, "configuration": configuration, "near": NEAR, "rows": []}
     if options.out is not None and options.out.exists():
-        before = json.loads(options.out.read_text(encoding="utf-8"))
-        if before["configuration"] != configuration:
+        result = json.loads(options.out.read_text(encoding="utf-8"))
+        if result["configuration"] != configuration:
             raise SystemExit(f"{options.out}: expected results of {configuration}, got others; remove it first")
-        rows = before["rows"]
-    known = {(row["size"], row["seed"]) for row in rows}
-    for size, seed in ((size, seed) for size in options.sizes for seed in range(options.logs)):
-        if (size, seed) in known:
+    logs = [(size, seed) for size in options.sizes for seed in range(options.logs)]
+    jobs = [(part, size, seed) for part in PARTS for size, seed in logs if part not in FITS or size in options.fits]
+    lbfgs(SolvingProgress(), simulated(SolvingProgress(), 2, 2, 1.0, _truth()))  # what only the first search takes
+    for part, size, seed in jobs:
+        row = next((one for one in result["rows"] if (one["size"], one["seed"]) == (size, seed)), None)
+        if row is None:
+            row = {"size": size, "seed": seed}
+            result["rows"].append(row)
+        if part in row:
             continue
-        rows.append(measure(size, seed, options))
-        what = "passes of the filter and processor seconds to the most probable parameters, by EM and by L-BFGS"
-        about = {"what": what, "date": results.today(), "machine": results.machine(), "configuration": configuration}
+        row |= measure(part, size, seed, options)
+        print(size, seed, part, row[part], flush=True)
         if options.out is not None:
-            results.write(options.out, {**about, "near": NEAR, "rows": rows})
+            results.write(options.out, {**result, "date": results.today(), "machine": results.machine()})
 
 
-def measure(size: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """The row of one log."""
+def measure(part: str, size: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One part of the row of one log."""
     prompts, steps = map(int, size.split("x"))
-    lbfgs(SolvingProgress(), simulated(SolvingProgress(), 2, 2, 1.0, TRUTH))  # what only the first search takes
     torch.manual_seed(seed)
-    truth = {name: value.double() for name, value in TRUTH.items()}
     model = SolvingProgress()
-    history = simulated(model, prompts, steps, options.observed, truth)
+    history = simulated(model, prompts, steps, options.observed, _truth())
+    if part == "laplace":
+        return {part: _fitted(model, history, Laplace())}
+    if part == "svi":
+        return {part: _fitted(model, history, SVI(guide="low_rank"))}
     point, climbed = em(model, history, options.iterations)
-    _, searched = lbfgs(model, history)
-    best = max(max(one.value for one in way) for way in (climbed, searched))
-    row: dict[str, Any] = {"size": size, "seed": seed, "groups": len(history)}
-    row |= {"em": _told(climbed, best), "lbfgs": _told(searched, best), "laplace": _fitted(model, history, Laplace())}
-    if size in options.svi:
+    if part == "svi_from_em":
         values = point._asdict()
         start = Posterior({name: value.unsqueeze(0) for name, value in values.items()}, values, torch.zeros(0), True)
-        row["svi"] = _fitted(model, history, SVI(guide="low_rank"))
-        row["svi_from_em"] = _fitted(model, history, SVI(guide="low_rank", start=start))
-    print(row, flush=True)
-    return row
+        return {part: _fitted(model, history, SVI(guide="low_rank", start=start))}
+    _, searched = lbfgs(model, history)
+    best = max(max(one.value for one in way) for way in (climbed, searched))
+    return {"groups": len(history), "em": _told(climbed, best), "lbfgs": _told(searched, best)}
+
+
+def _truth() -> dict[str, Tensor]:
+    return {name: value.double() for name, value in TRUTH.items()}
 
 
 def em(model: SolvingProgress, history: RolloutHistory, iterations: int = 200) -> tuple[Point, list[Reached]]:
@@ -217,7 +227,7 @@ def table(result: dict[str, Any]) -> str:
     names = {
         "em": "EM, to within 0.01 nats of the top",
         "lbfgs": "the search of `Laplace()`, the same",
-        "laplace": "`Laplace()`, all of the fit",
+        "laplace": "`Laplace()`, all of the fit; passes of its search",
         "svi": '`SVI(guide="low_rank")`',
         "svi_from_em": "the same from the point of EM",
     }
@@ -225,7 +235,7 @@ def table(result: dict[str, Any]) -> str:
         rows = [row for row in result["rows"] if row["size"] == size]
         for way, name in names.items():
             found = [row[way] for row in rows if way in row]
-            if not found:
+            if len(found) < len(rows):
                 continue
             passes = [float(one.get("passes", one.get("steps"))) for one in found]
             seconds = [float(one["seconds"]) for one in found]
