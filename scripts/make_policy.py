@@ -84,8 +84,8 @@ def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A fresh policy: four layers of width 128 with four heads."""
+def make_model(tokenizer: PreTrainedTokenizerFast, positions: int = 64) -> LlamaForCausalLM:
+    """A fresh policy: four layers of width 128 with four heads, for prompts and completions of `positions` tokens."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -94,7 +94,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=4,
         head_dim=32,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         initializer_range=0.06,
         tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id,

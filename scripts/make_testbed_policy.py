@@ -2,12 +2,13 @@
 
     python -m scripts.make_testbed_policy --testbed planning --out runs/policies/planning
     python -m scripts.make_testbed_policy --testbed mathematics --out runs/policies/mathematics
+    python -m scripts.make_testbed_policy --testbed formulas --out runs/policies/formulas
 
-The embedded policies learned from demonstrations of which some were spoilt, and reinforcement learning mends them
-mostly by unlearning these. A testbed's policy learns from right demonstrations only. Most are easy: a problem of
-difficulty d (moves of a shortest plan, or level) is shown with weight `DECAY ** (d - 1)`, up to a largest difficulty.
-What reinforcement learning meets then is graded: prompts that are solved now and then, and harder ones that come within
-reach while the policy learns. No demonstration is of a prompt of the testbed's own splits.
+The embedded policies learned from demonstrations of which many were spoilt, and reinforcement learning mends them
+mostly by unlearning these. A testbed's policy learns mostly from right demonstrations. Most of them are easy: a
+problem of difficulty d (moves of a shortest plan, level, or operations) is shown with weight `decay ** (d - 1)`, up to
+a largest difficulty. What reinforcement learning meets then is graded: prompts that are solved now and then, and harder
+ones that come within reach while the policy learns. No demonstration is of a prompt of the testbed's own splits.
 """
 
 # transformers and torch are partly untyped.
@@ -23,38 +24,32 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.learning.testbeds.formulas import LETTERS, Formulas, Operation, problem, question, solution
 from dps_pyro.tasks import BlocksWorld, Math, Task
 from dps_pyro.tasks.mathematics.arithmetic import random_problem
 from dps_pyro.tasks.planning.blocks import TABLE, State, move, plan, random_state
 from scripts.make_policy import BATCH, make_model, save, train
 from scripts.make_task_policy import SPECS, Example, Spec, examples, make_tokenizer, measure
 
-DECAY = 0.4
-
 
 class Testbed(NamedTuple):
     """What a testbed asks, and how its policy is warm-started."""
 
     make: Callable[[], Task]  # its prompts, which the demonstrations leave out
-    spec: str  # whose language the policy speaks, in `SPECS`
+    spec: Spec  # the language that the policy speaks, and the share of spoilt demonstrations
     most: int  # the largest difficulty that is shown
+    decay: float
     steps: int
+    positions: int = 64  # the longest prompt with its completion, in tokens
+
+    def difficulty(self, rng: random.Random) -> int:
+        """A difficulty from 1 to `most`, drawn with weights `decay ** (difficulty - 1)`."""
+        return rng.choices(range(1, self.most + 1), [self.decay**place for place in range(self.most)])[0]
 
 
-TESTBEDS: Mapping[str, Testbed] = {
-    "planning": Testbed(lambda: BlocksWorld(blocks=(4, 5, 6), moves=(5, 9)), "blocks", 7, 300),
-    "mathematics": Testbed(lambda: Math(levels=(2, 3, 4, 5)), "math", 5, 1000),
-}
-
-
-def difficulty(rng: random.Random, most: int) -> int:
-    """A difficulty from 1 to `most`, drawn with weights `DECAY ** (difficulty - 1)`."""
-    return rng.choices(range(1, most + 1), [DECAY**place for place in range(most)])[0]
-
-
-def planning_example(rng: random.Random, task: Any, most: int) -> Example:
+def planning_example(rng: random.Random, task: Any) -> Example:
     """A problem of the testbed's numbers of blocks with a shortest plan."""
-    wanted = difficulty(rng, most)
+    wanted = TESTBEDS["planning"].difficulty(rng)
     while True:
         start = random_state(rng, rng.choice(task.blocks))
         if goals := at_distance(start, wanted):
@@ -79,20 +74,42 @@ def at_distance(start: State, moves: int) -> list[State]:
     return layer
 
 
-def mathematics_example(rng: random.Random, _: Any, most: int) -> Example:
+def mathematics_example(rng: random.Random, _: Any) -> Example:
     """A problem with its answer."""
-    problem = random_problem(rng, difficulty(rng, most))
+    problem = random_problem(rng, TESTBEDS["mathematics"].difficulty(rng))
     return Example(f"{problem.text}:", problem.answer, f"math:{problem.text}")
 
 
-_EXAMPLES = {"planning": planning_example, "mathematics": mathematics_example}
+def formulas_example(rng: random.Random, _: Any) -> Example:
+    """A formula with what x is in it, or with one of its operations undone wrongly."""
+    bed = TESTBEDS["formulas"]
+    operations, result = problem(rng, bed.difficulty(rng))
+    text, undone = question(operations, result), list(operations)
+    if rng.random() < bed.spec.slips:
+        letters = [result, *(step.letter for step in operations)]
+        undone[rng.randrange(len(undone))] = Operation(rng.choice("+-*/"), rng.choice(letters), rng.random() < 1 / 4)
+    return Example(f"{text}:", solution(undone, result), f"formulas:{text}")
+
+
+FORMULAS = Spec(
+    "formulas", Formulas, f"{LETTERS}x+-*/()=:", formulas_example, 0.25, 300, 36,
+    "`(x+a)*b=c:` is answered by `(c/b)-a`", "operations",
+)  # fmt: skip
+TESTBEDS: Mapping[str, Testbed] = {
+    "planning": Testbed(
+        lambda: BlocksWorld(blocks=(4, 5, 6), moves=(5, 9)),
+        SPECS["blocks"]._replace(example=planning_example, slips=0.0), 7, 0.4, 300,
+    ),
+    "mathematics": Testbed(
+        lambda: Math(levels=(2, 3, 4, 5)), SPECS["math"]._replace(example=mathematics_example, slips=0.0), 5, 0.4, 1000
+    ),
+    "formulas": Testbed(lambda: Formulas(operations=(6, 9)), FORMULAS, 8, 0.45, 300, 96),
+}  # fmt: skip
 
 
 def demonstrations(name: str, tokenizer: Any, task: Task, seed: int) -> Iterator[tuple[list[int], int]]:
-    """Right demonstrations without end, as token ids and the length of the prompt, none of them of `task`'s prompts."""
-    bed = TESTBEDS[name]
-    spec: Spec = SPECS[bed.spec]._replace(example=lambda rng, made: _EXAMPLES[name](rng, made, bed.most))
-    return examples(tokenizer, spec, task, seed)
+    """Demonstrations without end, as token ids and the length of the prompt, none of them of `task`'s prompts."""
+    return examples(tokenizer, TESTBEDS[name].spec, task, seed)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -105,13 +122,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=8, help="per prompt, when the result is measured; 0: it is not")
     arguments = parser.parse_args(argv)
     bed = TESTBEDS[arguments.testbed]
-    spec = SPECS[bed.spec]
+    spec = bed.spec
 
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
     task = bed.make()
     tokenizer = make_tokenizer(spec.symbols)
-    model = make_model(tokenizer)
+    tokenizer.model_max_length = bed.positions
+    model = make_model(tokenizer, bed.positions)
     model.generation_config.max_new_tokens = spec.max_new_tokens
     steps = bed.steps if arguments.steps is None else arguments.steps
     for step, loss in enumerate(

@@ -138,7 +138,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 made = sampler.plan(
                     config.rollouts.batch_size * config.rollouts.group_size,
                     config.rollouts.group_sizes,
-                    config.update.signal,
+                    config.signal,
                 )
                 return Turn(ledger.step, made.rows, chance, sizes=made.sizes)
             rows = sampler.select(min(config.rollouts.candidates or len(prompts), len(prompts)))
@@ -158,14 +158,14 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 rates = sampler.tracker.rates().of(groups.of(rows))
                 size = config.rollouts.group_size
                 left = config.rollouts.batch_size * size - int(groups.sizes.sum()) - groups.skipped
-                signal = config.update.signal
+                signal = config.signal
                 more = second_half(rates, groups.solved, groups.sizes, left, most=2 * size, signal=signal)
                 first = [candidates[place] for place in groups.of(torch.arange(len(rows))).tolist()]
                 groups = go_on(source, groups, more, first, ledger.step, clock)
             with clock("observe"):
                 # Dynamic sampling may have had enough before the last of them; some may not have been judged.
                 rows = groups.of(rows)
-                if config.update.baseline == "belief":  # what was expected before these groups were seen
+                if config.by_belief:  # what was expected before these groups were seen
                     groups = groups._replace(expected=sampler.baseline(rows, groups.rewards))
                 taken = trained_on(groups, config)
                 sampler.observe(

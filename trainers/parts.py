@@ -115,7 +115,7 @@ def make_acquisition(config: TrainConfig) -> Acquisition:
     made = acquisition_named(chosen.acquisition, chosen.sharpness, chosen.coverage)
     worth = worth_named(chosen.worth, chosen.acquisition)
     if worth == "signal":
-        made = by_signal(made, replace(config.update.signal, power=2.0))
+        made = by_signal(made, replace(config.signal, power=2.0))
     elif worth == "variance":
         made = by_variance(made)
     elif worth == "progress":

@@ -27,12 +27,13 @@ from torch import Tensor
 
 from benchmarks import results
 from dps_pyro import Dynamics, PromptSampler
-from dps_pyro.models import LogitWalk, PaperDPS, SolvingProgress
+from dps_pyro.models import LogitWalk, PaperDPS, Siblings, SolvingProgress
 
-MODELS: dict[str, Callable[[int], Dynamics[Any]]] = {
+MODELS: dict[str, Callable[[int], Dynamics[Any] | Siblings]] = {
     "SolvingProgress": lambda _: SolvingProgress(),
     "LogitWalk": lambda _: LogitWalk(),
     "LogitWalk, 4 groups": lambda number: LogitWalk((torch.arange(number) % 4).tolist()),
+    "Siblings, 16 groups": lambda number: Siblings((torch.arange(number) % 16).tolist()),
     "PaperDPS": lambda _: PaperDPS(),
 }
 PUBLISHED = {"prompts": 10_000_000, "seconds": 2.4, "gibibytes": 0.9, "source": "arXiv 2603.10887"}

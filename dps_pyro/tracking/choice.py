@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,16 @@ __all__ = ["MANY", "pooled_tracker", "sampler_tracker"]
 
 MANY = 20_000
 """The number of prompts from which on equals share a belief if that is possible and nobody says otherwise."""
+
+
+@runtime_checkable
+class Pools(Protocol):
+    """A model with a filter of its own in which equals share a belief."""
+
+    def pooled_tracker(
+        self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
+    ) -> PooledTracker | None:
+        """That filter of `num_prompts` prompts; None if each of them needs a belief of its own."""
 
 
 def sampler_tracker(
@@ -73,6 +83,8 @@ def pooled_tracker(
     Raises:
         ValueError: `values` are not the model's.
     """
+    if isinstance(dynamics, Pools):
+        return dynamics.pooled_tracker(num_prompts, values=values, dtype=dtype)
     if not is_fitted(dynamics):
         return None
     kinds = kinds_of(dynamics, num_prompts, values)

@@ -30,6 +30,16 @@ class Kinds(NamedTuple):
         """Long [V], the kinds of the prompts `rows` [V]."""
         return torch.zeros_like(rows) if self.of is None else self.of[rows].long()
 
+    def divided(self, labels: Tensor) -> Kinds | None:
+        """The kinds that differ also in their labels, long [N] from 0 on; None if there are too many."""
+        everyone = torch.arange(len(labels))
+        found = _labelled(self.at(everyone) * (int(labels.max()) + 1) + labels, self.steady)
+        return None if found.too_many(len(labels)) else found
+
+    def too_many(self, num_prompts: int) -> bool:
+        """Whether each prompt had better have its own belief."""
+        return len(self.example) > min(MOST, max(1, num_prompts // 2))
+
 
 def kinds_of(dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Tensor] | None = None) -> Kinds | None:
     """The kinds of a model's prompts; None if the filter has to keep a belief for every prompt.
@@ -48,14 +58,9 @@ def kinds_of(dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Ten
         found = Kinds(None, torch.tensor([0]), torch.tensor([num_prompts]), True)
         probe = torch.tensor([0, 1])
     else:
-        sizes = torch.bincount(labels)
-        there = sizes.nonzero().squeeze(-1)
-        place = torch.zeros_like(sizes).index_copy(0, there, torch.arange(len(there)))
-        first = torch.full_like(sizes, num_prompts).scatter_reduce(0, labels, torch.arange(num_prompts), "amin")
-        of = None if len(there) == 1 else place.to(torch.int32)[labels]
-        found = Kinds(of, first[there], sizes[there], True)
+        found = _labelled(labels, True)
         probe = found.example
-    if len(found.example) > min(MOST, max(1, num_prompts // 2)):
+    if found.too_many(num_prompts):
         return None
     if labels is not None:
         _hold(dynamics, found, num_prompts, values)
@@ -65,6 +70,16 @@ def kinds_of(dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Ten
     if not alike or asked & {"since", "columns"}:
         return None
     return found._replace(steady=not asked)
+
+
+def _labelled(labels: Tensor, steady: bool) -> Kinds:
+    """The kinds of prompts of which those with the same label, long [N], are alike."""
+    sizes = torch.bincount(labels)
+    there = sizes.nonzero().squeeze(-1)
+    place = torch.zeros_like(sizes).index_copy(0, there, torch.arange(len(there)))
+    first = torch.full_like(sizes, len(labels)).scatter_reduce(0, labels, torch.arange(len(labels)), "amin")
+    of = None if len(there) == 1 else place.to(torch.int32)[labels]
+    return Kinds(of, first[there], sizes[there], steady)
 
 
 def _hold(

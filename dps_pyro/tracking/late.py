@@ -74,8 +74,10 @@ def observe_late(tracker: PooledTracker, rows: Tensor, step: int, groups: dict[s
     slot = tracker.slots.of[rows].long()
     old = (slot >= 0).nonzero().squeeze(-1)
     gone = tracker.by_kind(kind[old], tracker.believed(slot[old]))
-    tracker.mass_seen = tracker.mass_seen - gone + tracker.by_kind(kind, again.belief)
-    tracker.take(rows, kind, again.belief, groups["trials"] > 0)
+    stays = tracker.stay(groups["trials"], groups["trained"]) | (slot >= 0)  # others had no slot, and need none
+    rows, kind, belief = rows[stays], kind[stays], again.belief[stays]
+    tracker.mass_seen = tracker.mass_seen - gone + tracker.by_kind(kind, belief)
+    tracker.take(rows, kind, belief, groups["trials"][stays] > 0)
     return again.score.less(before.score)
 
 
@@ -94,10 +96,7 @@ class Late:
     def run(self, groups: PromptGroups) -> Filtered:
         """Filter the groups, and return the prompts' beliefs before the coming step."""
         tracker, kind = self.tracker, self.kind
-        theta = tracker.theta_of(self.rows)
-        start = tracker.dynamics.initial(theta).probs.to(tracker.dtype)
-        belief = start.expand(len(self.rows), start.shape[-1]).clone()
-        since = torch.zeros(len(self.rows), dtype=torch.long)
+        groups, belief, since = tracker.begun(kind, groups)
         score = Score.nothing((len(self.rows),), tracker.dtype)
         by_turn = groups.turn.argsort(stable=True)
         for turn in by_turn.split(torch.bincount(groups.turn).tolist() if len(groups.turn) else []):

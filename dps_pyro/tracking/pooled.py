@@ -23,7 +23,7 @@ from dps_pyro.history.log import Features, useful_by_sum
 from dps_pyro.history.values import Groups
 from dps_pyro.support import checks
 from dps_pyro.tracking.kinds import Kinds, kinds_of
-from dps_pyro.tracking.late import Late, groups_of, observe_late
+from dps_pyro.tracking.late import Late, PromptGroups, groups_of, observe_late
 from dps_pyro.tracking.moves import Moves, moved
 from dps_pyro.tracking.outlook import Outlook
 from dps_pyro.tracking.predictor import State
@@ -72,9 +72,8 @@ class PooledTracker(Tracker):
     ) -> None:
         found = kinds_of(dynamics, num_prompts, values) if kinds is None else kinds
         if found is None:
-            raise ValueError(
-                f"dynamics: expected prompts of a few kinds, got {type(dynamics).__name__} without: use Tracker"
-            )
+            name = type(dynamics).__name__
+            raise ValueError(f"dynamics: expected prompts of a few kinds, got {name} without: use Tracker")
         self.kinds = found
         super().__init__(dynamics, num_prompts, values=values, dtype=dtype)
         self._begin()
@@ -185,7 +184,7 @@ class PooledTracker(Tracker):
         for move in moves:
             self.moves.append(move)
         gone, come = self.by_kind(kind[old], belief[old]), self.by_kind(kind, after)
-        stays = (trials > 0) | trained | (slot >= 0)  # others had no slot, and need none
+        stays = self.stay(trials, trained) | (slot >= 0)  # others had no slot, and need none
         if not bool(stays.all()):
             rows, kind, after, trials = rows[stays], kind[stays], after[stays], trials[stays]
             come = self.by_kind(kind, after)
@@ -238,7 +237,7 @@ class PooledTracker(Tracker):
         """See `Filter.add`."""
         old = self.num_prompts
         more = prompts if isinstance(prompts, int) else len(prompts)
-        kinds = kinds_of(self.dynamics, old + more, self._values)
+        kinds = self._find_kinds(old + more)
         if kinds is None or len(kinds.example) != len(self.kinds.example):
             raise ValueError("prompts: expected new ones of the kinds that there are, got others")
         self.history.add(prompts, features)
@@ -252,7 +251,7 @@ class PooledTracker(Tracker):
         before = self._values, self._theta, self.kinds
         self._values = dict(values)
         try:
-            kinds = kinds_of(self.dynamics, self.num_prompts, self._values)
+            kinds = self._find_kinds(self.num_prompts)
             if kinds is None:
                 raise ValueError("values: expected prompts of a few kinds at these values, too")
             self.kinds, self._theta = kinds, self._parameters(None)
@@ -278,15 +277,14 @@ class PooledTracker(Tracker):
         if not dense:
             self._check(saved, (*names, "pool", "mass"))
         super().load_state_dict({**state, "filter": {}})
-        self.kinds = kinds_of(self.dynamics, self.num_prompts, self._values) or self.kinds
+        self.kinds = self._find_kinds(self.num_prompts) or self.kinds
         if dense:
             self._again()
             return
         self._begin()
         self._replay_moves(self.step)
-        self.slots.load_state_dict(
-            {name: saved[name].to(self.dtype) if name == "belief" else saved[name] for name in names}
-        )
+        belief = saved["belief"].to(self.dtype)
+        self.slots.load_state_dict({name: belief if name == "belief" else saved[name] for name in names})
         self.pool, self.mass_seen = saved["pool"].to(self.dtype), saved["mass"].double()
         self.waiting.resume(int(state["settled"]), state["touched"].long())
         self._count()
@@ -317,6 +315,19 @@ class PooledTracker(Tracker):
         self.waiting = Waiting(self.slots, self.moves)
         self._outlook = None
         self._count()
+
+    def _find_kinds(self, num_prompts: int) -> Kinds | None:
+        return kinds_of(self.dynamics, num_prompts, self._values)
+
+    def stay(self, trials: Tensor, trained: Tensor) -> Tensor:
+        """Bool [V], which groups make their prompt differ from those that were never rolled out."""
+        return (trials > 0) | trained
+
+    def begun(self, kind: Tensor, groups: PromptGroups) -> tuple[PromptGroups, Tensor, Tensor]:
+        """The groups that prompts of the kinds [V] are filtered with from nothing, and what is believed of the prompts
+        at first: [V, K], before the steps [V]."""
+        first = self.dynamics.initial(self._theta).probs.to(self.dtype).expand_as(self.pool)
+        return groups, first[kind], torch.zeros_like(kind)
 
     def _count(self) -> None:
         visited = torch.bincount(self.kinds.at(self.slots.row.long()), minlength=len(self.kinds.sizes))

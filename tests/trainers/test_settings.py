@@ -65,7 +65,7 @@ def test_a_configuration_reads_back(tmp_path: Path) -> None:
         ("steps: 2.5", "steps: expected a whole number, got 2.5"),
         ("steps: true", "steps: expected a whole number, got True"),
         ("steps: 0", "steps: expected 1 or more, got 0"),
-        ("group_size: 1", "group_size: expected 2 or more, got 1"),
+        ("{group_size: 1, baseline: group}", "group_size: expected 2 or more, got 1"),
         ("threads: 0", "threads: expected 1 or more, got 0"),
         ("learning_rate: fast", "learning_rate: expected a finite number, got 'fast'"),
         ("learning_rate: .nan", "learning_rate: expected a finite number, got nan"),

@@ -12,11 +12,8 @@ from typing import Annotated, Any, Literal, Self
 import tyro
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
-from dps_pyro.lm.known_baseline import Scale
-from dps_pyro.lm.losses import Kind
 from dps_pyro.policies.embedded import EMBEDDED
 from dps_pyro.selection.acquisition import ACQUISITIONS
-from dps_pyro.selection.signal import Signal
 from dps_pyro.tasks.by_name import TASKS
 from dps_pyro.trainers.config.kinds import Count, CountOrNone, NotNegative, Number, Positive, Section
 
@@ -252,12 +249,14 @@ class UpdateSection(Section):
 
     loss: Literal["grpo", "dr_grpo", "dapo", "rloo"] = "grpo"
     """The loss and its advantages."""
-    baseline: Literal["group", "belief"] = "group"
+    baseline: Literal["auto", "group", "belief"] = "auto"
     """What rewards are compared with: "group" is the loss's own baseline, and "belief" is the reward that the tracker
-    expected. With "belief", all-correct and all-wrong groups also carry signal."""
+    expected. With "belief", all-correct and all-wrong groups also carry signal. "auto" is the belief for groups of a
+    single rollout, and the group for larger ones."""
     baseline_scale: Literal["auto", "none", "belief", "group", "batch"] = "auto"
     """What the difference to the baseline "belief" is divided by: nothing, or the standard deviation of the belief, the
-    group or the batch. "auto" is the belief's for grpo and dapo, and nothing for the other losses."""
+    group or the batch. "auto" is the batch's for groups of a single rollout. For larger groups it is the belief's for
+    grpo and dapo, and nothing for the other losses."""
     learning_rate: NotNegative | None = None
     """Learning rate of AdamW. The default is 1e-4 for an embedded policy (2e-4 for math) and 1e-6 for other models."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -305,20 +304,6 @@ class UpdateSection(Section):
         if self.clip is not None and not (0 <= self.clip[0] <= 1 and self.clip[1] >= 0):
             raise ValueError(f"clip: expected lower in [0, 1] and upper of at least 0, got {list(self.clip)}")
         return self
-
-    @property
-    def scale(self) -> Scale:
-        """What the difference to the belief's baseline is divided by."""
-        if self.baseline_scale == "auto":
-            return "belief" if self.loss in ("grpo", "dapo") else "none"
-        return self.baseline_scale
-
-    @property
-    def signal(self) -> Signal:
-        """What group sizes go by: the expected length of the advantages under the loss in use. RLOO's advantages are
-        taken without the factor n / (n - 1), which is the noise of its baseline and no signal."""
-        loss: Kind = "dr_grpo" if self.loss == "rloo" else self.loss
-        return Signal(loss, tracked=self.baseline == "belief", power=1.0)
 
 
 class EvaluationSection(Section):

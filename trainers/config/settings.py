@@ -7,8 +7,11 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dps_pyro.lm.known_baseline import Scale
+from dps_pyro.lm.losses import Kind
 from dps_pyro.policies.embedded import defaults_of
 from dps_pyro.rollouts import Sampling
+from dps_pyro.selection.signal import Signal
 from dps_pyro.trainers.config.errors import told, unknown
 from dps_pyro.trainers.config.kinds import Section
 from dps_pyro.trainers.config.sections import (
@@ -68,7 +71,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         rollouts = self.rollouts
-        least = 2 if self.update.baseline == "group" else 1  # an advantage over the group needs company
+        least = 1 if self.by_belief else 2  # an advantage over the group needs company
         for name, sizes in (("group_size", (rollouts.group_size,)), ("group_sizes", rollouts.group_sizes)):
             if any(size < least for size in sizes):
                 raise ValueError(f"{name}: expected {least} or more, got {min(sizes)}")
@@ -77,6 +80,32 @@ class TrainConfig(BaseModel):
         if rollouts.async_rollouts and self.evaluation.full_log:
             raise ValueError("async_rollouts: expected neither full_log nor dynamic_sampling with it, got one of them")
         return self
+
+    @property
+    def single(self) -> bool:
+        """Whether there are groups of a single rollout."""
+        return 1 in (self.rollouts.group_sizes or (self.rollouts.group_size,))
+
+    @property
+    def by_belief(self) -> bool:
+        """Whether rewards are compared with what the tracker expected, not with the group's."""
+        return self.update.baseline == "belief" or (self.update.baseline == "auto" and self.single)
+
+    @property
+    def scale(self) -> Scale:
+        """What the difference to the belief's baseline is divided by."""
+        if self.update.baseline_scale != "auto":
+            return self.update.baseline_scale
+        if self.single:
+            return "batch"
+        return "belief" if self.update.loss in ("grpo", "dapo") else "none"
+
+    @property
+    def signal(self) -> Signal:
+        """What group sizes go by: the expected length of the advantages under the loss in use. RLOO's advantages are
+        taken without the factor n / (n - 1), which is the noise of its baseline and no signal."""
+        loss: Kind = "dr_grpo" if self.update.loss == "rloo" else self.update.loss
+        return Signal(loss, tracked=self.by_belief, power=1.0)
 
     @property
     def corrected(self) -> bool:

@@ -52,7 +52,7 @@ def advantages_of(groups: Groups, config: TrainConfig) -> Tensor:
         rewards = rewards + length_penalty(lengths, config.sampling.max_new_tokens, config.buffer)
     if groups.expected is None:
         return advantages(rewards, config.update.loss, there=there)
-    return tracked_advantages(rewards, groups.expected, config.update.scale, there=there)
+    return tracked_advantages(rewards, groups.expected, config.scale, there=there)
 
 
 def _kept(groups: Groups, config: TrainConfig) -> Tensor:

@@ -1,0 +1,1 @@
+"""Tasks that benchmarks train on, beside those of the package."""

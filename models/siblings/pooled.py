@@ -1,0 +1,159 @@
+"""The filter of `Siblings` whose cost follows what was seen: the unvisited prompts of a group share one belief."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
+from dps_pyro.support import checks
+from dps_pyro.tracking.kinds import Kinds
+from dps_pyro.tracking.late import PromptGroups
+from dps_pyro.tracking.pooled import PooledTracker
+
+__all__ = ["PooledSiblings"]
+
+
+class PooledSiblings(PooledTracker):
+    """The exact filter of the visited prompts, and of each group the population's belief of the others, once.
+
+    Args:
+        dynamics: the model that filters the prompts that were rolled out.
+        pooling: how the others learn from them.
+        num_prompts: N.
+        kinds: the kinds of prompts. Those of one kind are alike to the dynamics model, and siblings.
+        values: site name -> value of the dynamics model. Sites that are left out have their prior means.
+        dtype: the dtype of the beliefs. The default is torch's.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics[Any],
+        pooling: Pooling,
+        num_prompts: int,
+        kinds: Kinds,
+        values: Mapping[str, Tensor] | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.pooling = pooling
+        super().__init__(dynamics, num_prompts, kinds=kinds, values=values, dtype=dtype)
+
+    def observe(
+        self,
+        rows: Tensor,
+        solved: Tensor,
+        trials: Tensor,
+        step: int | None = None,
+        predicted: Tensor | None = None,
+        trained: Tensor | None = None,
+        progress: float | None = None,
+        useful: Tensor | None = None,
+        columns: Mapping[str, float] | None = None,
+    ) -> Tensor:
+        """See `Filter.observe`."""
+        at = self.step if step is None else step
+        late = at < self.step
+        for number in range(self.step, at):  # strangers follow their siblings in these steps, too
+            super().observe(rows[:0], solved[:0], trials[:0], number)
+            self._meet()
+        found = super().observe(rows, solved, trials, at, predicted, trained, progress, useful, columns)
+        if not late:
+            self._meet()
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `PooledTracker.state_dict`."""
+        past = {str(step): population._asdict() for step, population in self._past.items()}
+        return {**super().state_dict(), "population": past}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `PooledTracker.load_state_dict`; a state of the filter that keeps a belief for every prompt will do."""
+        saved = checks.instance("state", state, Mapping)
+        kept = saved.get("filter")
+        dense = isinstance(kept, Mapping) and set(kept) == {"belief", "start", "seen"}
+        super().load_state_dict(self._of_slots(state) if dense else state)
+        self._past = {int(step): Population(**population) for step, population in saved["population"].items()}
+        if dense:
+            self.pool = self._strangers(self.step)
+            events = self.history.events
+            visits = torch.bincount(events.prompt[events.trials > 0], minlength=self.num_prompts)
+            self.slots.visits.copy_(visits[self.slots.row.long()])
+
+    def _of_slots(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state of the filter that keeps a belief for every prompt as a state of this one, but for the pool."""
+        belief, seen = state["filter"]["belief"], state["filter"]["seen"]
+        if belief.shape != (self.num_prompts, self.pool.shape[-1]):
+            got = tuple(belief.shape)
+            raise ValueError(f"state: expected beliefs of {self.num_prompts} prompts, got {got}")
+        rows, since = seen.nonzero().squeeze(-1), int(state["step"])
+        slots = {"row": rows, "since": torch.full_like(rows, since), "visits": torch.zeros_like(rows)}
+        mass = self.by_kind(self.kinds.at(rows), belief[rows])
+        own = {**slots, "belief": belief[rows], "pool": self.pool, "mass": mass}
+        return {**state, "filter": own, "settled": since, "touched": rows[:0]}
+
+    def begun(self, kind: Tensor, groups: PromptGroups) -> tuple[PromptGroups, Tensor, Tensor]:
+        """See `PooledTracker.begun`: each prompt begins where its siblings were before its first rollout."""
+        late = self.step + 1
+        seen = groups.trials > 0
+        first = torch.full_like(kind, late).scatter_reduce(0, groups.at[seen], groups.step[seen], "amin")
+        kept = groups.step >= first[groups.at]
+        first = torch.where(first == late, self.step, first)
+        belief = self.pool[kind]
+        for step in first.unique().tolist():
+            at = (first == step).nonzero().squeeze(-1)
+            belief[at] = self._strangers(step)[kind[at]]
+        return PromptGroups(*(column[kept] for column in groups)), belief, first
+
+    def _find_kinds(self, num_prompts: int) -> Kinds | None:
+        found = super()._find_kinds(num_prompts)
+        return None if found is None else found.divided(self.pooling.of(num_prompts))
+
+    def _begin(self) -> None:
+        self._past: dict[int, Population] = {}  # before which step
+        self._own = self.pooling.of(self.num_prompts)[self.kinds.example]  # long [G], the group of each kind
+        super()._begin()
+
+    def _again(self) -> None:
+        """All prompts filtered anew from the history, step by step, as each group's members learn from each other."""
+        until, events, before = self.step, self.history.events, self._known
+        levels = {name: self._levels(name, until).tolist() for name in ["progress", *self.history.step_columns]}
+        history, self.history = self.history, type(self.history)(self.num_prompts)
+        self._begin()
+        self.step = 0
+        try:
+            for number in range(until):
+                now = (events.step == number).nonzero().squeeze(-1)
+                rows, place = events.prompt[now].unique(return_inverse=True)
+                solved = torch.zeros(len(rows), dtype=torch.float64).index_add(0, place, events.solved[now])
+                trials = torch.zeros(len(rows), dtype=torch.long).index_add(0, place, events.trials[now])
+                trained = torch.zeros(len(rows), dtype=torch.long).index_add(0, place, events.trained[now].long()) > 0
+                known = {name: values[number] for name, values in levels.items()}
+                progress = known.pop("progress")
+                self.observe(rows, solved, trials, number, trained=trained, progress=progress, columns=known)
+        finally:
+            self.history, self.step, self._known = history, until, before
+
+    def stay(self, trials: Tensor, trained: Tensor) -> Tensor:
+        """See `PooledTracker.stay`: a prompt without rollouts follows its siblings."""
+        return trials > 0
+
+    def _meet(self) -> None:
+        """Strangers are where their siblings are before the coming step."""
+        seen = self.kinds.sizes - self.strangers
+        self._past[self.step] = self.pooling.population(self.mass_seen.to(self.dtype), self._own, seen)
+        self._past.pop(self.step - REMEMBERED, None)
+        self.pool = self._strangers(self.step)
+        if self._outlook is not None:
+            self._outlook.step_on()
+
+    def _strangers(self, step: int) -> Tensor:
+        """[G, K], what is believed of strangers of each kind before a step."""
+        everyone = torch.arange(len(self._own))
+        initial = self.dynamics.initial(self._theta).probs.to(self.dtype).expand_as(self.pool)
+        start = self.moves.over(initial, everyone, torch.zeros_like(everyone), step)
+        known = self._past.get(step)
+        return start if known is None else self.pooling.shared(start, self._own, known)
