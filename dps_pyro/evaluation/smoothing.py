@@ -22,7 +22,7 @@ from dps_pyro.dynamics.step import steps_of
 from dps_pyro.history.log import Outcomes, RolloutHistory, observed
 from dps_pyro.support import checks
 from dps_pyro.support.devices import device_of, moved, on_device
-from dps_pyro.tracking.places import put
+from dps_pyro.support.places import put
 from dps_pyro.tracking.tracker import is_fitted
 
 __all__ = ["law", "paths", "smooth", "smoothed"]

@@ -14,9 +14,9 @@ from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.support import checks
 from dps_pyro.support.devices import off_device, on_device
-from dps_pyro.tracking.places import placed, put
+from dps_pyro.support.places import placed, put
+from dps_pyro.tracking.late import Score
 from dps_pyro.tracking.rates import Rates, expected_next
-from dps_pyro.tracking.score import Score
 from dps_pyro.tracking.snapshots import Snapshots
 
 __all__ = ["Filter", "Groups", "Predictor", "State"]

@@ -15,7 +15,7 @@ from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 from dps_pyro.support.devices import device_of, moved
-from dps_pyro.tracking.places import placed, put
+from dps_pyro.support.places import placed, put
 from dps_pyro.tracking.predictor import Filter, Groups, Predictor, State
 from dps_pyro.tracking.rates import Mixture
 

@@ -14,7 +14,7 @@ from dps_pyro.dynamics.step import Step
 from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
 from dps_pyro.support import checks
 from dps_pyro.support.devices import device_of, moved
-from dps_pyro.tracking.places import placed, put
+from dps_pyro.support.places import placed, put
 from dps_pyro.tracking.predictor import State
 from dps_pyro.tracking.tracker import Tracker
 
