@@ -59,6 +59,7 @@ BENCHMARKS = {
     "sbc": Benchmark("inference.sbc", _to("sbc")),
     "recovery": Benchmark("inference.recovery", _to("recovery")),
     "labels": Benchmark("inference.labels", _to("labels")),
+    "em": Benchmark("inference.em", _to("em")),
     "predictive": Benchmark("inference.predictive", _to("predictive")),
     "hostile": Benchmark("hostile"),
     "torture": Benchmark("torture"),

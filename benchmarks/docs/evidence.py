@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks import gpu, pairs
 from benchmarks.cost import trainer
 from benchmarks.docs import bills, pictures
+from benchmarks.inference import em
 from benchmarks.learning import geometry, planning, smollm2, tasks
 from dps_pyro.trainers.bench.results import table as bench_table
 
@@ -66,6 +67,7 @@ def render(page: str) -> str:
         "sbc": lambda: calibration(_read("sbc")),
         "predictive": lambda: predictive(_read("predictive")),
         "labels": lambda: labels(_read("labels")),
+        "em": lambda: em.table(_read("em")),
         "fitting": lambda: fitting(_read("fit"), _read("filter")),
         "geometry": lambda: geometry.table(_read("geometry")),
         "tasks": lambda: tasks.table(_read("tasks")),
@@ -228,7 +230,7 @@ def recovery(result: dict[str, Any]) -> str:
         "cost",
     )
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for name in dict.fromkeys(model for model, _ in rows):
+    for name in (model for model, guide in rows if guide == "normal"):
         normal, low_rank = rows[name, "normal"], rows[name, "low_rank"]
         cells = [_named(normal), str(normal["global"]["scalars"])]
         cells += [f"{row['global']['coverage']:.2f} ± {row['global']['coverage_se']:.2f}" for row in (normal, low_rank)]

@@ -10,14 +10,19 @@ normal of low rank is less so; and neither is skewed as the posterior of a small
 those of the prior's own mean. The SVI fits of all histories run side by side, so that their seconds are not those of a
 fit. The rows of `laplace` have a column "cost" instead: processor seconds of its fits over those of `fit` with
 `SVI(guide="low_rank")` to the same few histories. A model and way that the result file has already is left as it is,
-unless --anew is given.
+unless --anew is given. The fits of `Laplace()` are kept one by one, so that a killed benchmark goes on where it was.
+They are made anew when the method's source changes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import inspect
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,16 +33,17 @@ from torch import Tensor
 from benchmarks.inference.gallery import FITTED, SMALL, arguments, make
 from benchmarks.inference.rows import Rows
 from benchmarks.inference.side_by_side import guides
-from dps_pyro import SVI, Laplace, RolloutHistory, fit
+from dps_pyro import SVI, Laplace, Posterior, RolloutHistory, fit
 from dps_pyro.dynamics.sites import own_sites
 from dps_pyro.evaluation.parallel_hmc import Posteriors
 from dps_pyro.evaluation.sbc_ranks import design, filled, simulated
+from dps_pyro.inference import laplace
 
 GUIDES = ("normal", "low_rank")
 WAYS = (*GUIDES, "laplace")
 TIMED = 3
 """Histories that are also fitted one by one by SVI, for the cost."""
-LEFT_OUT = ("out", "models", "ways", "anew", "seed")
+LEFT_OUT = ("out", "models", "ways", "anew", "seed", "runs")
 """Options that are not in the configuration."""
 WITHIN = (0.05, 0.95)
 """The quantiles between which the truth ought to be, in nine simulations of ten."""
@@ -64,6 +70,7 @@ def main() -> None:
     parser.add_argument("--svi-steps", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs/recovery"), help="where single fits are kept")
     parser.add_argument("--out", type=Path, help="a JSON file to write the result to")
     options = parser.parse_args()
 
@@ -80,7 +87,7 @@ def main() -> None:
     for name, guide in rows.missing(options.models or FITTED):
         if guide not in options.ways:
             continue
-        row = measure(name, guide, **configuration, seed=options.seed)
+        row = measure(name, guide, **configuration, seed=options.seed, runs=options.runs)
         _show(row)
         rows.add(row)
 
@@ -94,9 +101,9 @@ def _show(row: dict[str, Any]) -> None:
 
 def measure(
     name: str, guide: Any, *, histories: int, prompts: int, steps: int, observed: float, svi_steps: int, draws: int,
-    seed: int,
+    seed: int, runs: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The row of one model and guide."""
+    """The row of one model and guide. The fits of `laplace` are kept in the folder `runs`, if there is one."""
     start = time.perf_counter()
     model = make(name, {**arguments(name, prompts), **SMALL.get(name, {})})
     schedule = design(prompts, steps, visited=observed, seed=seed)
@@ -112,7 +119,9 @@ def measure(
     more: dict[str, Any] = {}
     if guide == "laplace":
         logs = [filled(schedule, one) for one in outcomes]
-        fits, more = one_by_one(model, logs, svi_steps=svi_steps, draws=draws, seed=seed)
+        sizes = (name, histories, prompts, steps, observed, draws, seed)
+        kept = None if runs is None else runs / "-".join(map(str, [*sizes, _stamp(model)]))
+        fits, more = one_by_one(model, logs, svi_steps=svi_steps, draws=draws, seed=seed, kept=kept)
         drawn = {site: torch.stack([fit[site] for fit in fits], 1).reshape(draws, *truth[site].shape) for site in truth}
     else:
         posteriors = Posteriors(of_all, {"outcomes": outcomes}, truth)
@@ -138,15 +147,28 @@ def measure(
 
 
 def one_by_one(
-    model: Any, logs: Sequence[RolloutHistory], *, svi_steps: int, draws: int, seed: int
+    model: Any,
+    logs: Sequence[RolloutHistory],
+    *,
+    svi_steps: int,
+    draws: int,
+    seed: int,
+    kept: Path | None = None,
 ) -> tuple[list[Mapping[str, Tensor]], dict[str, Any]]:
     """Each history's draws by `Laplace()`, site -> [draws, ...]; and what these fits were like: their cost beside that
-    of SVI, how many had weights to rely on, and how many had come to rest."""
-    fits, took = [], []
-    for log in logs:
+    of SVI, how many had weights to rely on, and how many had come to rest. Fits that the folder `kept` has are read."""
+    fits = list[Posterior]()
+    for number, log in enumerate(logs):
+        folder = None if kept is None else kept / str(number)
+        if folder is not None and folder.exists():
+            fits.append(Posterior.load(folder))
+            continue
         begun = time.process_time()
-        fits.append(fit(model, log, Laplace(draws=draws), seed=seed, progress=False))
-        took.append(time.process_time() - begun)
+        found = fit(model, log, Laplace(draws=draws), seed=seed, progress=False)
+        fits.append(replace(found, about={**found.about, "cpu_seconds": time.process_time() - begun}))
+        if folder is not None:
+            fits[-1].save(folder)
+    took = [one.about["cpu_seconds"] for one in fits]
     begun = time.process_time()
     for log in logs[:TIMED]:
         fit(model, log, SVI(guide="low_rank", steps=svi_steps, draws=draws), seed=seed, progress=False)
@@ -158,6 +180,12 @@ def one_by_one(
         "converged": sum(one.converged for one in fits),
     }
     return [one.draws for one in fits], told
+
+
+def _stamp(model: Any) -> str:
+    """Of the source of the model and of the method."""
+    sources = (inspect.getsource(module) for module in (sys.modules[type(model).__module__], laplace))
+    return hashlib.sha256("".join(sources).encode()).hexdigest()[:8]
 
 
 def prior_means(model: Any, prompts: int) -> dict[str, Tensor]:

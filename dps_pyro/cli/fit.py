@@ -67,6 +67,8 @@ class Options(LogOptions):
     """The number of posterior draws to keep. With nuts, this is the number per chain."""
     seed: int = 0
     """The random seed of the fit."""
+    device: str | None = None
+    """The device that computes the fit, such as cuda. The default is the CPU."""
     check: bool = True
     """Check first that the model keeps the contract. These are the quick checks of `dps-pyro check`."""
 
@@ -103,7 +105,7 @@ def run(arguments: list[str]) -> int:
         steps=options.steps,
         draws=options.draws,
     )
-    posterior = fit(model, history, method, prior=prior, widen=options.widen, seed=options.seed)
+    posterior = fit(model, history, method, prior=prior, widen=options.widen, seed=options.seed, device=options.device)
     made = {"model": options.model, "model_args": options.model_args}
     posterior = replace(posterior, about={**posterior.about, "made": made})
     posterior.save(options.out)

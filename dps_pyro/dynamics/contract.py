@@ -38,6 +38,7 @@ from dps_pyro.dynamics.step import Step, steps_of
 from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import Outcomes, RolloutHistory
 from dps_pyro.support import checks
+from dps_pyro.support.devices import off_device
 
 __all__ = ["Dynamics"]
 
@@ -207,8 +208,26 @@ class Dynamics(ABC, Generic[Theta]):
 def _laid_out(history: RolloutHistory, rows: Tensor) -> tuple[Outcomes, Tensor | None]:
     """The prompts' outcomes, and the rounds that have any; None if they are to be drawn."""
     every = len(rows) == history.num_prompts
+    if rows.device.type != "cpu":
+        return _laid_out_on(rows.device, history, rows, every)
     if not history.observed:
         solved, trials, trained, progress = history.dense()
         return Outcomes(solved, trials[rows], trained[rows], progress), None
     made = layout(history)
     return (history.dense(), made.rounds()) if every else (made.dense(rows), made.rounds(rows))
+
+
+def _laid_out_on(
+    device: torch.device, history: RolloutHistory, rows: Tensor, every: bool
+) -> tuple[Outcomes, Tensor | None]:
+    """The same on another device than the log's. The outcomes of all prompts are kept there until the log changes."""
+    with off_device(device):
+        kept = layout(history).elsewhere if every and history.observed else {}
+        found = _laid_out(history, rows.cpu()) if device not in kept else None
+    if found is not None:
+        outcomes, rounds = found
+        there = outcomes._replace(
+            **{name: part.to(device) for name, part in outcomes._asdict().items() if part is not None}
+        )
+        kept[device] = there, None if rounds is None else rounds.to(device)
+    return kept[device]

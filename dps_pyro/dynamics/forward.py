@@ -130,7 +130,7 @@ def log_likelihood(initial: Tensor, transition: Tensor, emitted: Tensor, leaps: 
 def leaps_over(gaps: Tensor, dtype: torch.dtype) -> Leaps:
     """The moves by the powers 1, 2, 4, ... of one matrix that pass `gaps` long [T, N] steps before each round: as many
     as the largest gap has binary digits, at most."""
-    digits = torch.arange(int(gaps.max()).bit_length()).view(-1, 1, 1)
+    digits = torch.arange(int(gaps.max()).bit_length(), device=gaps.device).view(-1, 1, 1)
     ones = gaps >> digits & 1  # [digits, T, N]
     whose = ones.to(dtype).unsqueeze(-2).transpose(0, 1)
     return [

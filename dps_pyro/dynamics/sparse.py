@@ -50,7 +50,8 @@ def log_likelihood_of_rounds(
 
 def _all_steps(shown: Tensor, prompt: Tensor, counts: list[int], size: int) -> Tensor:
     """[T, ..., N, K] for groups [M, ..., K] in the order of steps, `counts` of them at each: zeros where missing."""
-    step = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    device = shown.device
+    step = torch.arange(len(counts), device=device).repeat_interleave(torch.tensor(counts, device=device))
     dense = shown.new_zeros(len(counts) * size, *shown.shape[1:]).index_copy(0, step * size + prompt, shown)
     return dense.view(len(counts), size, *shown.shape[1:]).movedim(1, -2)
 

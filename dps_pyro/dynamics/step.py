@@ -11,6 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from dps_pyro.history.log import Outcomes, RolloutHistory
+from dps_pyro.support.devices import off_device
 
 Theta_contra = TypeVar("Theta_contra", contravariant=True)
 
@@ -150,14 +151,19 @@ def steps_of(history: RolloutHistory, outcomes: Outcomes, rows: Tensor | None = 
         outcomes: its rectangles [B, T] of the prompts asked for (`history.dense()`, `layout(history).dense(rows)`).
         rows: long [B], the prompts asked for; None for all.
     """
-    real = torch.get_default_dtype()
+    real, device = torch.get_default_dtype(), outcomes.trials.device
 
     def of_step(name: str) -> Callable[[], Tensor]:
-        return lambda: history.level(name).to(real).unsqueeze(0)
+        def made() -> Tensor:
+            with off_device(None if device.type == "cpu" else device):
+                level = history.level(name)
+            return level.to(device, real).unsqueeze(0)
+
+        return made
 
     def of_prompt(column: list[float]) -> Callable[[], Tensor]:
         def made() -> Tensor:
-            values = torch.tensor(column, dtype=real)
+            values = torch.tensor(column, dtype=real, device=device)
             return (values if rows is None else values[rows]).unsqueeze(-1)
 
         return made

@@ -19,30 +19,50 @@ from dps_pyro.dynamics.forward import log_likelihood
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.dynamics.step import steps_of
-from dps_pyro.history.log import RolloutHistory, observed
+from dps_pyro.history.log import Outcomes, RolloutHistory, observed
 from dps_pyro.support import checks
+from dps_pyro.support.devices import device_of, moved, on_device
+from dps_pyro.support.places import put
 from dps_pyro.tracking.tracker import is_fitted
 
 __all__ = ["law", "paths", "smooth", "smoothed"]
 
 
-def smoothed(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[str, Tensor] | None = None) -> Tensor:
+def smoothed(
+    dynamics: Dynamics[Any],
+    history: RolloutHistory,
+    values: Mapping[str, Tensor] | None = None,
+    *,
+    device: str | torch.device | None = None,
+) -> Tensor:
     """[N, T, K], `p(z_t | y_1:T)`: exact, by the forward-backward algorithm.
 
     Args:
         dynamics: the model; not one that brings a filter of its own.
         history: the log, with outcomes.
         values: site name -> value, such as `Posterior.point`. Sites that are left out are at their prior means.
+        device: where it is computed, with a copy of the model, such as "cuda". The log may lie on the CPU, and the
+            result does. The default is the CPU.
 
     Raises:
-        ValueError: the model is none of those, the log is a schedule, the values are not the model's, or at
-            them the model holds a group of the log impossible.
+        ValueError: the model is none of those, the log is a schedule, the values are not the model's, at them the
+            model holds a group of the log impossible, or this machine does not have the device.
     """
-    solved = observed(history)
-    theta = _fitted(dynamics).parameters(history.num_prompts, values)
+    place, solved, outcomes = device_of(device), observed(history), history.dense()
+    dynamics, values = moved(_fitted(dynamics), place), moved(dict(values or {}), place)
+    if place is not None:
+        solved, outcomes = solved.to(place), Outcomes(*put(tuple(outcomes), place))
+    with on_device(place):
+        return _smoothed(dynamics, history, outcomes, solved, values).cpu()
+
+
+def _smoothed(
+    dynamics: Dynamics[Any], history: RolloutHistory, outcomes: Outcomes, solved: Tensor, values: Mapping[str, Tensor]
+) -> Tensor:
+    theta = dynamics.parameters(history.num_prompts, values)
     with torch.no_grad():
         initial = dynamics.initial(theta).probs
-        steps = steps_of(history, history.dense()).each(lambda field: field.mT)  # time first
+        steps = steps_of(history, outcomes).each(lambda field: field.mT)  # time first
         moves = dynamics.transition(theta, steps).probs
         shown = unchecked(dynamics.emission(theta, steps)).log_prob(solved.mT.unsqueeze(-1))
         emitted = torch.where(steps.trials.unsqueeze(-1) > 0, shown, 0.0)

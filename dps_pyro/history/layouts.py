@@ -40,6 +40,8 @@ class Layout:
         self._ends = counts.cumsum(0)
         self._starts = self._ends - counts
         self._all: Tensor | None = None
+        self.elsewhere: dict[torch.device, tuple[Outcomes, Tensor | None]] = {}
+        """The rectangles and the rounds of all prompts, by the device that a model has put them on."""
 
     def is_of(self, history: RolloutHistory) -> bool:
         """Whether the history is still what was laid out."""

@@ -23,6 +23,7 @@ from dps_pyro.inference.posterior import Posterior
 from dps_pyro.inference.svi import few_and_shared, search, usual_guide
 from dps_pyro.support import checks
 from dps_pyro.support.console import progress_bar
+from dps_pyro.support.devices import device_of, moved, on_device, seeded
 
 __all__ = ["fit", "suits_laplace"]
 
@@ -41,6 +42,7 @@ def fit(
     widen: float = 1.5,
     seed: int = 0,
     progress: bool = True,
+    device: str | torch.device | None = None,
     **old: Any,
 ) -> Posterior:
     """Fit a dynamics model to logged rollouts.
@@ -58,11 +60,14 @@ def fit(
             runs on one thread. It does not change the global random generators, Pyro's parameter store or torch's
             number of threads.
         progress: show a progress bar.
+        device: where the fit computes, such as "cuda". It works on a copy of the model there. The history may lie on
+            the CPU, and the posterior does. The default is the CPU.
         **old: settings of a method, in the form of earlier versions.
 
     Raises:
         TypeError: settings were given beside the method, or the method is a string. The message shows the new form.
-        ValueError: the history has no groups or no outcomes, or an argument is of another kind or out of range.
+        ValueError: the history has no groups or no outcomes, an argument is of another kind or out of range, or this
+            machine does not have the device.
         FloatingPointError: the loss became NaN or infinite; the message says at which step.
     """
     checks.instance("dynamics", dynamics, Dynamics)
@@ -74,7 +79,7 @@ def fit(
         raise ValueError("history: expected at least one group of rollouts, got none")
     if not history.observed:
         raise ValueError("history: expected outcomes to learn from, got a schedule, whose outcomes are unknown")
-    seed = checks.count("seed", seed, 0)
+    seed, place = checks.count("seed", seed, 0), device_of(device)
     model = dynamics if prior is None else dynamics.primed(checks.instance("prior", prior, Posterior), widen)
     own = [name for name, is_own in own_sites(model, history.num_prompts).items() if is_own]
     if method is None:
@@ -96,14 +101,15 @@ def fit(
         "per_prompt": own,
         "columns": dynamics.carried(),
     }
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope(), _one_thread():
-        torch.manual_seed(seed)
+    model, method = moved(model, place), _started_on(method, place)
+    with seeded(seed, place), on_device(place), pyro.get_param_store().scope(), _one_thread():
         if isinstance(method, NUTS):
-            found = _nuts(model, history, method, seed, progress)
+            found = _nuts(model, history, method, seed, progress, place)
         elif isinstance(method, Laplace):
             found = _laplace(model, history, method, progress)
         else:
             found = _svi(model, history, method, own, progress)
+    found = moved(found, None if place is None else torch.device("cpu"))
     kept = len(next(iter(found.draws.values()))) if found.draws else method.draws
     about |= {**found.about, "draws": kept, "seed": seed, "seconds": round(time.perf_counter() - begun, 2)}
     return replace(found, about=about)
@@ -133,8 +139,15 @@ def _laplace(model: Dynamics[Any], history: RolloutHistory, method: Laplace, pro
     return Posterior(found.draws, _means(found.draws), found.losses, found.stopped == "flat", about, found.log_weights)
 
 
-def _nuts(model: Dynamics[Any], history: RolloutHistory, method: NUTS, seed: int, progress: bool) -> Posterior:
-    chains = run_chains(model, history, method, seed, progress)
+def _nuts(
+    model: Dynamics[Any],
+    history: RolloutHistory,
+    method: NUTS,
+    seed: int,
+    progress: bool,
+    device: torch.device | None,
+) -> Posterior:
+    chains = run_chains(model, history, method, seed, progress, device)
     by_chain = {name: torch.stack([chain.draws[name] for chain in chains]) for name in chains[0].draws}
     stats = {name: torch.cat([chain.stats[name] for chain in chains]) for name in chains[0].stats}
     divergences, told = int(stats["diverging"].sum()), agreement(by_chain)
@@ -143,6 +156,11 @@ def _nuts(model: Dynamics[Any], history: RolloutHistory, method: NUTS, seed: int
     converged = divergences == 0 and told["r_hat"] is not None and told["r_hat"] < 1.05
     samples = {name: value.flatten(0, 1) for name, value in by_chain.items()}
     return Posterior(samples, _means(samples), torch.zeros(0), converged, about, sample_stats=stats)
+
+
+def _started_on(method: Method, device: torch.device | None) -> Method:
+    """The method with the posterior that it starts from, if there is one, on the device."""
+    return replace(method, start=moved(method.start, device)) if isinstance(method.start, Posterior) else method
 
 
 def _means(samples: dict[str, Tensor]) -> dict[str, Tensor]:

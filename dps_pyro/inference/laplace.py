@@ -22,13 +22,17 @@ from dps_pyro.inference.pareto import psis
 __all__ = ["Approximation", "approximate"]
 
 FREEDOM = 7.0
-"""Degrees of freedom: tails that cover a posterior which is skewed in unconstrained space."""
+"""Degrees of freedom, for tails that are no shorter than the posterior's."""
 PROPOSALS = 4
 """Points that are weighed for each draw that is kept."""
 ROUNDS = 5
 """How often the distribution that points are drawn from is adapted, at most."""
 GOOD = 0.7
 """The largest Pareto k with which weights are used."""
+PLACES = (1.0, 2.0, 3.0, 5.0, 8.0)
+"""Where the density is compared with a Student-t distribution's along each axis, in units of the scale."""
+WIDEST = 6.0
+"""The largest factor by which one side is made wider for that."""
 REACH = 0.02
 """How far to either side gradients are compared, in unconstrained space."""
 MOST_AT_ONCE = 4_000_000
@@ -67,7 +71,8 @@ def approximate(
 ) -> Approximation:
     """Find the most probable point in unconstrained space by L-BFGS, and draw from around it.
 
-    Points are drawn from a multivariate Student-t distribution with the curvature's inverse as its scale, weighed by
+    Points are drawn from a multivariate split Student-t distribution: the curvature's inverse is its scale, and each
+    side of each axis is as wide as the log density asks for (Geweke 1989, Econometrica 57). They are weighed by
     Pareto smoothed importance sampling (Vehtari et al. 2024, arXiv 1507.02646), and kept by weight, without repeats.
 
     Args:
@@ -85,14 +90,16 @@ def approximate(
     space = _Space(dynamics, history, start or {})
     point, losses, stopped = _summit(space, steps, seconds, advance)
     centre, scale = point.double(), _scale(space, point)
+    stretch = _stretch(space, point, scale)
     count = max(draws * PROPOSALS, 20 * space.size)
     best: _Round | None = None
     for _ in range(ROUNDS):
-        now = _propose(space, centre, scale, count, point.dtype)
+        now = _propose(space, centre, scale, count, point.dtype, stretch)
         best = now if best is None or now.k_hat < best.k_hat else best
         if best.k_hat <= GOOD:
             break
         centre, scale = _adapted(best, centre, scale)
+        stretch = torch.ones_like(stretch)  # the points' own covariance has it
     assert best is not None
     if best.k_hat <= GOOD:
         kept, log_weights = torch.multinomial(best.smoothed.exp(), draws), None
@@ -113,15 +120,31 @@ class _Round(NamedTuple):
     k_hat: float
 
 
-def _propose(space: _Space, centre: Tensor, scale: Tensor, count: int, dtype: torch.dtype) -> _Round:
+def _stretch(space: _Space, centre: Tensor, scale: Tensor) -> Tensor:
+    """[2, D], how much wider than the curvature says the density is along each column of `scale`, ahead and behind: a
+    posterior of small chances has a long tail to one side. The factor of a side is the least with which a Student-t
+    density, equal at the top, is nowhere below the posterior at a few places there (Geweke 1989, Econometrica 57)."""
+    far = torch.tensor(PLACES, dtype=torch.float64).view(-1, 1, 1)
+    places = torch.cat([far * scale.mT, -far * scale.mT], 1)  # [places, 2 D, D]
+    with torch.no_grad():
+        points = (centre.double() + places).flatten(0, 1).to(centre.dtype)
+        top = space.densities(centre.unsqueeze(0)).double()
+        fall = (top - space.densities(points).double()).view(len(PLACES), -1)
+    fall = torch.where(fall.isfinite(), fall, math.inf).clamp_min(1e-3)
+    needed = far.squeeze(-1) / (FREEDOM * torch.expm1(2 * fall / (FREEDOM + space.size))).sqrt()
+    return needed.amax(0).clamp(1.0, WIDEST).view(2, -1)
+
+
+def _propose(space: _Space, centre: Tensor, scale: Tensor, count: int, dtype: torch.dtype, stretch: Tensor) -> _Round:
     normal = torch.randn(count, space.size, dtype=torch.float64)
     radius = torch.distributions.Chi2(torch.tensor(FREEDOM, dtype=torch.float64)).sample(torch.Size([count, 1]))
     standard = normal / (radius / FREEDOM).sqrt()
-    points = centre + standard @ scale.mT
+    wide = torch.where(standard > 0, stretch[0], stretch[1])
+    points = centre + (standard * wide) @ scale.mT
     with torch.no_grad():
         density = space.densities(points.to(dtype)).double()
     own = -(FREEDOM + space.size) / 2 * torch.log1p(standard.square().sum(-1) / FREEDOM) - scale.diagonal().log().sum()
-    weights = torch.where(density.isfinite(), density - own, -math.inf)
+    weights = torch.where(density.isfinite(), density - own + wide.log().sum(-1), -math.inf)
     smoothed, k_hat = psis(weights.unsqueeze(-1))
     return _Round(points, weights, smoothed.squeeze(-1), float(k_hat))
 

@@ -75,11 +75,12 @@ class SVI:
 
 @dataclass(frozen=True)
 class Laplace:
-    """The most probable point by L-BFGS, and draws from a Student-t distribution with the curvature there, kept
-    by their importance weights. Fast, and close to exact, for some 256 parameters at most that all prompts share.
+    """The most probable point by L-BFGS, and draws from a Student-t distribution with the curvature there, wider on the
+    sides where the posterior has a long tail, kept by their importance weights. Fast, and close to exact, for some 256
+    parameters at most that all prompts share.
 
-    If the weights are not reliable (Pareto k above 0.7), the draws come from the Student-t distribution, which is
-    rather too wide than too narrow.
+    If the weights are not reliable (Pareto k above 0.7), the draws come from the Student-t distribution itself. Their
+    intervals may then be too narrow.
 
     Attributes:
         steps: the largest number of gradient evaluations, at least 1. The search ends sooner if it is at the top.

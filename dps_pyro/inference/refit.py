@@ -18,6 +18,7 @@ from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.methods import SVI
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.support.child import Child
+from dps_pyro.support.devices import on_device
 
 __all__ = ["Refit", "Refitter", "Worker"]
 
@@ -55,9 +56,17 @@ class Refitter:
         dynamics: the model.
         settings: how.
         prior: what earlier runs taught: the prior of every refit, and where the first starts. None for the model's own.
+        device: where fits compute; None for the CPU.
     """
 
-    def __init__(self, dynamics: Dynamics[Any], settings: Refit, prior: Posterior | None = None) -> None:
+    def __init__(
+        self,
+        dynamics: Dynamics[Any],
+        settings: Refit,
+        prior: Posterior | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.device = device
         self.dynamics = dynamics if prior is None else dynamics.primed(prior, settings.widen)
         self.settings, self.prior = settings, prior
         self.posterior: Posterior | None = None
@@ -133,7 +142,7 @@ class Refitter:
             start=self.posterior if warm else self.prior,
             draws=32,
         )
-        options = {"method": method, "seed": self.count, "progress": False}
+        options = {"method": method, "seed": self.count, "progress": False, "device": self.device}
         return {"dynamics": self.dynamics, "history": history, "options": options}
 
 
@@ -143,7 +152,8 @@ def _fit(job: dict[str, Any]) -> Any:
     from dps_pyro.inference.nuts import run_chain
 
     if "chain" in job:
-        return run_chain(*job["chain"])
+        with on_device(job["device"]):
+            return run_chain(*job["chain"])
     try:
         return fit(job["dynamics"], job["history"], **job["options"])
     except FloatingPointError:

@@ -147,6 +147,7 @@ def refitter_of(
     refit_every: int | None,
     refit: Refit,
     posterior: Posterior | None,
+    device: str | torch.device | None = None,
 ) -> Refitter | None:
     """What refits the model of a sampler; None if `refit_every` is None.
 
@@ -159,7 +160,7 @@ def refitter_of(
     if not isinstance(tracker, Tracker) or learned is None:
         name = type(dynamics).__name__
         raise ValueError(f"refit_every: expected None, as {name} learns while it filters, got {refit_every}")
-    return Refitter(learned, checks.instance("refit", refit, Refit), posterior)
+    return Refitter(learned, checks.instance("refit", refit, Refit), posterior, device)
 
 
 def few_draws(

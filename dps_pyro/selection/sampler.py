@@ -65,14 +65,14 @@ class PromptSampler:
         refit_every: the number of steps between refits. A refit fits the model to the history so far and filters the
             history again at what was learned (online empirical Bayes). None never refits.
         refit: the settings of a refit.
-        seed: the random seed of the selections. The same seed and the same rewards give the same selections.
+        seed: the random seed. The same seed and the same rewards give the same selections.
         dtype: the dtype of the beliefs. The default is torch's.
         pooled: whether prompts that are alike and were never rolled out share one belief (`PooledTracker`), so that the
             cost of a step follows what was seen. Selections have the same distribution, but the same seed gives others.
-            By default, beliefs are shared from 20,000 prompts on if the model and the acquisition allow it.
+            By default, beliefs are shared from 20,000 prompts on if the model and the acquisition allow it, on the CPU.
+        device: where beliefs and refits are computed, such as "cuda". What the sampler returns lies on the CPU.
 
-    One `observe` is one training step: the prompts that were not rolled out move on, too. Threads may share a sampler:
-    each method waits until the others are done.
+    One `observe` is one training step: the other prompts move on, too. Threads may share a sampler: calls wait in turn.
 
     Raises:
         ValueError: an argument is of another kind or out of range, or the posterior belongs to another model.
@@ -93,6 +93,7 @@ class PromptSampler:
         seed: int = 0,
         dtype: torch.dtype | None = None,
         pooled: bool | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         self.lock = Lock()
         ids = ids_of("num_prompts", num_prompts)
@@ -103,13 +104,13 @@ class PromptSampler:
         values, choosable = arguments.site_values(dynamics, posterior), rule_of(self._acquire) is not None
         few = arguments.few_draws(dynamics, posterior, posterior_draws, pooled, refit_every)
         self.tracker: Filter = sampler_tracker(
-            dynamics, count, values=values, draws=few, dtype=dtype, pooled=pooled, choosable=choosable
+            dynamics, count, values=values, draws=few, dtype=dtype, pooled=pooled, choosable=choosable, device=device
         )
         self._choice = PooledChoice.of(self.tracker, self._acquire)
         self.tracker.history.ids = ids
         self.tracker.history.features = checks.features("features", features, count)
         self._refit_every = None if refit_every is None else checks.count("refit_every", refit_every, 1)
-        self._refitter = arguments.refitter_of(self.tracker, dynamics, refit_every, refit, posterior)
+        self._refitter = arguments.refitter_of(self.tracker, dynamics, refit_every, refit, posterior, device)
         self._generator = torch.Generator().manual_seed(checks.count("seed", seed, -(2**63), 2**64 - 1))
         self._coverage = Coverage(self.tracker)
         self._tally = Tally()
@@ -120,7 +121,6 @@ class PromptSampler:
     @one_at_a_time
     def select(self, batch_size: int) -> Tensor:
         """Choose the prompts of the coming step: long [batch_size], distinct rows (`sampler.ids[row]` is the id).
-
         Prompts that were selected before and have not been observed yet may be selected again.
 
         Raises:

@@ -40,6 +40,7 @@ def sampler_tracker(
     dtype: torch.dtype | None,
     pooled: bool | None,
     choosable: bool,
+    device: str | torch.device | None = None,
 ) -> Filter:
     """The filter for a prompt sampler.
 
@@ -50,20 +51,24 @@ def sampler_tracker(
         draws: site name -> [S, ...], if the filter is to run at several draws; None for one at `values`.
         dtype: the dtype of the beliefs.
         pooled: whether equals share a belief. None: from 20,000 prompts on, if the model allows it and batches can be
-            chosen from a pool.
+            chosen from a pool, and there is no device.
         choosable: whether the sampler can choose batches without a look at every prompt.
+        device: where beliefs lie and are computed; None for the CPU.
 
     Raises:
-        ValueError: `values` are not the model's, or `pooled` is true and the model does not allow it.
+        ValueError: `values` are not the model's, `pooled` is true and the model or the device does not allow it, or the
+            device is not there or not one of the model's filter.
     """
     if draws is not None and is_fitted(dynamics):
-        return TrackerOverDraws(dynamics, num_prompts, values=draws, dtype=dtype)
-    wanted = choosable and num_prompts >= MANY if pooled is None else pooled
+        return TrackerOverDraws(dynamics, num_prompts, values=draws, dtype=dtype, device=device)
+    if pooled and device is not None:
+        raise ValueError(f"device: expected None with pooled beliefs, which are computed on the CPU, got {device!r}")
+    wanted = choosable and num_prompts >= MANY and device is None if pooled is None else pooled
     found = pooled_tracker(dynamics, num_prompts, values=values, dtype=dtype) if wanted else None
     if pooled and found is None:
         name = type(dynamics).__name__
         raise ValueError(f"pooled: expected a model whose prompts are of a few kinds, got {name} without")
-    return found or track(dynamics, num_prompts, values=values, dtype=dtype)
+    return found or track(dynamics, num_prompts, values=values, dtype=dtype, device=device)
 
 
 def pooled_tracker(

@@ -22,6 +22,8 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.forward import condition, predict
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
+from dps_pyro.support.devices import on_device
+from dps_pyro.support.places import placed
 from dps_pyro.tracking.predictor import Groups, State
 from dps_pyro.tracking.rates import Mixture
 from dps_pyro.tracking.tracker import Tracker
@@ -38,6 +40,7 @@ class TrackerOverDraws(Tracker):
         values: site name -> [S, ...], such as a few of `posterior.draws` (`spread_out` picks them); sites that are left
             out have their prior means.
         dtype: the dtype of the beliefs. The default is torch's.
+        device: where beliefs lie and are computed; see `Tracker`.
 
     Raises:
         ValueError: the model brings a filter of its own, `values` do not belong to it, or sites differ in the number of
@@ -51,34 +54,42 @@ class TrackerOverDraws(Tracker):
         *,
         values: Mapping[str, Tensor],
         dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         self.ways = (_number(values),)
-        self._log_weights = self._even()
-        super().__init__(dynamics, num_prompts, values=values, dtype=dtype)
+        super().__init__(dynamics, num_prompts, values=values, dtype=dtype, device=device)
+        with on_device(self.device):
+            self._log_weights = self._even()
 
     @property
+    @placed
     def weights(self) -> Tensor:
         """float64 [S], the weight of each draw given all groups so far; weights sum to 1."""
         return self._log_weights.exp()
 
     @property
+    @placed
     def belief(self) -> Tensor:
         """[N, K], `p(z_t | y_<t)` for the coming step t, averaged over the draws."""
         return torch.einsum("nsk,s->nk", self._state["belief"], self.weights.to(self.dtype))
 
+    @placed
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance that a group of `trials` rollouts is useful, averaged over the draws."""
         return self._mean([self._informative(theta, belief, trials) for theta, belief in self._each()])
 
+    @placed
     def progress(self, trials: int) -> Tensor:
         """[N], see `Tracker`; averaged over the draws."""
         return self._mean([self._progress(theta, belief, trials) for theta, belief in self._each()])
 
+    @placed
     def rates(self) -> Mixture:
         """The mean rewards of one rollout in each state at each draw, weighted by belief and draw; see `Tracker`."""
         joint = self._state["belief"] * self.weights.to(self.dtype).unsqueeze(-1)
         return Mixture.of_states(self._every_mean().flatten(1), joint.flatten(1))
 
+    @placed
     def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
         """See `Tracker`; the draws are weighted anew by the other rollouts of each prompt."""
         groups = Groups(torch.arange(len(rows)), rows, solved, trials)
@@ -90,12 +101,14 @@ class TrackerOverDraws(Tracker):
         by_draw = (conditioned.belief * (means if len(means) == 1 else means[rows])).sum(-1)
         return (weights * by_draw).sum(-1)
 
+    @placed
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], the success rate in a state drawn from each prompt's belief at one draw of the parameters. That draw is
         chosen by weight, and is the same for all prompts."""
-        at = int(torch.multinomial(self.weights, 1, generator=generator))
+        at = int(torch.multinomial(self.weights.to(generator.device), 1, generator=generator))
         return self._draw(self._means(self._theta[at]), self._state["belief"][:, at], generator)
 
+    @placed
     def observe(self, rows: Tensor, *groups: Any, **told: Any) -> Tensor:
         """See `Tracker`. The scores [V] of one call are those of its groups one after the other: the score of a group
         is conditional on the groups before it in the call, because they, too, change the weights of the draws. A group
@@ -109,6 +122,7 @@ class TrackerOverDraws(Tracker):
             return sofar.diff(prepend=sofar.new_zeros(1)).to(self.dtype)
         return torch.stack([self._weigh(one) for one in by_draw]).to(self.dtype)
 
+    @placed
     def refilter(self, values: Mapping[str, Tensor]) -> None:
         """Filter the whole history again at other draws, [S, ...] per site. The result, with its weights, is exactly
         that of a filter that had these draws from the first step.
@@ -127,8 +141,9 @@ class TrackerOverDraws(Tracker):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a filter of the same model and size needs to continue, as tensors and numbers."""
-        return {**super().state_dict(), "log_weights": self._log_weights.clone()}
+        return {**super().state_dict(), "log_weights": self._log_weights.to("cpu", copy=True)}
 
+    @placed
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state.
 

@@ -13,10 +13,13 @@ from torch import Tensor
 from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
 from dps_pyro.support import checks
+from dps_pyro.support.devices import off_device, on_device
+from dps_pyro.support.places import placed, put
+from dps_pyro.tracking.late import Score
 from dps_pyro.tracking.rates import Rates, expected_next
 from dps_pyro.tracking.snapshots import Snapshots
 
-__all__ = ["Filter", "Groups", "Predictor", "Score", "State"]
+__all__ = ["Filter", "Groups", "Predictor", "State"]
 
 State = dict[str, Tensor]
 """What a filter carries from step to step: tensors whose first dimension runs over the prompts."""
@@ -37,6 +40,8 @@ class Filter(ABC):
     Args:
         num_prompts: N; rows are 0..N-1.
         dtype: the dtype of the state.
+        device: where the state lies and is computed. The log, and what the methods take and return, lie on the CPU.
+            The default is the CPU.
 
     Arguments are not checked here: `PromptSampler` checks what users pass.
     """
@@ -48,9 +53,13 @@ class Filter(ABC):
     tolerance: float = 0.0
     """A group is useful if its largest and smallest reward differ by more than this."""
 
-    def __init__(self, num_prompts: int, dtype: torch.dtype) -> None:
+    within: bool = False
+    """See `places.HasDevice`."""
+
+    def __init__(self, num_prompts: int, dtype: torch.dtype, device: torch.device | None = None) -> None:
         self.num_prompts = num_prompts
         self.dtype = dtype
+        self.device = device
         self.step = 0
         """The coming training step."""
         self.history = RolloutHistory(num_prompts)
@@ -58,17 +67,19 @@ class Filter(ABC):
         self._last: Tensor | None = None  # long [N], the last visit of each prompt or -1; None until it is asked for
         self.snapshots = Snapshots()
         """Earlier states, from which late groups are filtered."""
-        self._theta = self._parameters(None)
-        self._state = self._start(num_prompts, self._theta)
+        with on_device(device):
+            self._theta = self._parameters(None)
+            self._state = self._start(num_prompts, self._theta)
 
     # ------------------------------------------------------------------------------------------- what a filter says
 
     @property
     @abstractmethod
     def belief(self) -> Tensor:
-        """[N, K], the belief about each prompt before the coming step's rollouts, over `states`; rows sum to 1. It is
-        not a copy: do not change it."""
+        """[N, K], the belief about each prompt before the coming step's rollouts, over `states`; rows sum to 1. On the
+        CPU it is not a copy: do not change it."""
 
+    @placed
     def mass(self) -> Tensor:
         """[K], the mean of the beliefs over all prompts."""
         return self.belief.mean(0)
@@ -113,6 +124,7 @@ class Filter(ABC):
 
     # ------------------------------------------------------------------------------------------------- what follows
 
+    @placed
     def observe(
         self,
         rows: Tensor,
@@ -155,7 +167,7 @@ class Filter(ABC):
         trained = trials > 0 if trained is None else trained
         useful = useful_by_sum(solved, trials, self.tolerance) if useful is None else useful
         groups: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
-        record = partial(self.history.append, rows, step=at, useful=useful, **groups)
+        record = partial(self._record, rows, step=at, useful=useful, **groups)
         if at < self.step and len(rows) == 0:
             return torch.zeros(0, *self.ways, dtype=self.dtype)
         if at < self.step:
@@ -181,6 +193,12 @@ class Filter(ABC):
         self._visited(rows, trials, at)
         return evidence
 
+    def _record(self, rows: Tensor, **groups: Any) -> None:
+        """Append a step's groups to the log, which lies on the CPU."""
+        with off_device(self.device):
+            self.history.append(rows.cpu(), **put(groups, torch.device("cpu")))
+
+    @placed
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
         """Track more prompts. They count as unvisited since the first step.
 
@@ -196,7 +214,8 @@ class Filter(ABC):
         self.num_prompts += prompts if isinstance(prompts, int) else len(prompts)
         try:
             theta = self._parameters(None)
-            self.history.add(prompts, features)
+            with off_device(self.device):
+                self.history.add(prompts, features)
         except ValueError:
             self.num_prompts = old
             raise
@@ -209,7 +228,7 @@ class Filter(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return all that a filter of the same model and size needs to continue, as tensors and numbers."""
         return {
-            "filter": dict(self._state),
+            "filter": put(self._state, torch.device("cpu")),
             "history": self.history.state_dict(),
             "step": self.step,
             "progress": self._known["progress"],
@@ -217,6 +236,7 @@ class Filter(ABC):
             "num_prompts": self.num_prompts,
         }
 
+    @placed
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state.
 
@@ -234,11 +254,12 @@ class Filter(ABC):
             raise ValueError(f"state: expected a filter of shapes {shapes}, got {came}")
         step = int(state["step"])
         known = {"progress": float(state["progress"]), **state.get("known", {})}  # not in states of earlier versions
-        self.history.load_state_dict(state["history"])
+        with off_device(self.device):
+            self.history.load_state_dict(put(state["history"], torch.device("cpu")))
         self.step, self._known, self._last = step, known, None
         self.snapshots.clear()
         # Copied: a tensor read from a file may lie at an odd address, at which sums of products are rounded otherwise.
-        self._state = {name: value.to(self._state[name].dtype, copy=True) for name, value in saved.items()}
+        self._state = {name: value.to(self._state[name], copy=True) for name, value in saved.items()}
         new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.matching`)
         if new is not None and len(new):
             again = self._replay(new, self._parameters(new), until=self.step).state
@@ -277,8 +298,9 @@ class Filter(ABC):
     def _last_visits(self) -> Tensor:
         """Long [N], the step at which each prompt was last rolled out; -1 for prompts that never were."""
         if self._last is None:
-            events, self._last = self.history.events, torch.full([self.num_prompts], -1)
-            self._visited(events.prompt, events.trials, events.step)
+            events = self.history.events
+            self._last = torch.full([self.num_prompts], -1)
+            self._visited(*put((events.prompt, events.trials, events.step), self._last.device))
         return self._last
 
     def _visited(self, rows: Tensor, trials: Tensor, step: int | Tensor) -> None:
@@ -300,7 +322,9 @@ class Filter(ABC):
         start, state = (0, self._start(len(rows), theta)) if since is None else since
         state = state if since is None else {name: value[rows] for name, value in state.items()}
         score = Score.nothing((len(rows), *self.ways), self.dtype)
-        prompt, at, solved, trials, _, trained, *_ = self.history.rows(rows)
+        with off_device(self.device):
+            events = self.history.rows(rows.cpu())
+        prompt, at, solved, trials, _, trained, *_ = put(tuple(events), rows.device)
         levels = {name: self._levels(name, until) for name in ["progress", *self.history.step_columns]}
         features = self._features(rows)
         before = (at < start) & (trials > 0)
@@ -327,31 +351,10 @@ class Filter(ABC):
 
     def _levels(self, name: str, until: int) -> Tensor:
         """[until], the known value of a column at each step."""
-        level = self.history.level(name).to(self.dtype)
+        with off_device(self.device):
+            level = self.history.level(name).to(self.dtype)
+        level = level if self.device is None else level.to(self.device)
         return torch.cat([level, level.new_full([max(0, until - len(level))], self._known.get(name, 0.0))])
-
-
-class Score(NamedTuple):
-    """The log-probability of some prompts' groups. Groups that the model holds impossible (-inf) are counted apart."""
-
-    possible: Tensor  # [V, *ways], the sum over the groups that are possible
-    impossible: Tensor  # [V, *ways], the number of the others
-
-    @staticmethod
-    def nothing(shape: tuple[int, ...], dtype: torch.dtype) -> Score:
-        """Return the score of prompts without groups."""
-        return Score(*torch.zeros(2, *shape, dtype=dtype))
-
-    def plus(self, at: Tensor, evidence: Tensor) -> Score:
-        """Add one more group for each of the prompts `at`."""
-        never = evidence.isneginf()
-        possible = self.possible.index_add(0, at, torch.where(never, 0.0, evidence))
-        return Score(possible, self.impossible.index_add(0, at, never.to(evidence.dtype)))
-
-    def less(self, other: Score) -> Tensor:
-        """[V, *ways], the log-probability of these groups less that of others; -inf if more of these are impossible."""
-        more = self.impossible > other.impossible
-        return torch.where(more, float("-inf"), self.possible - other.possible)
 
 
 class _Replayed(NamedTuple):
@@ -378,7 +381,7 @@ class Predictor(Protocol):
     def tracker(
         self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
     ) -> Filter:
-        """Make the filter of `num_prompts` prompts.
+        """Make the filter of `num_prompts` prompts. A model whose filter can compute on a GPU takes `device`, too.
 
         Raises:
             ValueError: `values` of a fit were given to a filter that takes none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -13,6 +14,8 @@ from dps_pyro.dynamics.forward import condition, predict
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
+from dps_pyro.support.devices import device_of, moved
+from dps_pyro.support.places import placed, put
 from dps_pyro.tracking.predictor import Filter, Groups, Predictor, State
 from dps_pyro.tracking.rates import Mixture
 
@@ -39,16 +42,26 @@ def track(
     *,
     values: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
 ) -> Filter:
     """Make the online filter of `num_prompts` prompts at the given site values: a `Tracker`, or the model's own filter.
 
     Raises:
-        ValueError: `dynamics` is no model, or `values` do not belong to it.
+        ValueError: `dynamics` is no model, `values` do not belong to it, this machine does not have the device, or the
+            model brings a filter of its own that computes on the CPU alone.
     """
     if isinstance(dynamics, type) or not isinstance(dynamics, Predictor):
         model: Any = dynamics
-        return Tracker(checks.instance("dynamics", model, Dynamics), num_prompts, values=values, dtype=dtype)
-    return dynamics.tracker(num_prompts, values=values, dtype=dtype)
+        model = checks.instance("dynamics", model, Dynamics)
+        return Tracker(model, num_prompts, values=values, dtype=dtype, device=device)
+    if device is None:
+        return dynamics.tracker(num_prompts, values=values, dtype=dtype)
+    made: Any = dynamics.tracker
+    if "device" not in inspect.signature(made).parameters:
+        name = type(dynamics).__name__
+        raise ValueError(f"device: expected None for {name}, whose own filter computes on the CPU, got {device!r}")
+    found: Filter = made(num_prompts, values=values, dtype=dtype, device=device)
+    return found
 
 
 class Tracker(Filter):
@@ -59,10 +72,12 @@ class Tracker(Filter):
         num_prompts: N.
         values: site name -> value, such as `Posterior.point`. Sites that are left out have their prior means.
         dtype: the dtype of the beliefs. The default is torch's.
+        device: where beliefs lie and are computed, such as "cuda". The log, and what the methods take and return, lie
+            on the CPU. The filter works on a copy of the model there. The default is the CPU.
 
     Raises:
-        ValueError: the model brings a filter of its own (`track(dynamics, N)` makes it), or `values` do not belong to
-            it.
+        ValueError: the model brings a filter of its own (`track(dynamics, N)` makes it), `values` do not belong to it,
+            or this machine does not have the device.
     """
 
     def __init__(
@@ -72,21 +87,26 @@ class Tracker(Filter):
         *,
         values: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         checks.instance("dynamics", dynamics, Dynamics)
         if type(self) is Tracker and not is_fitted(dynamics):
             made = f"{type(dynamics).__name__} brings a filter of its own: use track(dynamics, {num_prompts})"
             raise ValueError(f"dynamics: expected a model that this filter runs, but {made}")
-        self.dynamics = dynamics
+        place = device_of(device)
+        self.dynamics = moved(dynamics, place)
         self.states, self.tolerance = dynamics.states, dynamics.tolerance
-        self._values = dict(values or {})
-        super().__init__(num_prompts, dtype or torch.get_default_dtype())
+        self._values = moved(dict(values or {}), place)
+        super().__init__(num_prompts, dtype or torch.get_default_dtype(), place)
 
     @property
+    @placed
     def belief(self) -> Tensor:
-        """[N, K], `p(z_t | y_<t)` for the coming step t. The filter's own tensor, not a copy: read it only."""
+        """[N, K], `p(z_t | y_<t)` for the coming step t. On the CPU it is the filter's own tensor, not a copy: read it
+        only."""
         return self._state["belief"]
 
+    @placed
     def informative(self, trials: int) -> Tensor:
         """[N], the predictive chance under the model that a group of `trials` rollouts is useful."""
         return self._informative(self._theta, self.belief, trials)
@@ -95,6 +115,7 @@ class Tracker(Filter):
         by_state = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
         return belief @ by_state[0] if by_state.shape[0] == 1 else (belief * by_state).sum(-1)
 
+    @placed
     def rates(self) -> Mixture:
         """The states' mean rewards of one rollout, weighted by the belief. With rewards of 0 and 1 these are success
         rates. With graded rewards, the law is that of successes of the same frequency.
@@ -104,6 +125,7 @@ class Tracker(Filter):
         """
         return Mixture.of_states(self._means(self._theta), self.belief)
 
+    @placed
     def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
         """See `Filter`. The states are weighted by the model's own emission of the sum of the other rewards, so that
         this is exact for rewards of any kind.
@@ -117,6 +139,7 @@ class Tracker(Filter):
         means = self._means(self._theta)
         return (weights * (means if len(means) == 1 else means[rows])).sum(-1).double()
 
+    @placed
     def draw(self, generator: torch.Generator) -> Tensor:
         """[N], the success rate in a state drawn from each prompt's belief.
 
@@ -126,11 +149,14 @@ class Tracker(Filter):
         return self._draw(self._means(self._theta), self.belief, generator)
 
     def _draw(self, rates: Tensor, belief: Tensor, generator: torch.Generator) -> Tensor:
-        ceiling = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype)
+        # The noise is the generator's, so that a seed gives the same draws on every device.
+        noise = torch.rand(self.num_prompts, 1, generator=generator, dtype=self.dtype, device=generator.device)
+        ceiling = noise.to(belief.device)
         state = (belief.cumsum(-1) < ceiling).sum(-1, keepdim=True).clamp_max(belief.shape[-1] - 1)
         drawn: Tensor = rates.expand(self.num_prompts, -1).gather(-1, state).squeeze(-1)
         return drawn
 
+    @placed
     def progress(self, trials: int) -> Tensor:
         """[N], the gain in the expected reward of a rollout in the step after the coming one, if the prompt is rolled
         out `trials` times now and trained on if its group is useful, over leaving it alone:
@@ -147,6 +173,7 @@ class Tracker(Filter):
     def _progress(self, theta: Any, belief: Tensor, trials: int) -> Tensor:
         return (belief * self._worth(theta, trials, self._means(theta))).sum(-1)
 
+    @placed
     def refilter(self, values: Mapping[str, Tensor]) -> None:
         """Filter the whole history again at other site values. The result is exactly that of a filter that had these
         values from the first step.
@@ -167,8 +194,9 @@ class Tracker(Filter):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a filter of the same model and size needs to continue, as tensors and numbers."""
-        return {**super().state_dict(), "values": dict(self._values)}
+        return {**super().state_dict(), "values": put(self._values, torch.device("cpu"))}
 
+    @placed
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state.
 

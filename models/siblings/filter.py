@@ -13,6 +13,8 @@ from dps_pyro.dynamics.forward import predict
 from dps_pyro.dynamics.step import Step
 from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
 from dps_pyro.support import checks
+from dps_pyro.support.devices import device_of, moved
+from dps_pyro.support.places import placed, put
 from dps_pyro.tracking.predictor import State
 from dps_pyro.tracking.tracker import Tracker
 
@@ -31,6 +33,7 @@ class SiblingsTracker(Tracker):
         num_prompts: N.
         values: site name -> value of the dynamics model. Sites that are left out have their prior means.
         dtype: the dtype of the beliefs. The default is torch's.
+        device: where beliefs lie and are computed; see `Tracker`.
     """
 
     def __init__(
@@ -40,17 +43,19 @@ class SiblingsTracker(Tracker):
         num_prompts: int,
         values: Mapping[str, Tensor] | None,
         dtype: torch.dtype | None,
+        device: str | torch.device | None = None,
     ) -> None:
-        self.pooling = pooling
+        self.pooling = moved(pooling, device_of(device))
         self._past: dict[int, Population] = {}  # before which step
         self._rows: Tensor | None = None  # the prompts of a replay of some of them
-        super().__init__(dynamics, num_prompts, values=values, dtype=dtype)
+        super().__init__(dynamics, num_prompts, values=values, dtype=dtype, device=device)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Tracker.state_dict`."""
-        past = {str(step): population._asdict() for step, population in self._past.items()}
+        past = {str(step): put(population._asdict(), torch.device("cpu")) for step, population in self._past.items()}
         return {**super().state_dict(), "population": past}
 
+    @placed
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
         saved = checks.instance("state", state, Mapping).get("population", {})

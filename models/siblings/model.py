@@ -78,14 +78,21 @@ class Siblings:
         return self.dynamics.states
 
     def tracker(
-        self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
+        self,
+        num_prompts: int,
+        *,
+        values: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> Tracker:
-        """The filter that keeps a belief for each of `num_prompts` prompts; its cost per step follows their number.
+        """The filter that keeps a belief for each of `num_prompts` prompts; its cost per step follows their number. It
+        computes on `device`.
 
         Raises:
-            ValueError: `values` are not the dynamics model's, or there are fewer labels than prompts.
+            ValueError: `values` are not the dynamics model's, there are fewer labels than prompts, or this machine does
+                not have the device.
         """
-        return SiblingsTracker(self.dynamics, Pooling(self.groups, self.strength), num_prompts, values, dtype)
+        return SiblingsTracker(self.dynamics, Pooling(self.groups, self.strength), num_prompts, values, dtype, device)
 
     def pooled_tracker(
         self, num_prompts: int, *, values: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
