@@ -40,6 +40,7 @@ class PooledSiblings(PooledTracker):
         dtype: torch.dtype | None,
     ) -> None:
         self.pooling = pooling
+        self._past: dict[int, Population] = {}  # before which step
         super().__init__(dynamics, num_prompts, kinds=kinds, values=values, dtype=dtype)
 
     def observe(
@@ -113,7 +114,7 @@ class PooledSiblings(PooledTracker):
         return None if found is None else found.divided(self.pooling.of(num_prompts))
 
     def _begin(self) -> None:
-        self._past: dict[int, Population] = {}  # before which step
+        self._past.clear()
         self._own = self.pooling.of(self.num_prompts)[self.kinds.example]  # long [G], the group of each kind
         super()._begin()
 
