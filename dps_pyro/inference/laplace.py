@@ -126,7 +126,7 @@ def _stretch(space: _Space, centre: Tensor, scale: Tensor) -> Tensor:
     density, equal at the top, is nowhere below the posterior at a few places there (Geweke 1989, Econometrica 57)."""
     far = torch.tensor(PLACES, dtype=torch.float64).view(-1, 1, 1)
     places = torch.cat([far * scale.mT, -far * scale.mT], 1)  # [places, 2 D, D]
-    with torch.no_grad():
+    with torch.no_grad(), pyro.validation_enabled(False):  # far out, a scale may underflow to 0
         points = (centre.double() + places).flatten(0, 1).to(centre.dtype)
         top = space.densities(centre.unsqueeze(0)).double()
         fall = (top - space.densities(points).double()).view(len(PLACES), -1)
@@ -141,7 +141,7 @@ def _propose(space: _Space, centre: Tensor, scale: Tensor, count: int, dtype: to
     standard = normal / (radius / FREEDOM).sqrt()
     wide = torch.where(standard > 0, stretch[0], stretch[1])
     points = centre + (standard * wide) @ scale.mT
-    with torch.no_grad():
+    with torch.no_grad(), pyro.validation_enabled(False):  # far out, a scale may underflow to 0
         density = space.densities(points.to(dtype)).double()
     own = -(FREEDOM + space.size) / 2 * torch.log1p(standard.square().sum(-1) / FREEDOM) - scale.diagonal().log().sum()
     weights = torch.where(density.isfinite(), density - own + wide.log().sum(-1), -math.inf)

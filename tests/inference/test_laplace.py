@@ -111,7 +111,7 @@ def test_a_primed_model_starts_from_what_was_learned_and_can_leave_it() -> None:
     nothing = RolloutHistory.from_dense(torch.tensor([[4.0]]), 8)
     own, kept = (fit(SolvingProgress(), nothing, prior=prior, progress=False) for prior in (None, learned))
     off = {name: float((kept.point[name] - learned.point[name]).abs().max()) for name in TRUTH}
-    assert max(off["gaps"], off["transition"]) < 0.05 and off["initial"] < 0.1  # the one group tells of the start alone
+    assert max(off.values()) < 0.1  # the one group tells of the start alone, and means move as the prior is widened
     assert float((own.point["initial"] - learned.point["initial"]).abs().max()) > 0.1
     twin = pickle.loads(pickle.dumps(model))
     assert torch.equal(twin.parameters(3).rates, model.parameters(3).rates)
