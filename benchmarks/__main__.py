@@ -46,6 +46,9 @@ BENCHMARKS = {
     "planning": Benchmark("learning.planning", _to("planning")),
     "visits": Benchmark("learning.planning", _plan("visits")),
     "easy": Benchmark("learning.planning", _plan("easy")),
+    "formulas": Benchmark(
+        "learning.planning", _plan("formulas"), "the policy of scripts.make_testbed_policy in runs/policies"
+    ),
     "candidates": Benchmark(
         "learning.planning", _plan("candidates"), "policies of scripts.make_testbed_policy in runs/policies"
     ),

@@ -29,9 +29,12 @@ SHARES = (0.5, 0.8)
 """Shares of generation in a step's time that the tables show."""
 TESTBED = "planning"
 """The testbed by which laboratories are told what they save."""
-OURS = "Siblings, soft"
-PAIRS = {"uniform": OURS, "dynamic sampling": f"{OURS}, 600 steps"}
-"""Arm that sets the accuracy -> arm that is to reach it, or `OURS` on a testbed that has no such arm."""
+OURS = "Siblings, groups of 1"
+GROUPED = "Siblings, soft"
+PAIRS = {"uniform": (OURS, GROUPED), "dynamic sampling": (OURS, f"{GROUPED}, 600 steps")}
+"""Arm that sets the accuracy -> arms that are to reach it. A testbed may lack one of them."""
+SIZES = {OURS: "1", GROUPED: "4", f"{GROUPED}, 600 steps": "4, for twice the steps"}
+"""What the tables call these arms: the size of their groups."""
 DRAWS, SEED = 2000, 0
 
 
@@ -102,7 +105,8 @@ class Arm(NamedTuple):
 
     def _trained(self, run: Curve) -> list[float]:
         """The completions that the updates learned from, until each evaluation."""
-        groups = np.cumsum([0.0, *([1.0] * len(run.useful) if self.full else run.useful)])
+        alike = self.full or self.group_size == 1  # every step learns from as many completions
+        groups = np.cumsum([0.0, *([1.0] * len(run.useful) if alike else run.useful)])
         return [float(self.group_size * run.trained * groups[step] / groups[-1]) for step in run.steps]
 
 
@@ -158,13 +162,13 @@ def shares(results: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table: the share of a bill that is saved to the same accuracy, on each testbed of some result files of
     `dps-pyro bench`, by the share of generation in the bill."""
     heads = [f"saved, if generation is {share:.0%} of the time" for share in SHARES]
-    columns = ("testbed", "instead of", "rollouts", "generated tokens", "completions trained on", *heads)
+    columns = ("testbed", "instead of", "group size", "rollouts", "generated tokens", "completions trained on", *heads)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for result in results:
         for testbed, arms in result["curves"].items():
-            for other, longer in PAIRS.items():
-                theirs, mine = (arm_of(result, testbed, arm) for arm in (other, longer if longer in arms else OURS))
-                cells = [testbed, other, *_taken(mine, theirs)]
+            for other, own in [(other, own) for other, all_own in PAIRS.items() for own in all_own if own in arms]:
+                mine, theirs = (arm_of(result, testbed, arm) for arm in (own, other))
+                cells = [testbed, other, SIZES[own], *_taken(mine, theirs)]
                 cells += [found.saved for found in ratios(mine, theirs, SHARES)]
                 lines.append(f"| {' | '.join(cells)} |")
     machines = sorted({f"{result['machine']}; {result['date']}" for result in results})
@@ -197,7 +201,7 @@ def bill(result: Mapping[str, Any], labs: Sequence[Lab] = LABS) -> str:
     selection if their prompts are like those of the testbed."""
     columns = ("laboratory", "generation", "GPU-hours", "with uniform selection", "predicted", "saved")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    found = ratios(arm_of(result, TESTBED, OURS), arm_of(result, TESTBED, "uniform"), SHARES)
+    found = ratios(arm_of(result, TESTBED, GROUPED), arm_of(result, TESTBED, "uniform"), SHARES)
     for lab in labs:
         for share, ratio in zip(SHARES, found, strict=True):
             hours = lab.drawing / share

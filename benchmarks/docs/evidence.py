@@ -24,7 +24,7 @@ from dps_pyro.trainers.bench.results import table as bench_table
 RESULTS = Path(__file__).parents[1] / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES = DOCS / "images"
-TESTBEDS = ("planning", "visits", "easy")
+TESTBEDS = ("planning", "visits", "easy", "formulas")
 """The results on the testbeds, by file name."""
 NOT_RUN = "This benchmark has not been run on a GPU yet, so that there are no numbers."
 """What the page says in place of a table whose result file needs a device that was not there."""

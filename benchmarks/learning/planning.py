@@ -51,7 +51,7 @@ def admission(results: Sequence[dict[str, Any]]) -> str:
     )
 
 
-OURS = "Siblings, soft"
+OURS = "Siblings, groups of 1"
 
 
 def ahead(results: Sequence[dict[str, Any]]) -> str:

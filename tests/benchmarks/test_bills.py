@@ -53,6 +53,14 @@ def test_dynamic_sampling_learns_from_a_whole_batch_in_every_step() -> None:
     assert ratios(own, dynamic, (0.0,), draws=10)[0].mean == pytest.approx(2 * 0.5 * 2 / (4 * 2))
 
 
+def test_groups_of_one_learn_from_every_completion() -> None:
+    uniform = _arm(SLOW, length=2.0, useful=0.5)  # 4 * 8 completions trained on, of 64
+    single = _arm(FAST, length=2.0, useful=0.0, group_size=1, batch=16)
+    single = single._replace(runs={seed: run._replace(trained=64) for seed, run in single.runs.items()})
+    # 0.4 is had after 2 of 4 steps of 16 rollouts.
+    assert ratios(single, uniform, (0.0,), draws=10)[0].mean == pytest.approx(32 / 32)
+
+
 def test_a_bill_is_open_where_the_accuracy_is_not_reached() -> None:
     uniform = _arm(SLOW, length=2.0, useful=0.5)
     never = _arm([[0.0, 0.1, 0.1, 0.1, 0.1]] * 3, length=2.0, useful=0.5)
@@ -73,9 +81,8 @@ def test_nothing_is_saved_against_oneself(size: int, share: float, length: float
 
 def test_the_money_follows_from_the_assumptions() -> None:
     lab = bills.Lab("tiny", gpus=2, gpu_hour=3.0, rollouts=3600, tokens=100, speed=50.0)  # two GPU-hours of generation
-    settings = {name: {"group_size": 8} for name in bills.PAIRS.values()} | {"uniform": {"group_size": 8}}
-    arms = {"uniform": _arm(SLOW, length=2.0, useful=0.5)}
-    arms |= dict.fromkeys(bills.PAIRS.values(), _arm(FAST, length=2.0, useful=0.5))
+    settings = {name: {"group_size": 8} for name in (bills.GROUPED, "uniform")}
+    arms = {"uniform": _arm(SLOW, length=2.0, useful=0.5), bills.GROUPED: _arm(FAST, length=2.0, useful=0.5)}
     curves = {name: {seed: run._asdict() for seed, run in arm.runs.items()} for name, arm in arms.items()}
     result: dict[str, Any] = {"settings": {"planning": settings}, "curves": {"planning": curves}}
     lines = bills.bill(result, [lab]).splitlines()
@@ -93,8 +100,8 @@ def test_every_testbed_has_its_rows_and_what_is_not_reached_is_said() -> None:
     told = {"machine": "a machine", "date": "a day"}
     result = {"settings": {"flat": settings}, "curves": {"flat": curves}, **told}
     rows = bills.shares([result]).splitlines()[2:4]
-    assert rows[0] == "| flat | uniform |" + " not reached |" * 5
-    assert rows[1] == "| flat | dynamic sampling |" + " 100% |" * 3 + " 0% (0% to 0%) |" * 2
+    assert rows[0] == "| flat | uniform | 1 |" + " not reached |" * 5
+    assert rows[1] == "| flat | dynamic sampling | 1 |" + " 100% |" * 3 + " 0% (0% to 0%) |" * 2
 
 
 def test_where_nothing_is_gained_the_table_says_so() -> None:
