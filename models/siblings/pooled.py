@@ -12,7 +12,7 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
 from dps_pyro.support import checks
 from dps_pyro.tracking.kinds import Kinds
-from dps_pyro.tracking.late import PromptGroups
+from dps_pyro.tracking.late import PromptGroups, groups_of
 from dps_pyro.tracking.pooled import PooledTracker
 
 __all__ = ["PooledSiblings"]
@@ -44,16 +44,7 @@ class PooledSiblings(PooledTracker):
         super().__init__(dynamics, num_prompts, kinds=kinds, values=values, dtype=dtype)
 
     def observe(
-        self,
-        rows: Tensor,
-        solved: Tensor,
-        trials: Tensor,
-        step: int | None = None,
-        predicted: Tensor | None = None,
-        trained: Tensor | None = None,
-        progress: float | None = None,
-        useful: Tensor | None = None,
-        columns: Mapping[str, float] | None = None,
+        self, rows: Tensor, solved: Tensor, trials: Tensor, step: int | None = None, *others: Any, **named: Any
     ) -> Tensor:
         """See `Filter.observe`."""
         at = self.step if step is None else step
@@ -61,7 +52,7 @@ class PooledSiblings(PooledTracker):
         for number in range(self.step, at):  # strangers follow their siblings in these steps, too
             super().observe(rows[:0], solved[:0], trials[:0], number)
             self._meet()
-        found = super().observe(rows, solved, trials, at, predicted, trained, progress, useful, columns)
+        found = super().observe(rows, solved, trials, at, *others, **named)
         if not late:
             self._meet()
         return found
@@ -77,7 +68,7 @@ class PooledSiblings(PooledTracker):
         kept = saved.get("filter")
         dense = isinstance(kept, Mapping) and set(kept) == {"belief", "start", "seen"}
         super().load_state_dict(self._of_slots(state) if dense else state)
-        self._past = {int(step): Population(**population) for step, population in saved["population"].items()}
+        self._past = {int(step): Population(**population) for step, population in saved.get("population", {}).items()}
         if dense:
             self.pool = self._strangers(self.step)
             events = self.history.events
@@ -120,21 +111,22 @@ class PooledSiblings(PooledTracker):
 
     def _again(self) -> None:
         """All prompts filtered anew from the history, step by step, as each group's members learn from each other."""
-        until, events, before = self.step, self.history.events, self._known
+        until, before = self.step, self._known
+        rows = self.history.events.prompt.unique()
+        groups = groups_of(self.history, rows)
+        by_step = groups.step.argsort(stable=True).split(torch.bincount(groups.step, minlength=until).tolist())
         levels = {name: self._levels(name, until).tolist() for name in ["progress", *self.history.step_columns]}
         history, self.history = self.history, type(self.history)(self.num_prompts)
         self._begin()
         self.step = 0
         try:
-            for number in range(until):
-                now = (events.step == number).nonzero().squeeze(-1)
-                rows, place = events.prompt[now].unique(return_inverse=True)
-                solved = torch.zeros(len(rows), dtype=torch.float64).index_add(0, place, events.solved[now])
-                trials = torch.zeros(len(rows), dtype=torch.long).index_add(0, place, events.trials[now])
-                trained = torch.zeros(len(rows), dtype=torch.long).index_add(0, place, events.trained[now].long()) > 0
+            for number, now in enumerate(by_step):
                 known = {name: values[number] for name, values in levels.items()}
                 progress = known.pop("progress")
-                self.observe(rows, solved, trials, number, trained=trained, progress=progress, columns=known)
+                _, _, solved, trials, trained, _ = (column[now] for column in groups)
+                self.observe(
+                    rows[groups.at[now]], solved, trials, number, trained=trained, progress=progress, columns=known
+                )
         finally:
             self.history, self.step, self._known = history, until, before
 

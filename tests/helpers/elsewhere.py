@@ -12,15 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_map
 
-__all__ = ["DEVICE", "Elsewhere", "emulated"]
+__all__ = ["DEVICE", "DEVICES", "Elsewhere", "emulated", "present"]
 
 DEVICE = torch.device("lazy")
 """A device type that torch knows by name, for which no build has kernels."""
+
+DEVICES = ["emulated", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+"""The devices that a test runs on, by the names that `present` takes."""
 
 THERE = (DEVICE, torch.device("meta"))
 """The latter is where torch's own code takes these tensors to be."""
@@ -119,3 +123,13 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return out
     out = tree_map(lambda leaf: Elsewhere(leaf) if isinstance(leaf, torch.Tensor) else leaf, out)
     return return_and_correct_aliasing(func, args, kwargs, out) if there else out
+
+
+@contextmanager
+def present(name: str) -> Iterator[str]:
+    """A block in which a device of `DEVICES` is there; what torch calls it."""
+    if name != "emulated":
+        yield name
+        return
+    with emulated():
+        yield str(DEVICE)

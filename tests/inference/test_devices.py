@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from helpers.elsewhere import DEVICE, emulated
+from helpers.elsewhere import DEVICES, present
 
 from dps_pyro import NUTS, SVI, Laplace, Posterior, RolloutHistory, fit
 from dps_pyro.evaluation.smoothing import smoothed
@@ -16,7 +15,6 @@ from dps_pyro.models import Hierarchical, LogitWalk, SolvingProgress, Trained
 
 N, T = 6, 5
 GROUPS = ["a", "b"] * 3
-DEVICES = ["emulated", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 METHODS: dict[str, Any] = {
     "laplace": Laplace(steps=4, draws=5),
     "svi normal": SVI(guide="normal", steps=3, draws=4),
@@ -24,15 +22,6 @@ METHODS: dict[str, Any] = {
     "svi mini-batches": SVI(guide="normal", steps=4, draws=4, batch_size=3, restarts=2),
     "nuts": NUTS(warmup=2, draws=4, max_tree_depth=2),
 }
-
-
-@contextmanager
-def present(name: str) -> Iterator[str]:
-    if name != "emulated":
-        yield name
-        return
-    with emulated():
-        yield str(DEVICE)
 
 
 def history(columns: bool = False) -> RolloutHistory:

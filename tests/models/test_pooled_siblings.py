@@ -115,6 +115,17 @@ def test_prompts_join_groups_that_there_are() -> None:
         pooled(Siblings(["a", "b", "a", "b", "c"]), 4).add(1)
 
 
+def test_before_the_first_step_and_from_a_filter_without_siblings() -> None:
+    few = pooled(Siblings(LABELS))
+    few.refilter({})
+    assert few.step == 0
+    alone = pooled_tracker(LogitWalk(), N)
+    assert alone is not None
+    one = pooled(Siblings())
+    one.load_state_dict(alone.state_dict())  # it knows no population yet
+    torch.testing.assert_close(one.belief, alone.belief)
+
+
 def test_what_it_does_not_take() -> None:
     assert pooled_tracker(Siblings(list(range(N))), N) is None  # every prompt is a group of its own
     state: dict[str, Any] = Siblings(LABELS).tracker(N - 1).state_dict()

@@ -6,13 +6,12 @@ CUDA where it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from helpers.elsewhere import DEVICE, emulated
+from helpers.elsewhere import DEVICES, present
 from torch import Tensor
 
 from dps_pyro import PromptSampler
@@ -24,8 +23,6 @@ from dps_pyro.tracking.tracker import Tracker, track
 
 N, T, TRIALS = 6, 4, 4
 GROUPS = ["a", "b"] * 4
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-DEVICES = ["emulated", pytest.param("cuda", marks=cuda)]
 MODELS: dict[str, Callable[[], Any]] = {
     "SolvingProgress": SolvingProgress,
     "LogitWalk with groups": lambda: LogitWalk(GROUPS),
@@ -34,15 +31,6 @@ MODELS: dict[str, Callable[[], Any]] = {
     "RunStart": RunStart,
     "Siblings with groups": lambda: Siblings(GROUPS),
 }
-
-
-@contextmanager
-def present(name: str) -> Iterator[str]:
-    if name != "emulated":
-        yield name
-        return
-    with emulated():
-        yield str(DEVICE)
 
 
 def apart(found: list[Tensor], expected: list[Tensor]) -> float:
