@@ -11,9 +11,9 @@ from pyro.distributions import TorchDistribution, constraints
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
+from dps_pyro.dynamics import sparse
 from dps_pyro.dynamics.forward import Filtered, condition, filter_all, log_likelihood, predict
 from dps_pyro.dynamics.laws import narrow, unchecked
-from dps_pyro.dynamics.sparse import log_likelihood_of_rounds
 from dps_pyro.dynamics.step import Chain, Step
 
 Theta = TypeVar("Theta")
@@ -57,6 +57,7 @@ class Progress(TorchDistribution):
         self._transition = moving.reshape(*[1] * (self._lead + 4 - moving.ndim), *moving.shape)
         batch = torch.broadcast_shapes(self._initial.batch_shape, steps.trials.shape[:-1], shown[:-1], moves[:-1])
         super().__init__(batch, torch.Size([steps.trials.shape[-1]]), validate_args=False)
+        self._blocks = self._worth_splitting()
 
     def expand(self, batch_shape: Size, _instance: Progress | None = None) -> Progress:
         """The same law over a larger batch."""
@@ -85,22 +86,63 @@ class Progress(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """[..., N], `log p(y_1:T)` for outcomes [..., N, T]: the sum of `log_evidence`, with a gradient of its own."""
         (num_steps,), at = self.event_shape, self._rounds
+        if self._blocks:
+            return self._by_blocks(value, self._blocks)
         if at is None or 3 * at.shape[-1] > 2 * num_steps:  # to rearrange so many costs more than it saves
             return log_likelihood(self._initial.probs, self._transition, self._shown(value, self._steps))
         seen, steps = at < num_steps, at.clamp_max(num_steps - 1)
         picked = self._steps.each(lambda field: field.expand(len(at), num_steps).gather(-1, steps))
         picked = picked.replace(trials=torch.where(seen, picked.trials, 0))
         emitted = self._shown(value.gather(-1, steps.expand(*value.shape[:-1], -1)), picked)
-        return log_likelihood_of_rounds(self._initial.probs, self._transition, emitted, at, num_steps)
+        return sparse.log_likelihood_of_rounds(self._initial.probs, self._transition, emitted, at, num_steps)
+
+    @property
+    def cells(self) -> int:
+        """The number of entries [B] x rounds or steps for which `log_prob` keeps a belief, for each sample."""
+        if self._blocks:
+            return sum(block.steps.numel() for block in self._blocks)
+        return self.batch_shape[-1] * self.event_shape[0]
+
+    def _worth_splitting(self) -> list[sparse.Block]:
+        """The prompts by how often they were rolled out, if `log_prob` costs less so; otherwise none."""
+        if self._rounds is None or len(self._transition) > 1:
+            return []
+        chances = self._transition
+        blocks = sparse.blocks_of(self._rounds, self.event_shape[0], chances.shape[-1], chances.dtype)
+        if not blocks:
+            return []
+        single = self._emit(self._steps.at(0).each(lambda field: field[..., :1])).batch_shape
+        return blocks if len(single) < 2 or single[-2] == 1 else []  # not if each prompt has an emission of its own
+
+    def _by_blocks(self, value: Tensor, blocks: list[sparse.Block]) -> Tensor:
+        """`log_prob`, block by block. A prompt without rollouts is in none: whatever it does is certain."""
+        initial, size, (num_steps,) = self._initial.probs, self.batch_shape[-1], self.event_shape
+        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
+        value = value.expand(*batch, -1)
+        found = []
+        for block in blocks:
+            at = block.rows.unsqueeze(-1), block.steps.clamp_max(num_steps - 1)
+            picked = self._steps.each(lambda field, at=at: field.expand(size, num_steps)[at])  # type: ignore[misc]
+            picked = picked.replace(trials=torch.where(block.steps < num_steps, picked.trials, 0))
+            emitted = self._shown(value[..., at[0], at[1]], picked, torch.Size([*batch[:-1], len(block.rows)]))
+            found.append(
+                log_likelihood(_rows(initial, -2, block), _rows(self._transition, -3, block), emitted, block.leaps)
+            )
+        total = value.new_zeros(batch)
+        if found:
+            rows = torch.cat([block.rows for block in blocks])
+            total = total.index_copy(-1, rows, torch.cat([one.expand(*batch[:-1], -1) for one in found], -1))
+        return total
 
     def _moves(self) -> Tensor:
         """[T, ..., N or 1, K, K], `p(z_{t+1} | z_t)`."""
         return self._transition.expand(*self.event_shape, *self._transition.shape[1:])
 
-    def _shown(self, value: Tensor, steps: Step) -> Tensor:
-        """[T, ..., N, K], `log p(y_t | z_t)` for outcomes [..., N, T] of some steps; 0 where missing."""
+    def _shown(self, value: Tensor, steps: Step, batch: torch.Size | None = None) -> Tensor:
+        """[T, ..., N, K], `log p(y_t | z_t)` for outcomes [..., N, T] of some steps; 0 where missing. `batch` [..., N]
+        is the law's own, unless the outcomes are those of some prompts."""
         timed = _time_first(steps, self._lead)
-        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
+        batch = torch.broadcast_shapes(batch or self.batch_shape, value.shape[:-1])
         seen = (timed.trials > 0).unsqueeze(-1)
         # [sample dimensions of the value alone, T, ..., N, 1]: time lines up with the law's own
         outcome = value.expand(*batch, -1).movedim(-1, -self._lead - 2).unsqueeze(-1)
@@ -175,6 +217,13 @@ class Shown(TorchDistribution):
         drawn = self._emission.expand([*self.batch_shape, self._emission.batch_shape[-1]]).sample(sample_shape)
         picked: Tensor = Vindex(drawn)[..., self._z]
         return picked
+
+
+def _rows(chances: Tensor, dim: int, block: sparse.Block) -> Tensor:
+    """Those of the block's prompts, if the prompts have their own."""
+    if chances.ndim < -dim or chances.shape[dim] == 1:
+        return chances
+    return chances.index_select(dim, block.rows)
 
 
 def _time_first(steps: Step, lead: int) -> Step:

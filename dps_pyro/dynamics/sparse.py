@@ -1,18 +1,78 @@
-"""The likelihood where few prompts are rolled out at a step: all of them move, and those few are conditioned.
+"""The likelihood where few prompts are rolled out at a step.
+
+Where all steps have the same moves, prompts that were rolled out about as often are taken together, round by round.
+Otherwise all prompts move at every step, and those few are conditioned.
 
 The mathematics is `dps_pyro.dynamics.forward`'s, and so are the conventions: prompts last, [..., K, N].
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from dps_pyro.dynamics.forward import _ahead, _back, _matrices, leaps_over, log_likelihood
+from dps_pyro.dynamics.forward import Leaps, _ahead, _back, _matrices, leaps_over, log_likelihood
 
-__all__ = ["log_likelihood_of_rounds"]
+__all__ = ["Block", "blocks_of", "log_likelihood_of_rounds"]
+
+OVERHEAD = 15_000
+"""What one more operation costs, in multiplications that it could have had more at the same cost."""
+
+_blocks = WeakTensorKeyDictionary()
+
+
+class Block(NamedTuple):
+    """Prompts that were rolled out about as often as each other."""
+
+    rows: Tensor  # long [B], which
+    steps: Tensor  # long [B, R], the steps of their rounds, ascending; T where a prompt has no more
+    leaps: Leaps  # the moves before each round
+
+    def cost(self, num_states: int) -> int:
+        """What it costs to take the block through its rounds: to condition at each, and to move in between."""
+        return (len(self.leaps) + sum(map(len, self.leaps))) * (OVERHEAD + len(self.rows) * num_states**2)
+
+
+def blocks_of(at: Tensor, num_steps: int, num_states: int, dtype: torch.dtype) -> list[Block]:
+    """The prompts with rounds, in blocks of those with 1, 2, 3 or 4, 5 to 8, 9 to 16, ... of them. Neighbours are one
+    block where that costs less. No blocks at all, if to take all prompts through all steps costs less. The blocks are
+    kept as long as the tensor is.
+
+    Args:
+        at: long [N, R], each prompt's rounds as `log_likelihood_of_rounds` takes them.
+        num_steps: T.
+        num_states: K.
+        dtype: that of the law's chances.
+    """
+    known = cast("dict[Any, list[Block]]", _blocks.setdefault(at, {}))
+    if (num_states, dtype) in known:
+        return known[num_states, dtype]
+    counts = (at < num_steps).sum(-1)
+    digits = (counts - 1).clamp_min(0).double().add(0.5).log2().floor().long() + 1  # of 1: 0, of 2: 1, of 3 and 4: 2
+
+    def block(rows: Tensor) -> Block:
+        steps = at[rows, : int(counts[rows].max())]
+        seen = torch.where(steps < num_steps, steps, 0)
+        gaps = seen.diff(dim=-1, prepend=torch.zeros_like(seen[:, :1])).clamp_min(0)
+        return Block(rows, steps, leaps_over(gaps.mT, dtype))
+
+    made: list[Block] = []
+    for digit in torch.unique(digits[counts > 0]).tolist():
+        new = block(((digits == digit) & (counts > 0)).nonzero().squeeze(-1))
+        while made:
+            both = block(torch.cat([made[-1].rows, new.rows]))
+            if both.cost(num_states) > made[-1].cost(num_states) + new.cost(num_states):
+                break
+            made.pop()
+            new = both
+        made.append(new)
+    if sum(one.cost(num_states) for one in made) > num_steps * (OVERHEAD + len(at) * num_states**2):
+        made = []
+    known[num_states, dtype] = made
+    return made
 
 
 def log_likelihood_of_rounds(

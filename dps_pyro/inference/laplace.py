@@ -184,7 +184,10 @@ class _Space:
         self.start = torch.cat([value.detach().flatten() for value in free.values()])
         self._shapes = {name: value.shape for name, value in free.items()}
         self.size = len(self.start)
-        self._weight = history.num_prompts * history.num_steps * len(dynamics.states)
+        with torch.no_grad():
+            nodes: Any = poutine.trace(self._model).get_trace(history).nodes
+        # At one point the law keeps so many beliefs; other sites are small beside them.
+        self._weight = nodes["outcomes"]["fn"].cells * len(dynamics.states)
 
     def values(self, points: Tensor) -> dict[str, Tensor]:
         """Points [M, D] as values of the sites [M, ...]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyro
@@ -20,6 +21,7 @@ from pyro.infer.autoguide import AutoLaplaceApproximation
 from torch import Tensor
 
 from dps_pyro import Dynamics, RolloutHistory, Step, condition, predict
+from dps_pyro.dynamics import sparse as rounds_of
 from dps_pyro.dynamics.forward import filter_all, leaps_over
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.history.layouts import layout
@@ -210,10 +212,23 @@ def both_ways(model: Any, history: RolloutHistory, sites: Any, kind: Any) -> lis
 
 
 @pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, lambda: LogitWalk(rungs=5), lambda: oracle.OwnLadder(3)])
-@given(seed=st.integers(0, 10_000), share=st.sampled_from([0.0, 0.02, 0.1, 0.3]), sample=st.booleans())
-@settings(max_examples=8)
-def test_rounds_give_the_likelihood_and_gradients_of_steps(make: Any, seed: int, share: float, sample: bool) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    share=st.sampled_from([0.0, 0.02, 0.1, 0.3]),
+    sample=st.booleans(),
+    overhead=st.sampled_from([0, 100, 10**9]),
+)
+@settings(max_examples=12)
+def test_rounds_give_the_likelihood_and_gradients_of_steps(
+    make: Any, seed: int, share: float, sample: bool, overhead: int
+) -> None:
+    """Also where prompts are split by their rounds as finely as possible, in some blocks, or not at all."""
     torch.set_default_dtype(torch.float64)
+    with patch.object(rounds_of, "OVERHEAD", overhead):
+        check_rounds(make, seed, share, sample)
+
+
+def check_rounds(make: Any, seed: int, share: float, sample: bool) -> None:
     torch.manual_seed(seed)
     model, history = make(), sparse(4, 60, share, seed)
     theta = model.prior(pyro.plate("prompts", 4, dim=-1))
@@ -249,7 +264,9 @@ def test_rounds_bear_what_single_precision_holds_impossible() -> None:
     torch.testing.assert_close(by_steps, by_rounds)
 
 
-def test_rounds_give_the_second_derivatives_of_steps() -> None:
+@pytest.mark.parametrize("overhead", [0, 10**9])
+def test_rounds_give_the_second_derivatives_of_steps(overhead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_of, "OVERHEAD", overhead)
     torch.set_default_dtype(torch.float64)
     model, history = SolvingProgress(), sparse(3, 40, 0.1, 1)
     theta = model.prior(pyro.plate("prompts", 3, dim=-1))
@@ -260,6 +277,43 @@ def test_rounds_give_the_second_derivatives_of_steps() -> None:
     )
     for one, other in zip(itertools.chain(*by_steps), itertools.chain(*by_rounds), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("make", "split"),
+    [(LogitWalk, True), (SolvingProgress, True), (PaperDPS, True), (lambda: oracle.OwnLadder(3), False)],
+)
+def test_prompts_are_taken_through_their_rounds_only_where_that_is_the_same(
+    make: Any, split: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moves have to be the same at all steps, and what is emitted the same for all prompts."""
+    monkeypatch.setattr(rounds_of, "OVERHEAD", 0)
+    history = sparse(200, 60, 0.02, 1)
+    _, trials, trained, progress = history.dense()
+    model = make()
+    theta = model.prior(pyro.plate("prompts", 200, dim=-1))
+    law = Progress(model, theta, Step(trials, trained, progress), layout(history).rounds())
+    groups = int((trials > 0).sum())
+    assert groups <= law.cells < 2 * groups if split else law.cells == 200 * 60
+
+
+@given(
+    st.integers(0, 10_000), st.floats(0, 0.5), st.integers(1, 40), st.sampled_from([3, 25]), st.sampled_from([0, 10**9])
+)
+def test_every_prompt_with_rounds_is_in_one_block(
+    seed: int, share: float, num_steps: int, states: int, overhead: int
+) -> None:
+    at = layout(sparse(30, num_steps, share, seed)).rounds()
+    with patch.object(rounds_of, "OVERHEAD", overhead):
+        blocks = rounds_of.blocks_of(at, num_steps, states, torch.float64)
+    counts = (at < num_steps).sum(-1)
+    if blocks:
+        rows = torch.cat([block.rows for block in blocks]).sort().values
+        assert rows.tolist() == (counts > 0).nonzero().squeeze(-1).tolist()
+    for block in blocks:
+        torch.testing.assert_close(block.steps, at[block.rows, : int(counts[block.rows].max())])
+    if overhead == 0:  # none has more than twice the places that its groups need
+        assert sum(block.steps.numel() for block in blocks) <= 2 * int(counts.sum())
 
 
 @given(hnp.arrays(int, (3, 4), elements=st.integers(0, 200)))
