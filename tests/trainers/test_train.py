@@ -133,7 +133,7 @@ def test_the_summary_sums_up(run: Path, summary: dict[str, Any]) -> None:
     assert summary["rates"] == sorted(summary["rates"])
     posterior = dps_pyro.Posterior.load(run / "posterior")
     assert summary["posterior_converged"] == posterior.converged
-    assert len(posterior.losses) == 300  # as many as it takes to judge
+    assert 0 < len(posterior.losses) <= 300
     assert summary["uniform"] is None
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import RolloutHistory
-from dps_pyro.inference.fitting import fit
-from dps_pyro.inference.methods import SVI
+from dps_pyro.inference.fitting import fit, suits_laplace
+from dps_pyro.inference.methods import SVI, Laplace
 from dps_pyro.report import write_report
 from dps_pyro.storage import parse_json, strict_json
 from dps_pyro.tracking.predictor import Predictor
@@ -89,9 +89,9 @@ def _summarise(
     # A model without such a part learns all it can in the run itself.
     if config.evaluation.report and (model := fitted_part(dynamics)) is not None:
         say(f"Fitting {type(model).__name__} to the run's {len(history):,} groups of rollouts.")
-        # 300 steps: the fewest after which `fit` can tell that the ELBO is flat. `Laplace()` takes minutes for the
-        # default model and the log of a whole run.
-        posterior = fit(model, history, SVI(steps=300, learning_rate=0.1), seed=config.machine.seed, progress=False)
+        # 300 steps of SVI: the fewest after which `fit` can tell that the ELBO is flat.
+        method: Laplace | SVI = Laplace() if suits_laplace(model, history) else SVI(steps=300, learning_rate=0.1)
+        posterior = fit(model, history, method, seed=config.machine.seed, progress=False)
         posterior.save(folder.path / "posterior")
         learned |= _learned(model, dict(posterior.point), history.num_prompts)
         learned["posterior_converged"] = posterior.converged
