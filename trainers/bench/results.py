@@ -48,7 +48,12 @@ def write(path: Path, plan: Plan, curves: Curves) -> dict[str, Any]:
         "settings": settings,
         "rows": {bed: {arm: _plain(row._asdict()) for arm, row in arms.items()} for bed, arms in rows.items()},
         "savings": {bed: _savings(plan, arms) for bed, arms in curves.items()},
-        "ranks": ranks(rows),
+        "ranks": ranks(
+            {
+                bed: {arm: row for arm, row in arms.items() if arm not in _longer(settings[bed])}
+                for bed, arms in rows.items()
+            }
+        ),
         "curves": {
             bed: {
                 arm: {str(seed): _plain(curve._asdict()) for seed, curve in runs.items()} for arm, runs in arms.items()
@@ -69,6 +74,16 @@ def _savings(plan: Plan, arms: Mapping[str, Mapping[int, Curve]]) -> dict[str, d
                 made: Saving = saving(runs, arms[target])
                 found.setdefault(target, {})[arm] = made._asdict()
     return found
+
+
+def _longer(settings: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """The arms that are another arm with more steps. Over equal rollouts the two are the same, so that only one has a
+    rank."""
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    for arm, given in settings.items():
+        rest = {name: value for name, value in given.items() if name != "steps"}
+        kinds.setdefault(json.dumps(rest, sort_keys=True), []).append((given.get("steps", 0), arm))
+    return {arm for alike in kinds.values() for steps, arm in alike if steps > min(alike)[0]}
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from dps_pyro.cli import main
 from dps_pyro.trainers.bench.curves import Curve
 from dps_pyro.trainers.bench.measures import average, crossing, ranks, saving, summary
 from dps_pyro.trainers.bench.plan import read_plan
+from dps_pyro.trainers.bench.results import write
 
 TINY: dict[str, Any] = {
     "seeds": [3, 4],
@@ -139,6 +140,14 @@ def test_averages_are_over_the_rollouts_that_all_arms_spent() -> None:
     assert rows["long"].average.mean == pytest.approx(0.025)
     tie = summary({"a": {0: curve([0.0, 0.2])}, "b": {0: curve([0.0, 0.2])}, "c": {0: curve([0.0, 0.1])}})
     assert ranks({"one": tie, "two": tie}) == {"a": 1.5, "b": 1.5, "c": 3.0}
+
+
+def test_an_arm_that_goes_on_with_another_has_no_rank(tmp_path: Path) -> None:
+    arms = {**TINY["arms"], "uniform, longer": {"acquisition": "uniform", "steps": 4}}
+    plan = read_plan(written(tmp_path / "plan.yaml", seeds=[3], arms=arms))
+    accuracy = {"uniform": [0.0, 0.1], "more": [0.0, 0.2], "uniform, longer": [0.0, 0.1, 0.9]}
+    curves = {"few/prompts": {arm: {3: curve(values)} for arm, values in accuracy.items()}}
+    assert write(tmp_path / "results.json", plan, curves)["ranks"] == {"more": 1.0, "uniform": 2.0}
 
 
 # ----------------------------------------------------------------------------------------------------- the command
