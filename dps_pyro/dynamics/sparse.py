@@ -1,6 +1,6 @@
 """The likelihood where few prompts are rolled out at a step.
 
-Where all steps have the same moves, prompts that were rolled out about as often are taken together, round by round.
+If all steps have the same moves, prompts that were rolled out about as often are taken together, round by round.
 Otherwise all prompts move at every step, and those few are conditioned.
 
 The mathematics is `dps_pyro.dynamics.forward`'s, and so are the conventions: prompts last, [..., K, N].

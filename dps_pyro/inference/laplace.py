@@ -30,7 +30,7 @@ ROUNDS = 5
 GOOD = 0.7
 """The largest Pareto k with which weights are used."""
 PLACES = (1.0, 2.0, 3.0, 5.0, 8.0)
-"""Where the density is compared with a Student-t distribution's along each axis, in units of the scale."""
+"""The distances along each axis, in scales, at which the density is compared with a Student-t distribution's."""
 WIDEST = 6.0
 """The largest factor by which one side is made wider for that."""
 REACH = 0.02
@@ -161,9 +161,8 @@ def _adapted(found: _Round, centre: Tensor, scale: Tensor) -> tuple[Tensor, Tens
     mean = (weight.unsqueeze(-1) * found.points).sum(0)
     off = found.points - mean
     # A Student-t distribution is wider than its scale says.
-    covariance = (weight.unsqueeze(-1) * off).mT @ off * (FREEDOM - 2) / FREEDOM
-    made: Tensor = torch.linalg.cholesky(0.8 * covariance + 0.2 * scale @ scale.mT)
-    return mean, made
+    share = 0.8 * (FREEDOM - 2) / FREEDOM
+    return mean, _triangle(torch.cat([(share * weight).sqrt().unsqueeze(-1) * off, math.sqrt(0.2) * scale.mT]))
 
 
 class _Space:
@@ -266,5 +265,11 @@ def _scale(space: _Space, point: Tensor) -> Tensor:
     if not bool(hessian.isfinite().all()):
         raise FloatingPointError("the curvature at the most probable point is not finite")
     values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
-    scale: Tensor = torch.linalg.cholesky((vectors / values.clamp_min(FLATTEST)) @ vectors.mT)
-    return scale
+    return _triangle((vectors / values.clamp_min(FLATTEST).sqrt()).mT)
+
+
+def _triangle(rows: Tensor) -> Tensor:
+    """The lower triangular L [D, D], with a positive diagonal, for which `L L' = rows' rows`. The product itself is not
+    formed, which rounding could make indefinite where scales differ by many orders of magnitude."""
+    upper: Tensor = torch.linalg.qr(rows, mode="r").R
+    return (upper * torch.where(upper.diagonal() < 0, -1.0, 1.0).unsqueeze(-1)).mT

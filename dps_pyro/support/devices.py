@@ -1,4 +1,4 @@
-"""Where tensors lie: a block whose tensors are made on one device, and copies of things on another."""
+"""The device on which tensors lie: a block whose tensors are made on one device, and copies of things on another."""
 
 from __future__ import annotations
 

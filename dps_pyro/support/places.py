@@ -1,4 +1,4 @@
-"""Where a filter computes: it takes and returns tensors of the CPU, where the log is, and carries its device's."""
+"""The device on which a filter computes. It takes and returns tensors of the CPU, where the log is."""
 
 from __future__ import annotations
 

@@ -106,8 +106,8 @@ class Members:
         generator: torch.Generator,
         there: Callable[[Tensor], Tensor],
     ) -> Tensor | None:
-        """Prompts of all kinds that are `used` in one go, kind by kind; None where one of them has few that are free,
-        or too few different ones were drawn."""
+        """Prompts of all kinds that are `used` in one go, kind by kind; None if one of them has few that are free,
+        or if too few different ones were drawn."""
         if bool((20 * free < size).any()) or bool((2 * counts > free).any()):
             return None
         number = (1.2 * counts * size / free).astype(np.int64) + 16

@@ -11,6 +11,9 @@ import pytest
 import torch
 from helpers import oracle
 from helpers.fits import TRUTH, quick, simulated
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, init_to_mean
 from torch import Tensor
@@ -19,6 +22,7 @@ from torch.distributions import biject_to
 from dps_pyro import SVI, Laplace, Posterior, RolloutHistory, Step, fit
 from dps_pyro.dynamics.sites import sites_of
 from dps_pyro.evaluation import compare, diagnose, to_arviz
+from dps_pyro.inference.laplace import _triangle
 from dps_pyro.models import SolvingProgress
 
 
@@ -71,6 +75,19 @@ def test_laplace_finds_what_made_the_history_and_is_the_default() -> None:
     assert fit(oracle.OwnLadder(2), simulated(4, 3), SVI(steps=2), progress=False).about["method"] == "svi"
     with pytest.raises(ValueError, match=r"sites of their own .*own.initial.*, which is for parameters that all"):
         fit(oracle.OwnLadder(2), simulated(4, 3), Laplace(), progress=False)
+
+
+@given(
+    hnp.arrays(float, (6, 4), elements=st.floats(-1, 1, width=32)),
+    hnp.arrays(float, 4, elements=st.floats(-12, 12)),
+)
+def test_scales_many_orders_of_magnitude_apart_have_a_root(rows: Any, powers: Any) -> None:
+    """Where they are, the product of the rows with themselves may have no Cholesky factor in double precision."""
+    own = torch.cat([torch.tensor(rows), torch.eye(4, dtype=torch.float64)]) * 10 ** torch.tensor(powers)
+    lower = _triangle(own)
+    assert torch.equal(lower, lower.tril()) and bool((lower.diagonal() > 0).all())
+    size = own.norm(dim=0)
+    torch.testing.assert_close(lower @ lower.mT / size / size.unsqueeze(-1), own.mT @ own / size / size.unsqueeze(-1))
 
 
 def test_draws_kept_by_weight_are_a_conjugate_posteriors_own() -> None:
