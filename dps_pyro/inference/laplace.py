@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
@@ -175,10 +177,13 @@ class _Space:
                 return value
             return beginning(site)
 
-        self._model, self._history = dynamics.model, history
+        self._model, self._prior, self._history = dynamics.model, dynamics.prior, history
         sites = sites_of(dynamics, history.num_prompts)
+        self._apart = _scaled_by_others(dynamics, history.num_prompts)
         self._transforms = {name: biject_to(site["fn"].support).inv for name, site in sites.items()}
         free = {name: self._transforms[name](place(site)) for name, site in sites.items()}
+        if self._apart:
+            free |= self._standardised(free)
         self._plates = {name: len(site["fn"].batch_shape) for name, site in sites.items()}
         self.start = torch.cat([value.detach().flatten() for value in free.values()])
         self._shapes = {name: value.shape for name, value in free.items()}
@@ -188,13 +193,36 @@ class _Space:
         # At one point the law keeps so many beliefs; other sites are small beside them.
         self._weight = nodes["outcomes"]["fn"].cells * len(dynamics.states)
 
+    def _standardised(self, free: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The values of the sites in `_apart` less their location and by their scale, given all sites' own values."""
+        values = {name: self._transforms[name].inv(value) for name, value in free.items()}
+        with torch.no_grad(), poutine.trace() as trace, poutine.condition(data=values):
+            self._prior(pyro.plate("prompts", self._history.num_prompts, dim=-1))
+        laws = {name: _normal(trace.trace.nodes[name]["fn"]) for name in self._apart}
+        return {name: (values[name] - law.loc) / law.scale for name, law in laws.items() if law is not None}
+
     def values(self, points: Tensor) -> dict[str, Tensor]:
         """Points [M, D] as values of the sites [M, ...]."""
         parts = points.split([shape.numel() for shape in self._shapes.values()], -1)
-        return {
+        found = {
             name: self._transforms[name].inv(part.reshape(len(points), *self._shapes[name])).detach()
             for name, part in zip(self._shapes, parts, strict=True)
         }
+        if self._apart:
+            given = {name: value if self._plates[name] else value.unsqueeze(1) for name, value in found.items()}
+            with torch.no_grad(), poutine.trace() as trace, pyro.plate("points", len(points), dim=-2):
+                self._given(self._prior, given)(pyro.plate("prompts", self._history.num_prompts, dim=-1))
+            for name in self._apart:
+                value: Any = trace.trace.nodes[name]["value"]
+                found[name] = value if self._plates[name] else value.squeeze(1)
+        return found
+
+    def _given(self, model: Callable[..., Any], values: dict[str, Tensor]) -> Callable[..., Any]:
+        """The model at the values, those of the sites in `_apart` standardised."""
+        apart: dict[str, Any] = {name: LocScaleReparam(0.0) for name in self._apart}
+        named = {f"{name}_decentered" if name in apart else name: value for name, value in values.items()}
+        given: Callable[..., Any] = poutine.condition(poutine.reparam(model, apart), data=named)
+        return given
 
     def densities(self, points: Tensor) -> Tensor:
         """[M], the log densities of many points [M, D]."""
@@ -212,13 +240,37 @@ class _Space:
             # The prompts are the dimension right of the points: a site of no plate has one entry there.
             values[name] = value if self._plates[name] else value.unsqueeze(1)
         with pyro.plate("points", len(points), dim=-2):
-            trace = poutine.trace(poutine.condition(self._model, data=values)).get_trace(self._history)
+            trace = poutine.trace(self._given(self._model, values)).get_trace(self._history)
         trace.compute_log_prob()
         nodes: Any = trace.nodes
         for node in nodes.values():
             if node["type"] == "sample" and not site_is_subsample(node):
                 volume = volume + node["log_prob"].reshape(len(points), -1).sum(-1)
         return volume
+
+
+def _normal(law: Any) -> dist.Normal | None:
+    """The normal law of a site's single numbers; None if they have another."""
+    while isinstance(law, torch.distributions.Independent):
+        law = law.base_dist
+    return law if isinstance(law, dist.Normal) else None
+
+
+def _scaled_by_others(dynamics: Dynamics[Any], num_prompts: int) -> list[str]:
+    """The normal sites whose location or scale other sites decide. The density has no highest point where such a scale
+    goes to 0, so that these sites are standardised (Papaspiliopoulos et al. 2007, Statistical Science 22)."""
+    laws: list[dict[str, dist.Normal | None]] = []
+    for seed in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            laws.append({name: _normal(site["fn"]) for name, site in sites_of(dynamics, num_prompts).items()})
+    return [
+        name
+        for name, one in laws[0].items()
+        if one is not None
+        and (other := laws[1][name]) is not None
+        and not (torch.equal(one.loc, other.loc) and torch.equal(one.scale, other.scale))
+    ]
 
 
 def _summit(

@@ -90,6 +90,30 @@ def test_scales_many_orders_of_magnitude_apart_have_a_root(rows: Any, powers: An
     torch.testing.assert_close(lower @ lower.mT / size / size.unsqueeze(-1), own.mT @ own / size / size.unsqueeze(-1))
 
 
+def test_scales_of_other_sites_do_not_collapse() -> None:
+    """The density of weights and of their scale has no highest point: it grows without end as all of them go to 0. The
+    log says nothing about them here, so that their posterior is their prior."""
+
+    class Scaled(SolvingProgress):
+        def prior(self, prompts: pyro.plate) -> Any:
+            scale = pyro.sample("scale", dist.HalfNormal(torch.ones(2)).to_event(1))
+            pyro.sample("weights", dist.Normal(1.0, scale.unsqueeze(-1) * torch.ones(6)).to_event(2))
+            return super().prior(prompts)
+
+    history = simulated(8, 5)
+    start = fit(Scaled(), history, SVI(steps=2), progress=False)
+    for method in (Laplace(draws=1000), Laplace(draws=1000, start=start)):
+        found = fit(Scaled(), history, method, progress=False)
+        assert found.converged and found.about["resampled"]
+        scale, weights = found.draws["scale"], found.draws["weights"]
+        assert scale.shape == (1000, 2) and weights.shape == (1000, 2, 6)
+        assert float(scale.mean()) == pytest.approx((2 / torch.pi) ** 0.5, abs=0.15)
+        assert float(weights.mean()) == pytest.approx(1.0, abs=0.1)
+        assert float(weights.std()) == pytest.approx(1.0, abs=0.2)
+        off = (weights - 1).abs().mean(-1)
+        assert float(torch.corrcoef(torch.stack([off.flatten(), scale.flatten()]))[0, 1]) > 0.7
+
+
 def test_draws_kept_by_weight_are_a_conjugate_posteriors_own() -> None:
     """One state that never moves: the rate has a Beta posterior in closed form."""
 
