@@ -13,6 +13,7 @@ does not heed the data, which the parameters alone do not.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from dps_pyro.dynamics.sites import is_drawn
 from dps_pyro.evaluation.parallel_hmc import Posteriors, hmc
 from dps_pyro.evaluation.smoothing import law
 from dps_pyro.history.log import RolloutHistory, observed
+from dps_pyro.history.values import Groups, useful_by_sum
 from dps_pyro.inference.fitting import fit
 from dps_pyro.inference.methods import NUTS, SVI
 from dps_pyro.support import checks
@@ -164,15 +166,18 @@ def design(num_prompts: int, num_steps: int, trials: int = 8, *, visited: float 
 
 
 def filled(schedule: RolloutHistory, outcomes: Tensor) -> RolloutHistory:
-    """The log of a schedule whose outcomes [N, T] have become known."""
+    """The log of a schedule whose outcomes [N, T] have become known. They are what a model drew, and may lie outside of
+    0..trials: a normal sum of rewards, for instance."""
     prompts = schedule.ids if schedule.ids is not None else schedule.num_prompts
     history = RolloutHistory(prompts, num_steps=schedule.num_steps, features=schedule.features)
     events, known = schedule.events, schedule.progress().tolist()
     for step in events.step.unique().tolist():
         at = (events.step == step).nonzero().squeeze(-1)
         rows, trials, trained = events.prompt[at], events.trials[at], events.trained[at]
-        solved = outcomes[rows, step]
-        history.append(rows, step=step, solved=solved, trials=trials, trained=trained, progress=known[step])
+        solved = outcomes[rows, step].double()
+        never = torch.full([len(rows)], math.nan)
+        groups = Groups(solved, trials, never, trained, useful_by_sum(solved, trials))
+        history.append_valid(rows, step, groups, known[step], None)
     return history
 
 
