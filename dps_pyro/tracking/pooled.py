@@ -59,7 +59,7 @@ class PooledTracker(Tracker):
     """Long [G], how many prompts of each kind were never rolled out."""
     _outlook: Outlook | None
     _waits: tuple[Any, Tensor] | None = None  # the parameters, and the moves at them where they are always the same
-    _laws: Tables | None = None
+    _looked_up: Tables | None = None
 
     def __init__(
         self,
@@ -106,8 +106,7 @@ class PooledTracker(Tracker):
 
     def by_state(self, trials: int) -> Tensor:
         """[G or 1, K], the chance in each state that a group of `trials` rollouts in the coming step is useful."""
-        chances: Tensor = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
-        return chances
+        return self.laws(self._theta).informative(trials, self.coming)
 
     def rates_by_state(self) -> Tensor:
         """[G or 1, K], the mean reward of one rollout in each state.
@@ -345,9 +344,9 @@ class PooledTracker(Tracker):
 
     def _tables(self) -> Tables:
         """The laws by the size of a group, for models whose laws are the same at all steps."""
-        if self._laws is None or self._laws.theta is not self._theta:
-            self._laws = Tables(self, self._theta)
-        return self._laws
+        if self._looked_up is None or self._looked_up.theta is not self._theta:
+            self._looked_up = Tables(self, self._theta)
+        return self._looked_up
 
     def _means(self, theta: Any) -> Tensor:
         """[N or 1, K], see `Tracker`; its cost follows N if the kinds' rewards differ."""

@@ -32,6 +32,7 @@ class Groups(NamedTuple):
     prompts: Tensor  # long [V], the rows of their prompts among all prompts
     solved: Tensor  # [V]
     trials: Tensor  # long [V]; 0 conditions on nothing
+    trained: Tensor  # bool [V], whether the policy was updated on the group
 
 
 class Filter(ABC):
@@ -179,14 +180,18 @@ class Filter(ABC):
             self._state = {name: value.index_copy(0, rows, again.state[name]) for name, value in self._state.items()}
             self._visited(rows, trials, at)
             return again.score.less(without)
-        state, nobody = self._state, torch.zeros(self.num_prompts, dtype=torch.long)
+        state = self._state
         for number in range(self.step, at):
-            idle = self._step(nobody, number=number)
-            state, _ = self._advance(state, _nothing(rows, solved, trials), idle, self._theta)
+            idle = self._step(lambda: self._nobody(torch.long), number=number)
+            state, _ = self._advance(state, _nothing(rows, solved, trials, trained), idle, self._theta)
         known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
-        seen = nobody.index_copy(0, rows, trials)
-        everywhere = self._step(seen, nobody.bool().index_copy(0, rows, trained), number=at, known=known)
-        state, evidence = self._advance(state, Groups(rows, rows, solved, trials), everywhere, self._theta)
+        everywhere = self._step(
+            lambda: self._nobody(torch.long).index_copy(0, rows, trials),
+            lambda: self._nobody(torch.bool).index_copy(0, rows, trained),
+            number=at,
+            known=known,
+        )
+        state, evidence = self._advance(state, Groups(rows, rows, solved, trials, trained), everywhere, self._theta)
         record(progress=progress, columns=columns)
         self._state, self.step, self._known = state, at + 1, known
         self.snapshots.keep(self.step, state)
@@ -197,6 +202,10 @@ class Filter(ABC):
         """Append a step's groups to the log, which lies on the CPU."""
         with off_device(self.device):
             self.history.append(rows.cpu(), **put(groups, torch.device("cpu")))
+
+    def _nobody(self, dtype: torch.dtype) -> Tensor:
+        """[N], zeros: the trials of prompts that are not rolled out, or that they are not trained on."""
+        return torch.zeros(self.num_prompts, dtype=dtype)
 
     @placed
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
@@ -271,17 +280,29 @@ class Filter(ABC):
 
     def _step(
         self,
-        trials: Tensor,
-        trained: Tensor | None = None,
+        trials: Field,
+        trained: Field | None = None,
         number: int | None = None,
         known: Mapping[str, float] | None = None,
     ) -> Step:
         """Describe a step in which the prompts are rolled out `trials` [N or 1] times: the coming step, or the step
-        `number`. `known` holds its columns, which are otherwise the last known ones."""
-        at, level = torch.tensor([self.step if number is None else number]), dict(known or self._known)
-        columns = {name: torch.tensor([value], dtype=self.dtype) for name, value in level.items()}
+        `number`. `known` holds its columns, which are otherwise the last known ones. Fields are made when a model asks
+        for them."""
+        at = self.step if number is None else number
+
+        def made(value: float) -> Field:
+            return lambda: torch.tensor([value], dtype=self.dtype)
+
+        columns: dict[str, Field] = {name: made(value) for name, value in (known or self._known).items()}
         progress = columns.pop("progress")
-        return Step(trials, trained, progress, at, lambda: at - self._last_visits(), columns | self._features(None))
+        return Step(
+            trials,
+            trained,
+            progress,
+            lambda: torch.tensor([at]),
+            lambda: at - self._last_visits(),
+            columns | self._features(None),
+        )
 
     def _features(self, rows: Tensor | None) -> dict[str, Field]:
         """The prompts' own columns."""
@@ -338,7 +359,7 @@ class Filter(ABC):
             updated = torch.zeros(len(rows), dtype=torch.bool)
             updated[prompt[now][trained[now]]] = True
             seen = sizes.nonzero().squeeze(-1)
-            groups = Groups(seen, rows[seen], counts[seen], sizes[seen])
+            groups = Groups(seen, rows[seen], counts[seen], sizes[seen], updated[seen])
             columns: dict[str, Field] = {name: level[t : t + 1] for name, level in levels.items()}
             progress = columns.pop("progress")
             step = Step(sizes, updated, progress, torch.tensor([t]), t - last, columns | features)
@@ -364,8 +385,8 @@ class _Replayed(NamedTuple):
     score: Score
 
 
-def _nothing(rows: Tensor, solved: Tensor, trials: Tensor) -> Groups:
-    return Groups(rows[:0], rows[:0], solved[:0], trials[:0])
+def _nothing(rows: Tensor, solved: Tensor, trials: Tensor, trained: Tensor) -> Groups:
+    return Groups(rows[:0], rows[:0], solved[:0], trials[:0], trained[:0])
 
 
 @runtime_checkable

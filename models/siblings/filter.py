@@ -86,7 +86,7 @@ class SiblingsTracker(Tracker):
             self._rows = None
 
     def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
-        move = self.dynamics.transition(theta, step).probs.to(self.dtype)
+        move = self.laws(theta).moves(step)
         belief = predict(state["belief"].index_copy(0, at, posterior), move)
         start, seen = predict(state["start"], move), state["seen"].index_fill(0, at, True)
         coming, group = int(step.number) + 1, self._group
