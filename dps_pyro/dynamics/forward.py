@@ -67,7 +67,9 @@ def predict(belief: Tensor, transition: Tensor) -> Tensor:
         [..., N, K], `p(z_{t+1} | y_<=t)`, normalised anew so that ten thousand steps do not drift.
     """
     ahead = _apply(belief, transition)
-    return ahead / ahead.sum(-1, keepdim=True)
+    total = ahead.sum(-1, keepdim=True)
+    # A second large tensor would cost more than the division itself. Gradients need both.
+    return ahead / total if ahead.requires_grad else ahead.div_(total)
 
 
 def _apply(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
+from dps_pyro.history.values import Groups as Columns
 from dps_pyro.support import checks
 from dps_pyro.support.devices import off_device, on_device
 from dps_pyro.support.places import placed, put
@@ -167,8 +169,8 @@ class Filter(ABC):
         at = self.step if step is None else step
         trained = trials > 0 if trained is None else trained
         useful = useful_by_sum(solved, trials, self.tolerance) if useful is None else useful
-        groups: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
-        record = partial(self._record, rows, step=at, useful=useful, **groups)
+        chance = torch.full([len(rows)], math.nan) if predicted is None else predicted
+        record = partial(self._record, rows, at, Columns(solved, trials, chance, trained, useful))
         if at < self.step and len(rows) == 0:
             return torch.zeros(0, *self.ways, dtype=self.dtype)
         if at < self.step:
@@ -198,10 +200,19 @@ class Filter(ABC):
         self._visited(rows, trials, at)
         return evidence
 
-    def _record(self, rows: Tensor, **groups: Any) -> None:
+    def _record(
+        self,
+        rows: Tensor,
+        step: int,
+        groups: Columns,
+        *,
+        progress: float | None = None,
+        columns: Mapping[str, float] | None = None,
+    ) -> None:
         """Append a step's groups to the log, which lies on the CPU."""
         with off_device(self.device):
-            self.history.append(rows.cpu(), **put(groups, torch.device("cpu")))
+            rows, groups = put((rows, groups), torch.device("cpu"))
+            self.history.append_valid(rows, step, groups, progress, columns)
 
     def _nobody(self, dtype: torch.dtype) -> Tensor:
         """[N], zeros: the trials of prompts that are not rolled out, or that they are not trained on."""
