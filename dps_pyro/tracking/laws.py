@@ -44,9 +44,11 @@ class Laws:
     def informative(self, trials: int, coming: Callable[[int], Step]) -> Tensor:
         """[N or 1, K], the chance in each state that a group of `trials` rollouts in the step `coming(trials)` is
         useful."""
-        return self._law(
-            "informative", trials, lambda: coming(trials), SIZE, lambda step: self.dynamics.informative(self.theta, step)
-        )
+
+        def chance(step: Step) -> Tensor:
+            return self.dynamics.informative(self.theta, step)
+
+        return self._law("informative", trials, lambda: coming(trials), SIZE, chance)
 
     def means(self, coming: Callable[[int], Step]) -> Tensor:
         """[N or 1, K], the mean reward of one rollout in each state.
@@ -54,11 +56,21 @@ class Laws:
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        return self._law("means", 1, lambda: coming(1), SIZE, lambda step: _mean(self.dynamics, self.theta, step))
+
+        def mean(step: Step) -> Tensor:
+            means: Tensor = self.dynamics.emission(self.theta, step).mean
+            return means if means.ndim == 2 else means.unsqueeze(0)
+
+        return self._law("means", 1, lambda: coming(1), SIZE, mean)
 
     def moves(self, step: Step) -> Tensor:
         """[N or 1, K, K] or [K, K], row-stochastic, the moves in a step."""
-        return self._law("moves", 0, lambda: step, frozenset(), lambda own: self.dynamics.transition(self.theta, own).probs)
+
+        def matrix(step: Step) -> Tensor:
+            probs: Tensor = self.dynamics.transition(self.theta, step).probs
+            return probs
+
+        return self._law("moves", 0, lambda: step, frozenset(), matrix)
 
     def shown(self, solved: Tensor, trials: Tensor, trained: Tensor, step: Step) -> Tensor | None:
         """[V, K], `log p(y | z)` of V groups, at least one, in a step: zeros for groups without rollouts.
@@ -135,8 +147,3 @@ def outcomes(law: Any, trials: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(1, *law.batch_shape, dtype=dtype).reshape(1, -1, law.batch_shape[-1])
     shown = [law.log_prob(torch.tensor([[float(solved)]], dtype=dtype)).to(dtype) for solved in range(trials + 1)]
     return torch.stack(shown).reshape(trials + 1, -1, law.batch_shape[-1])
-
-
-def _mean(dynamics: Dynamics[Any], theta: Any, step: Step) -> Tensor:
-    means: Tensor = dynamics.emission(theta, step).mean
-    return means if means.ndim == 2 else means.unsqueeze(0)

@@ -34,6 +34,9 @@ from dps_pyro.tracking.waiting import Waiting
 
 __all__ = ["PooledTracker"]
 
+MOST_OUTLOOKS = 4
+"""The number of sizes of groups whose chances are kept from step to step."""
+
 
 class PooledTracker(Tracker):
     """The exact filter over N prompts of a few kinds.
@@ -57,7 +60,7 @@ class PooledTracker(Tracker):
     mass_seen: Tensor  # float64 [G, K], the sums of the beliefs of each kind's visited prompts
     strangers: Tensor
     """Long [G], how many prompts of each kind were never rolled out."""
-    _outlook: Outlook | None
+    _outlooks: dict[int, Outlook]  # by the size of the groups
     _waits: tuple[Any, Tensor] | None = None  # the parameters, and the moves at them where they are always the same
     _looked_up: Tables | None = None
 
@@ -100,9 +103,11 @@ class PooledTracker(Tracker):
 
     def outlook(self, trials: int) -> Outlook:
         """The chances of a useful group of `trials` rollouts, for whoever asks for some of them."""
-        if self._outlook is None or self._outlook.trials != trials:
-            self._outlook = Outlook(self, trials)
-        return self._outlook
+        if trials not in self._outlooks:
+            if len(self._outlooks) == MOST_OUTLOOKS:
+                self._outlooks.clear()
+            self._outlooks[trials] = Outlook(self, trials)
+        return self._outlooks[trials]
 
     def by_state(self, trials: int) -> Tensor:
         """[G or 1, K], the chance in each state that a group of `trials` rollouts in the coming step is useful."""
@@ -222,9 +227,14 @@ class PooledTracker(Tracker):
         self.slots.since[slots] = self.step
         self.slots.visits.index_add_(0, slots, visited.to(torch.int32))
         self.waiting.touched.add(slots)
-        self._outlook = self._outlook if self._outlook is not None and self.kinds.steady else None
-        if self._outlook is not None:
-            self._outlook.step_on()
+        self._look_on()
+
+    def _look_on(self) -> None:
+        """Let the outlooks move on after a change of the beliefs, or forget those that the laws of a step change."""
+        if not self.kinds.steady:
+            self._outlooks.clear()
+        for outlook in self._outlooks.values():
+            outlook.step_on()
 
     def settle(self) -> None:
         """Bring all slots up to date. Only the cost of the next look at many of them changes."""
@@ -241,7 +251,8 @@ class PooledTracker(Tracker):
             raise ValueError("prompts: expected new ones of the kinds that there are, got others")
         self.history.add(prompts, features)
         self.num_prompts, self.kinds = old + more, kinds
-        self._theta, self._last, self._outlook = self._parameters(None), None, None
+        self._theta, self._last = self._parameters(None), None
+        self._outlooks.clear()
         self.slots.more_prompts(more)
         self._count()
 
@@ -312,7 +323,7 @@ class PooledTracker(Tracker):
         self.mass_seen = torch.zeros_like(self.pool, dtype=torch.float64)
         self.moves = Moves(self._waiting(0) if self.kinds.steady else None)
         self.waiting = Waiting(self.slots, self.moves)
-        self._outlook = None
+        self._outlooks = {}
         self._count()
 
     def _find_kinds(self, num_prompts: int) -> Kinds | None:

@@ -278,8 +278,9 @@ class Filter(ABC):
             self.history.load_state_dict(put(state["history"], torch.device("cpu")))
         self.step, self._known, self._last = step, known, None
         self.snapshots.clear()
-        # Copied: a tensor read from a file may lie at an odd address, at which sums of products are rounded otherwise.
-        self._state = {name: value.to(self._state[name], copy=True) for name, value in saved.items()}
+        # Copied into tensors like the filter's own: in another order or at an odd address, sums of products are rounded
+        # otherwise.
+        self._state = {name: torch.empty_like(self._state[name]).copy_(value) for name, value in saved.items()}
         new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.matching`)
         if new is not None and len(new):
             again = self._replay(new, self._parameters(new), until=self.step).state
