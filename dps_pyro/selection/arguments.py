@@ -28,7 +28,6 @@ __all__ = [
     "few_draws",
     "groups_given",
     "refitter_of",
-    "scores_of",
     "site_values",
 ]
 
@@ -41,17 +40,6 @@ def acquisition_of(given: str | Acquisition) -> Acquisition:
     found = ACQUISITIONS.get(given) if isinstance(given, str) else given
     if not callable(found):
         raise ValueError(f"acquisition: expected one of {', '.join(ACQUISITIONS)}, or a function, got {given!r}")
-    return found
-
-
-def scores_of(found: Any, num_prompts: int) -> Tensor:
-    """What an acquisition returned, which is a score for each of the prompts.
-
-    Raises:
-        ValueError: it is something else, or has a NaN.
-    """
-    if not isinstance(found, Tensor) or found.shape != (num_prompts,) or bool(found.isnan().any()):
-        raise ValueError(f"acquisition: expected {num_prompts} scores, got {found}")
     return found
 
 

@@ -24,7 +24,7 @@ from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 from dps_pyro.support.devices import on_device
 from dps_pyro.support.places import placed
-from dps_pyro.tracking.predictor import Groups, State
+from dps_pyro.tracking.groups import Groups, State
 from dps_pyro.tracking.rates import Mixture
 from dps_pyro.tracking.tracker import Tracker
 

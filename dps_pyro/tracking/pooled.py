@@ -22,20 +22,17 @@ from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import Features, useful_by_sum
 from dps_pyro.history.values import Groups
 from dps_pyro.support import checks
+from dps_pyro.tracking.groups import State
 from dps_pyro.tracking.kinds import Kinds, kinds_of
 from dps_pyro.tracking.late import Late, PromptGroups, groups_of, observe_late
 from dps_pyro.tracking.moves import Moves, moved
-from dps_pyro.tracking.outlook import Outlook
-from dps_pyro.tracking.predictor import State
+from dps_pyro.tracking.outlook import Outlook, Outlooks
 from dps_pyro.tracking.slots import Slots
 from dps_pyro.tracking.tables import Tables, moved_by_laws
 from dps_pyro.tracking.tracker import Tracker
 from dps_pyro.tracking.waiting import Waiting
 
 __all__ = ["PooledTracker"]
-
-MOST_OUTLOOKS = 4
-"""The number of sizes of groups whose chances are kept from step to step."""
 
 
 class PooledTracker(Tracker):
@@ -60,7 +57,7 @@ class PooledTracker(Tracker):
     mass_seen: Tensor  # float64 [G, K], the sums of the beliefs of each kind's visited prompts
     strangers: Tensor
     """Long [G], how many prompts of each kind were never rolled out."""
-    _outlooks: dict[int, Outlook]  # by the size of the groups
+    outlooks: Outlooks
     _waits: tuple[Any, Tensor] | None = None  # the parameters, and the moves at them where they are always the same
     _looked_up: Tables | None = None
 
@@ -103,11 +100,7 @@ class PooledTracker(Tracker):
 
     def outlook(self, trials: int) -> Outlook:
         """The chances of a useful group of `trials` rollouts, for whoever asks for some of them."""
-        if trials not in self._outlooks:
-            if len(self._outlooks) == MOST_OUTLOOKS:
-                self._outlooks.clear()
-            self._outlooks[trials] = Outlook(self, trials)
-        return self._outlooks[trials]
+        return self.outlooks.of(trials)
 
     def by_state(self, trials: int) -> Tensor:
         """[G or 1, K], the chance in each state that a group of `trials` rollouts in the coming step is useful."""
@@ -227,14 +220,7 @@ class PooledTracker(Tracker):
         self.slots.since[slots] = self.step
         self.slots.visits.index_add_(0, slots, visited.to(torch.int32))
         self.waiting.touched.add(slots)
-        self._look_on()
-
-    def _look_on(self) -> None:
-        """Let the outlooks move on after a change of the beliefs, or forget those that the laws of a step change."""
-        if not self.kinds.steady:
-            self._outlooks.clear()
-        for outlook in self._outlooks.values():
-            outlook.step_on()
+        self.outlooks.step_on()
 
     def settle(self) -> None:
         """Bring all slots up to date. Only the cost of the next look at many of them changes."""
@@ -252,7 +238,7 @@ class PooledTracker(Tracker):
         self.history.add(prompts, features)
         self.num_prompts, self.kinds = old + more, kinds
         self._theta, self._last = self._parameters(None), None
-        self._outlooks.clear()
+        self.outlooks = Outlooks(self)
         self.slots.more_prompts(more)
         self._count()
 
@@ -323,7 +309,7 @@ class PooledTracker(Tracker):
         self.mass_seen = torch.zeros_like(self.pool, dtype=torch.float64)
         self.moves = Moves(self._waiting(0) if self.kinds.steady else None)
         self.waiting = Waiting(self.slots, self.moves)
-        self._outlooks = {}
+        self.outlooks = Outlooks(self)
         self._count()
 
     def _find_kinds(self, num_prompts: int) -> Kinds | None:

@@ -17,24 +17,12 @@ from dps_pyro.history.values import Groups as Columns
 from dps_pyro.support import checks
 from dps_pyro.support.devices import off_device, on_device
 from dps_pyro.support.places import placed, put
+from dps_pyro.tracking.groups import Groups, State
 from dps_pyro.tracking.late import Score
 from dps_pyro.tracking.rates import Rates, expected_next
 from dps_pyro.tracking.snapshots import Snapshots
 
-__all__ = ["Filter", "Groups", "Predictor", "State"]
-
-State = dict[str, Tensor]
-"""What a filter carries from step to step: tensors whose first dimension runs over the prompts."""
-
-
-class Groups(NamedTuple):
-    """Some prompts' groups in one step."""
-
-    at: Tensor  # long [V], the places of their prompts in the state
-    prompts: Tensor  # long [V], the rows of their prompts among all prompts
-    solved: Tensor  # [V]
-    trials: Tensor  # long [V]; 0 conditions on nothing
-    trained: Tensor  # bool [V], whether the policy was updated on the group
+__all__ = ["Filter", "Predictor"]
 
 
 class Filter(ABC):
@@ -177,19 +165,19 @@ class Filter(ABC):
             theta = self._parameters(rows)
             snapshot = self.snapshots.before(at)
             without = self._replay(rows, theta, until=self.step, since=snapshot).score
-            record()
+            record(progress=None, columns=None)
             again = self._replay(rows, theta, until=self.step, since=snapshot, mend=True)
             self._state = {name: value.index_copy(0, rows, again.state[name]) for name, value in self._state.items()}
             self._visited(rows, trials, at)
             return again.score.less(without)
-        state = self._state
+        state, nobody = self._state, partial(torch.zeros, self.num_prompts)
         for number in range(self.step, at):
-            idle = self._step(lambda: self._nobody(torch.long), number=number)
-            state, _ = self._advance(state, _nothing(rows, solved, trials, trained), idle, self._theta)
+            idle = self._step(partial(nobody, dtype=torch.long), number=number)
+            state, _ = self._advance(state, Groups(rows, rows, solved, trials, trained).nothing(), idle, self._theta)
         known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
         everywhere = self._step(
-            lambda: self._nobody(torch.long).index_copy(0, rows, trials),
-            lambda: self._nobody(torch.bool).index_copy(0, rows, trained),
+            lambda: nobody(dtype=torch.long).index_copy(0, rows, trials),
+            lambda: nobody(dtype=torch.bool).index_copy(0, rows, trained),
             number=at,
             known=known,
         )
@@ -200,23 +188,11 @@ class Filter(ABC):
         self._visited(rows, trials, at)
         return evidence
 
-    def _record(
-        self,
-        rows: Tensor,
-        step: int,
-        groups: Columns,
-        *,
-        progress: float | None = None,
-        columns: Mapping[str, float] | None = None,
-    ) -> None:
-        """Append a step's groups to the log, which lies on the CPU."""
+    def _record(self, rows: Tensor, step: int, groups: Columns, **told: Any) -> None:
+        """Append a step's groups, and what was told of the step, to the log, which lies on the CPU."""
         with off_device(self.device):
             rows, groups = put((rows, groups), torch.device("cpu"))
-            self.history.append_valid(rows, step, groups, progress, columns)
-
-    def _nobody(self, dtype: torch.dtype) -> Tensor:
-        """[N], zeros: the trials of prompts that are not rolled out, or that they are not trained on."""
-        return torch.zeros(self.num_prompts, dtype=dtype)
+            self.history.append_valid(rows, step, groups, **told)
 
     @placed
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
@@ -395,10 +371,6 @@ class _Replayed(NamedTuple):
 
     state: State
     score: Score
-
-
-def _nothing(rows: Tensor, solved: Tensor, trials: Tensor, trained: Tensor) -> Groups:
-    return Groups(rows[:0], rows[:0], solved[:0], trials[:0], trained[:0])
 
 
 @runtime_checkable

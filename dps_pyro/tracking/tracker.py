@@ -16,8 +16,9 @@ from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 from dps_pyro.support.devices import device_of, moved
 from dps_pyro.support.places import placed, put
+from dps_pyro.tracking.groups import Groups, State
 from dps_pyro.tracking.laws import Laws
-from dps_pyro.tracking.predictor import Filter, Groups, Predictor, State
+from dps_pyro.tracking.predictor import Filter, Predictor
 from dps_pyro.tracking.rates import Mixture
 
 __all__ = ["Tracker", "fitted_part", "is_fitted", "track"]

@@ -15,7 +15,7 @@ from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
 from dps_pyro.support import checks
 from dps_pyro.support.devices import device_of, moved
 from dps_pyro.support.places import placed, put
-from dps_pyro.tracking.predictor import State
+from dps_pyro.tracking.groups import State
 from dps_pyro.tracking.tracker import Tracker
 
 __all__ = ["SiblingsTracker"]
@@ -91,13 +91,11 @@ class SiblingsTracker(Tracker):
         start, seen = predict(state["start"], move), state["seen"].index_fill(0, at, True)
         coming, group = int(step.number) + 1, self._group
         if self._rows is None:
-            known, number = group[seen], torch.ones(int(seen.sum()))
-            population = self._past[coming] = self.pooling.population(belief[seen], known, number)
+            population = self._past[coming] = self.pooling.visited(belief, group, seen)
             self._past.pop(coming - REMEMBERED, None)
         elif coming in self._past:  # some prompts alone: their siblings are where they were
             population, group = self._past[coming], group[self._rows]
         else:
             return {"belief": belief, "start": start, "seen": seen}
-        strangers = (~seen).nonzero().squeeze(-1)
-        own = self.pooling.shared(start[strangers], group[strangers], population)
-        return {"belief": belief.index_copy(0, strangers, own), "start": start, "seen": seen}
+        own = self.pooling.shared(start, group, population)
+        return {"belief": torch.where(seen.unsqueeze(-1), belief, own), "start": start, "seen": seen}
