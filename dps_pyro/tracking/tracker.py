@@ -243,7 +243,7 @@ class Tracker(Filter):
 
     def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
         """Take one step: the rows `at` [V] of the state get `posterior` [V, K], and all rows move on."""
-        belief = state_by_state(state["belief"].index_copy(0, at, posterior))
+        belief = state_by_state(state["belief"]).clone().index_copy_(0, at, posterior)  # a clone keeps that order
         return {"belief": predict(belief, self.laws(theta).moves(step))}
 
     def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:
