@@ -64,6 +64,11 @@ def whole_numbers(name: str, value: Any) -> Tensor:
     """Whole numbers, long, within 0..2^31-1 (what the log can hold)."""
     import torch
 
+    if isinstance(value, list) and value and type(value[0]) is int:
+        try:
+            value = torch.tensor(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            pass  # what is wrong is told below
     if isinstance(value, torch.Tensor) and value.dtype == torch.long and value.device.type == "cpu":
         least, most = (0, 0) if value.numel() == 0 else (int(one) for one in value.aminmax())
         if least >= 0 and most < 2**31:
