@@ -37,6 +37,9 @@ class Columns(Mapping[str, Tensor]):
         field = self.fields[name]
         return field if isinstance(field, Tensor) else field()
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.fields
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.fields)
 
