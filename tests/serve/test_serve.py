@@ -194,7 +194,7 @@ def test_a_service_that_is_killed_time_and_again_loses_nothing_and_counts_nothin
             if number % 3 == 1:  # some kills come while the state is being saved
                 threads.append(threading.Thread(target=save))
                 threads[-1].start()
-                time.sleep(rng.random() * 0.1)
+                time.sleep(rng.random() * 0.3)
             served.kill()
             served.start()
         done.set()
