@@ -31,7 +31,7 @@ from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.progress import Size
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
-from dps_pyro.tracking.predictor import State
+from dps_pyro.tracking.groups import State
 from dps_pyro.tracking.tracker import Tracker
 
 __all__ = ["PaperDPS"]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 __all__ = ["Options", "run"]
+
+
+SHARE = 40_000
+"""The numbers in the beliefs of all prompts, so many states each, from which on it costs less to share them."""
 
 
 @dataclass
@@ -67,7 +72,7 @@ def run(arguments: list[str]) -> int:
     from dps_pyro.selection.arguments import acquisition_of
     from dps_pyro.selection.pooling import rule_of
     from dps_pyro.selection.sampler import PromptSampler
-    from dps_pyro.serve.durable import Durable
+    from dps_pyro.serve.durable import Durable, shares_beliefs
 
     names = None if options.ids is None else options.ids.read_text(encoding="utf-8").split("\n")
     prompts = options.prompts if names is None else [name for name in names if name]
@@ -83,10 +88,18 @@ def run(arguments: list[str]) -> int:
         posterior=posterior,
         seed=options.seed,
     )
-    try:  # a request is about few prompts, which costs less where the others share a belief
-        sampler = make(pooled=True) if rule_of(acquisition_of(options.acquisition)) else make()
+    count = prompts if isinstance(prompts, int) else len(prompts)
+    shared = shares_beliefs(options.folder)  # a saved state is continued as it was
+    if shared is None:  # a request is about few prompts, which costs less where the others share a belief
+        shared = count * len(model.states) >= SHARE and rule_of(acquisition_of(options.acquisition)) is not None
+    try:
+        sampler = make(pooled=shared)
     except ValueError:  # the model needs a belief for every prompt, or something else is wrong, which is told now
         sampler = make()
     app = make_app(Durable(sampler, options.folder), key, sync=options.sync)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False)
+    # What was loaded stays: the garbage collector need not look through it again while requests wait.
+    gc.collect()
+    gc.freeze()
+    quiet: dict[str, Any] = {"access_log": False, "proxy_headers": False, "server_header": False, "date_header": False}
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", **quiet)
     return 0

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Conditioned", "Filtered", "Leaps", "condition", "filter_all", "leaps_over", "log_likelihood", "predict"]
+__all__ = [
+    "Conditioned",
+    "Filtered",
+    "Leaps",
+    "condition",
+    "filter_all",
+    "leaps_over",
+    "log_likelihood",
+    "predict",
+    "state_by_state",
+]
 
 
 class Conditioned(NamedTuple):
@@ -67,16 +77,28 @@ def predict(belief: Tensor, transition: Tensor) -> Tensor:
         [..., N, K], `p(z_{t+1} | y_<=t)`, normalised anew so that ten thousand steps do not drift.
     """
     ahead = _apply(belief, transition)
-    return ahead / ahead.sum(-1, keepdim=True)
+    total = ahead.sum(-1, keepdim=True)
+    # A second large tensor would cost more than the division itself. Gradients need both.
+    return ahead / total if ahead.requires_grad else ahead.div_(total)
 
 
 def _apply(rows: Tensor, matrix: Tensor) -> Tensor:
     """`rows[..., n, :] @ matrix[..., n, :, :]`."""
-    if matrix.ndim == 2:  # one matrix for all prompts: a single matrix product, nothing is copied N times
-        return rows @ matrix
-    if matrix.shape[-3] == 1:
-        return rows @ matrix.squeeze(-3)
-    return (rows.unsqueeze(-2) @ matrix).squeeze(-2)
+    if matrix.ndim > 2 and matrix.shape[-3] > 1:
+        return (rows.unsqueeze(-2) @ matrix).squeeze(-2)
+    # One matrix for all prompts: a single matrix product, nothing is copied N times.
+    matrix = matrix if matrix.ndim == 2 else matrix.squeeze(-3)
+    return (matrix.mT @ rows.mT).mT if matrix.ndim == 2 and _is_state_by_state(rows) else rows @ matrix
+
+
+def state_by_state(belief: Tensor) -> Tensor:
+    """The beliefs [N, K] laid out in memory state by state, as a view of [K, N]: sums over few states then run along
+    many prompts, several times faster than the other way round. `predict` keeps this order."""
+    return belief if _is_state_by_state(belief) else belief.mT.contiguous().mT
+
+
+def _is_state_by_state(rows: Tensor) -> bool:
+    return rows.ndim == 2 and rows.stride(0) == 1
 
 
 def _likeliest(log_likelihood: Tensor, otherwise: Tensor) -> Tensor:

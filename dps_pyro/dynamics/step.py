@@ -37,11 +37,45 @@ class Columns(Mapping[str, Tensor]):
         field = self.fields[name]
         return field if isinstance(field, Tensor) else field()
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.fields
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.fields)
 
     def __len__(self) -> int:
         return len(self.fields)
+
+    def each(self, later: Callable[[Field], Field]) -> Columns:
+        """The columns with each field replaced by `later` of it."""
+        return Columns({name: later(field) for name, field in self.fields.items()})
+
+
+class _Watched(Columns):
+    """The columns `of` a step, which add "columns" to `asked` when a model looks at them in any way."""
+
+    def __init__(self, of: Columns, asked: set[str]) -> None:
+        super().__init__({})
+        self.of, self.asked = of, asked
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.asked.add("columns")
+        return self.of[name]
+
+    def __contains__(self, name: object) -> bool:
+        self.asked.add("columns")
+        return name in self.of
+
+    def __iter__(self) -> Iterator[str]:
+        self.asked.add("columns")
+        return iter(self.of)
+
+    def __len__(self) -> int:
+        self.asked.add("columns")
+        return len(self.of)
+
+    def each(self, later: Callable[[Field], Field]) -> Columns:
+        return _Watched(self.of.each(later), self.asked)
 
 
 class Step:
@@ -70,17 +104,21 @@ class Step:
 
     def __init__(
         self,
-        trials: Tensor,
+        trials: Field,
         trained: Field | None = None,
         progress: Field | None = None,
         number: Field | None = None,
         since: Field | None = None,
         columns: Mapping[str, Field] | None = None,
     ) -> None:
-        self.trials = trials
-        fields = {"trained": trained, "progress": progress, "number": number, "since": since}
+        fields = {"trials": trials, "trained": trained, "progress": progress, "number": number, "since": since}
         self._given: dict[str, Field] = {name: field for name, field in fields.items() if field is not None}
         self.columns = columns if isinstance(columns, Columns) else Columns(columns or {})
+
+    @property
+    def trials(self) -> Tensor:
+        """Rollouts per prompt, long [..., N or 1]; 0 for a prompt that was not rolled out."""
+        return self._field("trials")
 
     @property
     def trained(self) -> Tensor:
@@ -121,8 +159,23 @@ class Step:
             return change(field) if isinstance(field, Tensor) else lambda: change(field())
 
         given = {name: later(field) for name, field in self._given.items()}
-        columns = Columns({name: later(field) for name, field in self.columns.fields.items()})
-        return Step(change(self.trials), **given, columns=columns)
+        return Step(**given, columns=self.columns.each(later))
+
+    def watched(self, asked: set[str]) -> Step:
+        """The same step, which adds to `asked` the name of each field that is read: "trials", "trained", "progress",
+        "number" and "since", and "columns" for any of the user's own. A law that read nothing else than some of them
+        is a function of these alone."""
+
+        def told(name: str) -> Callable[[], Tensor]:
+            def field() -> Tensor:
+                asked.add(name)
+                value: Tensor = getattr(self, name)
+                return value
+
+            return field
+
+        names = ("trials", "trained", "progress", "number", "since")
+        return Step(**{name: told(name) for name in names}, columns=_Watched(self.columns, asked))
 
     def at(self, rows: Tensor | slice | int) -> Step:
         """The step for some entries of the last dimension; fields of one entry hold for all of them."""
@@ -134,13 +187,11 @@ class Step:
         filled in if they were left out."""
         trials = self.trials
         number = torch.arange(trials.shape[-1], device=trials.device).expand(*[1] * (trials.ndim - 1), -1)
-        return Step(trials, **{"number": number, "since": lambda: _since(trials), **self._given}, columns=self.columns)
+        return Step(**{"number": number, "since": lambda: _since(trials), **self._given}, columns=self.columns)
 
     def replace(self, **fields: Field) -> Step:
         """The step with other fields, by their names."""
-        trials = fields.pop("trials", self.trials)
-        assert isinstance(trials, Tensor)
-        return Step(trials, **{**self._given, **fields}, columns=self.columns)
+        return Step(**{**self._given, **fields}, columns=self.columns)
 
 
 def steps_of(history: RolloutHistory, outcomes: Outcomes, rows: Tensor | None = None) -> Step:

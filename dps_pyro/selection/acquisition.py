@@ -24,6 +24,7 @@ __all__ = [
     "Forecast",
     "acquisition_named",
     "by_variance",
+    "changes_nothing",
     "covering",
     "entropy",
     "priority",
@@ -61,6 +62,14 @@ def tracker_of(forecast: Forecast) -> Filter:
 
 Acquisition = Callable[[Forecast, torch.Generator], Tensor]
 """`(forecast, generator) -> scores [N]`: the B highest are selected."""
+
+
+def changes_nothing(acquire: Acquisition) -> bool:
+    """Whether an acquisition is one of this module, none of which changes the tensors that it is given."""
+    if isinstance(acquire, partial):
+        inner = acquire.keywords.get("acquire")
+        return changes_nothing(acquire.func) and (inner is None or changes_nothing(inner))
+    return getattr(acquire, "__module__", None) == __name__
 
 
 def top(forecast: Forecast, generator: torch.Generator) -> Tensor:

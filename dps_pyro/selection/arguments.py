@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,6 @@ __all__ = [
     "few_draws",
     "groups_given",
     "refitter_of",
-    "scores_of",
     "site_values",
 ]
 
@@ -40,17 +40,6 @@ def acquisition_of(given: str | Acquisition) -> Acquisition:
     found = ACQUISITIONS.get(given) if isinstance(given, str) else given
     if not callable(found):
         raise ValueError(f"acquisition: expected one of {', '.join(ACQUISITIONS)}, or a function, got {given!r}")
-    return found
-
-
-def scores_of(found: Any, num_prompts: int) -> Tensor:
-    """What an acquisition returned, which is a score for each of the prompts.
-
-    Raises:
-        ValueError: it is something else, or has a NaN.
-    """
-    if not isinstance(found, Tensor) or found.shape != (num_prompts,) or bool(found.isnan().any()):
-        raise ValueError(f"acquisition: expected {num_prompts} scores, got {found}")
     return found
 
 
@@ -79,9 +68,10 @@ def groups_given(
         ValueError: an argument is invalid.
     """
     rows = tracker.history.locate(prompts)
-    if len(rows.unique()) < len(rows):
-        values, counts = rows.unique(return_counts=True)
-        raise ValueError(f"prompts: expected each prompt once, got row {int(values[counts > 1][0])} repeated")
+    ordered = np.sort(rows.numpy())
+    again = ordered[1:] == ordered[:-1]
+    if again.any():
+        raise ValueError(f"prompts: expected each prompt once, got row {ordered[1:][again][0]} repeated")
     size = checks.whole_numbers("trials", trials)
     size = size.expand(len(rows)) if size.ndim == 0 else size
     count = checks.numbers("solved", solved)
@@ -90,16 +80,17 @@ def groups_given(
             raise ValueError(
                 f"{name}: expected shape ({len(rows)},), one entry per prompt, got shape {tuple(column.shape)}"
             )
-    wrong = ~((count >= 0) & (count <= size))  # NaN is neither
-    if bool(wrong.any()):
-        worst = int(wrong.nonzero()[0])
+    within = (count.numpy() >= 0) & (count.numpy() <= size.numpy())  # NaN is neither
+    if not within.all():
+        worst = int(within.argmin())
         raise ValueError(
             f"solved: expected numbers within 0..trials, got {count[worst].item():g} of {int(size[worst])} "
             f"at position {worst}"
         )
     differ = booleans("useful", useful, rows)
-    differ = useful_by_sum(count, size, tracker.tolerance) if differ is None else differ
-    if bool((differ & (size < 2)).any()):
+    if differ is None:
+        differ = useful_by_sum(count, size, tracker.tolerance)
+    elif bool((differ & (size < 2)).any()):
         raise ValueError("useful: expected groups of at least two rollouts to be useful, got a smaller one")
     return Groups(rows, count, size, booleans("trained", trained, rows), differ)
 

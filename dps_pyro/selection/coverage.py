@@ -27,12 +27,13 @@ class Coverage:
         """bool [N], the prompts that are never selected; None if there are none."""
         self._visits = torch.zeros(0 if isinstance(tracker, PooledTracker) else tracker.num_prompts, dtype=torch.long)
 
+    @property
     def visits(self) -> Tensor:
-        """Long [N], how often each prompt has been rolled out. The tensor is a copy."""
+        """Long [N], how often each prompt has been rolled out. It may be the sampler's own tensor: read it only."""
         if isinstance(self.tracker, PooledTracker):
             slots, nobody = self.tracker.slots, torch.zeros(self.tracker.num_prompts, dtype=torch.long)
             return nobody.index_copy(0, slots.row.long(), slots.visits.long())
-        return self._visits.clone()
+        return self._visits
 
     @property
     def num_visited(self) -> int:

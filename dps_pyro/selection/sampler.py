@@ -21,7 +21,7 @@ from dps_pyro.history.names import ids_of, in_both, saved_ids
 from dps_pyro.history.values import step_columns
 from dps_pyro.inference.refit import Refit
 from dps_pyro.selection import arguments
-from dps_pyro.selection.acquisition import Acquisition, Forecast
+from dps_pyro.selection.acquisition import Acquisition
 from dps_pyro.selection.baseline import leave_one_out
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.coverage import Coverage
@@ -30,6 +30,7 @@ from dps_pyro.selection.matching import Matched
 from dps_pyro.selection.plan import Plan, fill, useful_of
 from dps_pyro.selection.pooling import PooledChoice, rule_of
 from dps_pyro.selection.saved import saved_state
+from dps_pyro.selection.scoring import scores
 from dps_pyro.selection.signal import Signal, best_sizes
 from dps_pyro.selection.tally import Tally
 from dps_pyro.support import checks
@@ -133,8 +134,8 @@ class PromptSampler:
             self._tally.selected(found.rows, found.chance, self.tracker.mean_informative(self.trials))
             return found.rows
         chance = self.informative(self.trials)
-        scores = self._coverage.without_retired(self._scores(chance))
-        rows: Tensor = scores.topk(batch_size).indices
+        ranked = self._coverage.without_retired(self._scores(chance))
+        rows: Tensor = ranked.topk(batch_size).indices
         self._tally.selected(rows, chance[rows], float(chance.mean()))
         return rows
 
@@ -173,10 +174,7 @@ class PromptSampler:
 
     def _scores(self, chance: Tensor) -> Tensor:
         """[N], the acquisition's scores for `chance` [N], the chances of a useful group."""
-        # The user's function gets copies, which it may change.
-        forecast = Forecast(self.belief, chance.clone(), self.visits, self.tracker.draw, self.trials, self.tracker)
-        scores: Any = self._acquire(forecast, self._generator)
-        return arguments.scores_of(scores, self.num_prompts)
+        return scores(self._acquire, self.tracker, self._coverage, chance, self.trials, self._generator)
 
     @one_at_a_time
     def observe(
@@ -386,7 +384,7 @@ class PromptSampler:
     @one_at_a_time
     def visits(self) -> Tensor:
         """Long [N], how often each prompt has been rolled out. It is a copy."""
-        return self._coverage.visits()
+        return self._coverage.visits.clone()
 
     @property
     def pooled(self) -> bool:

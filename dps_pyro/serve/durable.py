@@ -12,7 +12,7 @@ from typing import Any
 from dps_pyro.selection.sampler import PromptSampler
 from dps_pyro.storage import atomic_path, load_state, parse_json, save_state
 
-__all__ = ["Durable", "ForgottenError"]
+__all__ = ["Durable", "ForgottenError", "shares_beliefs"]
 
 REMEMBERED = 1024
 """The number of rounds of each worker whose answers are kept for repeated requests."""
@@ -22,6 +22,21 @@ WORKERS = 256
 
 class ForgottenError(Exception):
     """The round was answered too long ago to be known, or the answer was to a different request."""
+
+
+def shares_beliefs(folder: Path) -> bool | None:
+    """Whether the sampler that was saved in a folder is `pooled`; None if there is no saved state.
+
+    Raises:
+        ValueError: the saved state is damaged.
+    """
+    path = folder / "state" / "state.json"
+    if not path.exists():
+        return None
+    try:
+        return "settled" in parse_json(path.read_text(encoding="utf-8"))["sampler"]["tracker"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a whole saved state, got {type(error).__name__}: {error}") from error
 
 
 class Durable:

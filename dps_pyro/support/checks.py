@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # tasks use these checks, too, in processes without PyTorch
@@ -64,6 +65,9 @@ def whole_numbers(name: str, value: Any) -> Tensor:
     """Whole numbers, long, within 0..2^31-1 (what the log can hold)."""
     import torch
 
+    if isinstance(value, list) and value and type(value[0]) is int:
+        with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # what is wrong is told below
+            value = torch.tensor(value)
     if isinstance(value, torch.Tensor) and value.dtype == torch.long and value.device.type == "cpu":
         least, most = (0, 0) if value.numel() == 0 else (int(one) for one in value.aminmax())
         if least >= 0 and most < 2**31:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +69,7 @@ def kinds_of(dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Ten
     alike = all(size == 1 or (labels is not None and size == len(probe)) for size in shapes)
     if not alike or asked & {"since", "columns"}:
         return None
-    return found._replace(steady=not asked)
+    return found._replace(steady=asked <= {"trials", "trained"})
 
 
 def _labelled(labels: Tensor, steady: bool) -> Kinds:
@@ -101,17 +101,8 @@ def _hold(
 
 def _shapes(dynamics: Dynamics[Any], theta: Any, asked: set[str]) -> list[int]:
     """For each law, the number of prompts that it answers for. What the laws ask of the step is added to `asked`."""
-
-    def told(name: str, value: Tensor) -> Callable[[], Tensor]:
-        def field() -> Tensor:
-            asked.add(name)
-            return value
-
-        return field
-
     one = torch.tensor([1])
-    progress, number, since = told("progress", torch.zeros(1)), told("number", one), told("since", one)
-    step = Step(one, one > 0, progress, number, since, _Asked(asked))
+    step = Step(one, one > 0, torch.zeros(1), one, one, _Anything()).watched(asked)
     initial = dynamics.initial(theta).batch_shape
     transition = dynamics.transition(theta, step).batch_shape[:-1]
     emission = dynamics.emission(theta, step).batch_shape[:-1]
@@ -119,17 +110,11 @@ def _shapes(dynamics: Dynamics[Any], theta: Any, asked: set[str]) -> list[int]:
     return [shape[-1] if len(shape) else 1 for shape in (initial, transition, emission, informative)]
 
 
-class _Asked(Columns):
-    """Columns of zeros that record their names when they are asked for."""
+class _Anything(Columns):
+    """Columns of zeros, whatever their names."""
 
-    def __init__(self, asked: set[str]) -> None:
+    def __init__(self) -> None:
         super().__init__({})
-        self.asked = asked
-
-    def __contains__(self, name: object) -> bool:
-        self.asked.add("columns")
-        return False
 
     def __getitem__(self, name: str) -> Tensor:
-        self.asked.add("columns")
         return torch.zeros(1)

@@ -11,10 +11,12 @@ from torch import Tensor
 if TYPE_CHECKING:
     from dps_pyro.tracking.pooled import PooledTracker
 
-__all__ = ["Outlook"]
+__all__ = ["Outlook", "Outlooks"]
 
 PIECE = 1 << 15
 """The number of slots that a pass over all slots takes at a time."""
+MOST = 4
+"""The number of outlooks that are kept from step to step."""
 
 
 class Outlook:
@@ -134,3 +136,32 @@ class Outlook:
 
     def _kind(self, slots: Tensor) -> Tensor:
         return self.tracker.kinds.at(self.tracker.slots.row[slots].long())
+
+
+class Outlooks:
+    """The outlooks of a tracker, by the size of the groups. A rule that asks for two sizes in every step, such as the
+    variance of one reward beside the chance of the planned group, finds both as it left them.
+
+    Args:
+        tracker: the tracker.
+    """
+
+    def __init__(self, tracker: PooledTracker) -> None:
+        self.tracker = tracker
+        self._kept: dict[int, Outlook] = {}
+
+    def of(self, trials: int) -> Outlook:
+        """The outlook for groups of `trials` rollouts in the coming step."""
+        if trials not in self._kept:
+            if len(self._kept) == MOST:
+                self._kept.clear()
+            self._kept[trials] = Outlook(self.tracker, trials)
+        return self._kept[trials]
+
+    def step_on(self) -> None:
+        """Move on to the next step, or take up a change of the beliefs. Where laws differ from step to step, the
+        outlooks are made anew when they are asked for."""
+        if not self.tracker.kinds.steady:
+            self._kept.clear()
+        for outlook in self._kept.values():
+            outlook.step_on()

@@ -24,7 +24,7 @@ from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 from dps_pyro.support.devices import on_device
 from dps_pyro.support.places import placed
-from dps_pyro.tracking.predictor import Groups, State
+from dps_pyro.tracking.groups import Groups, State
 from dps_pyro.tracking.rates import Mixture
 from dps_pyro.tracking.tracker import Tracker
 
@@ -92,7 +92,7 @@ class TrackerOverDraws(Tracker):
     @placed
     def expected(self, rows: Tensor, solved: Tensor, trials: Tensor) -> Tensor:
         """See `Tracker`; the draws are weighted anew by the other rollouts of each prompt."""
-        groups = Groups(torch.arange(len(rows)), rows, solved, trials)
+        groups = Groups(torch.arange(len(rows)), rows, solved, trials, trials > 0)
         step = self._step(torch.tensor([0])).at(rows).replace(trials=trials)
         conditioned = condition(self._state["belief"][rows], self._log_likelihood(groups, step))
         weights = (self._log_weights + conditioned.log_evidence).softmax(-1)
@@ -171,10 +171,7 @@ class TrackerOverDraws(Tracker):
 
     def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: list[Any]) -> State:
         belief = state["belief"].index_copy(0, at, posterior)
-        moved = [
-            predict(belief[:, draw], self.dynamics.transition(one, step).probs.to(self.dtype))
-            for draw, one in enumerate(theta)
-        ]
+        moved = [predict(belief[:, draw], self.laws(one).moves(step)) for draw, one in enumerate(theta)]
         return {"belief": torch.stack(moved, 1)}
 
     def _log_likelihood(self, groups: Groups, step: Step) -> Tensor:

@@ -22,11 +22,11 @@ from dps_pyro.dynamics.step import Step
 from dps_pyro.history.log import Features, useful_by_sum
 from dps_pyro.history.values import Groups
 from dps_pyro.support import checks
+from dps_pyro.tracking.groups import State
 from dps_pyro.tracking.kinds import Kinds, kinds_of
 from dps_pyro.tracking.late import Late, PromptGroups, groups_of, observe_late
 from dps_pyro.tracking.moves import Moves, moved
-from dps_pyro.tracking.outlook import Outlook
-from dps_pyro.tracking.predictor import State
+from dps_pyro.tracking.outlook import Outlook, Outlooks
 from dps_pyro.tracking.slots import Slots
 from dps_pyro.tracking.tables import Tables, moved_by_laws
 from dps_pyro.tracking.tracker import Tracker
@@ -57,9 +57,9 @@ class PooledTracker(Tracker):
     mass_seen: Tensor  # float64 [G, K], the sums of the beliefs of each kind's visited prompts
     strangers: Tensor
     """Long [G], how many prompts of each kind were never rolled out."""
-    _outlook: Outlook | None
+    outlooks: Outlooks
     _waits: tuple[Any, Tensor] | None = None  # the parameters, and the moves at them where they are always the same
-    _laws: Tables | None = None
+    _looked_up: Tables | None = None
 
     def __init__(
         self,
@@ -100,14 +100,11 @@ class PooledTracker(Tracker):
 
     def outlook(self, trials: int) -> Outlook:
         """The chances of a useful group of `trials` rollouts, for whoever asks for some of them."""
-        if self._outlook is None or self._outlook.trials != trials:
-            self._outlook = Outlook(self, trials)
-        return self._outlook
+        return self.outlooks.of(trials)
 
     def by_state(self, trials: int) -> Tensor:
         """[G or 1, K], the chance in each state that a group of `trials` rollouts in the coming step is useful."""
-        chances: Tensor = self.dynamics.informative(self._theta, self.coming(trials)).to(self.dtype)
-        return chances
+        return self.laws(self._theta).informative(trials, self.coming)
 
     def rates_by_state(self) -> Tensor:
         """[G or 1, K], the mean reward of one rollout in each state.
@@ -223,9 +220,7 @@ class PooledTracker(Tracker):
         self.slots.since[slots] = self.step
         self.slots.visits.index_add_(0, slots, visited.to(torch.int32))
         self.waiting.touched.add(slots)
-        self._outlook = self._outlook if self._outlook is not None and self.kinds.steady else None
-        if self._outlook is not None:
-            self._outlook.step_on()
+        self.outlooks.step_on()
 
     def settle(self) -> None:
         """Bring all slots up to date. Only the cost of the next look at many of them changes."""
@@ -242,7 +237,8 @@ class PooledTracker(Tracker):
             raise ValueError("prompts: expected new ones of the kinds that there are, got others")
         self.history.add(prompts, features)
         self.num_prompts, self.kinds = old + more, kinds
-        self._theta, self._last, self._outlook = self._parameters(None), None, None
+        self._theta, self._last = self._parameters(None), None
+        self.outlooks = Outlooks(self)
         self.slots.more_prompts(more)
         self._count()
 
@@ -313,7 +309,7 @@ class PooledTracker(Tracker):
         self.mass_seen = torch.zeros_like(self.pool, dtype=torch.float64)
         self.moves = Moves(self._waiting(0) if self.kinds.steady else None)
         self.waiting = Waiting(self.slots, self.moves)
-        self._outlook = None
+        self.outlooks = Outlooks(self)
         self._count()
 
     def _find_kinds(self, num_prompts: int) -> Kinds | None:
@@ -345,9 +341,9 @@ class PooledTracker(Tracker):
 
     def _tables(self) -> Tables:
         """The laws by the size of a group, for models whose laws are the same at all steps."""
-        if self._laws is None or self._laws.theta is not self._theta:
-            self._laws = Tables(self, self._theta)
-        return self._laws
+        if self._looked_up is None or self._looked_up.theta is not self._theta:
+            self._looked_up = Tables(self, self._theta)
+        return self._looked_up
 
     def _means(self, theta: Any) -> Tensor:
         """[N or 1, K], see `Tracker`; its cost follows N if the kinds' rewards differ."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,26 +13,16 @@ from torch import Tensor
 
 from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import Features, RolloutHistory, useful_by_sum
+from dps_pyro.history.values import Groups as Columns
 from dps_pyro.support import checks
 from dps_pyro.support.devices import off_device, on_device
 from dps_pyro.support.places import placed, put
+from dps_pyro.tracking.groups import Groups, State
 from dps_pyro.tracking.late import Score
 from dps_pyro.tracking.rates import Rates, expected_next
 from dps_pyro.tracking.snapshots import Snapshots
 
-__all__ = ["Filter", "Groups", "Predictor", "State"]
-
-State = dict[str, Tensor]
-"""What a filter carries from step to step: tensors whose first dimension runs over the prompts."""
-
-
-class Groups(NamedTuple):
-    """Some prompts' groups in one step."""
-
-    at: Tensor  # long [V], the places of their prompts in the state
-    prompts: Tensor  # long [V], the rows of their prompts among all prompts
-    solved: Tensor  # [V]
-    trials: Tensor  # long [V]; 0 conditions on nothing
+__all__ = ["Filter", "Predictor"]
 
 
 class Filter(ABC):
@@ -166,37 +157,42 @@ class Filter(ABC):
         at = self.step if step is None else step
         trained = trials > 0 if trained is None else trained
         useful = useful_by_sum(solved, trials, self.tolerance) if useful is None else useful
-        groups: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
-        record = partial(self._record, rows, step=at, useful=useful, **groups)
+        chance = torch.full([len(rows)], math.nan) if predicted is None else predicted
+        record = partial(self._record, rows, at, Columns(solved, trials, chance, trained, useful))
         if at < self.step and len(rows) == 0:
             return torch.zeros(0, *self.ways, dtype=self.dtype)
         if at < self.step:
             theta = self._parameters(rows)
             snapshot = self.snapshots.before(at)
             without = self._replay(rows, theta, until=self.step, since=snapshot).score
-            record()
+            record(progress=None, columns=None)
             again = self._replay(rows, theta, until=self.step, since=snapshot, mend=True)
             self._state = {name: value.index_copy(0, rows, again.state[name]) for name, value in self._state.items()}
             self._visited(rows, trials, at)
             return again.score.less(without)
-        state, nobody = self._state, torch.zeros(self.num_prompts, dtype=torch.long)
+        state, nobody = self._state, partial(torch.zeros, self.num_prompts)
         for number in range(self.step, at):
-            idle = self._step(nobody, number=number)
-            state, _ = self._advance(state, _nothing(rows, solved, trials), idle, self._theta)
+            idle = self._step(partial(nobody, dtype=torch.long), number=number)
+            state, _ = self._advance(state, Groups(rows, rows, solved, trials, trained).nothing(), idle, self._theta)
         known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
-        seen = nobody.index_copy(0, rows, trials)
-        everywhere = self._step(seen, nobody.bool().index_copy(0, rows, trained), number=at, known=known)
-        state, evidence = self._advance(state, Groups(rows, rows, solved, trials), everywhere, self._theta)
+        everywhere = self._step(
+            lambda: nobody(dtype=torch.long).index_copy(0, rows, trials),
+            lambda: nobody(dtype=torch.bool).index_copy(0, rows, trained),
+            number=at,
+            known=known,
+        )
+        state, evidence = self._advance(state, Groups(rows, rows, solved, trials, trained), everywhere, self._theta)
         record(progress=progress, columns=columns)
         self._state, self.step, self._known = state, at + 1, known
         self.snapshots.keep(self.step, state)
         self._visited(rows, trials, at)
         return evidence
 
-    def _record(self, rows: Tensor, **groups: Any) -> None:
-        """Append a step's groups to the log, which lies on the CPU."""
+    def _record(self, rows: Tensor, step: int, groups: Columns, **told: Any) -> None:
+        """Append a step's groups, and what was told of the step, to the log, which lies on the CPU."""
         with off_device(self.device):
-            self.history.append(rows.cpu(), **put(groups, torch.device("cpu")))
+            rows, groups = put((rows, groups), torch.device("cpu"))
+            self.history.append_valid(rows, step, groups, **told)
 
     @placed
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
@@ -258,8 +254,9 @@ class Filter(ABC):
             self.history.load_state_dict(put(state["history"], torch.device("cpu")))
         self.step, self._known, self._last = step, known, None
         self.snapshots.clear()
-        # Copied: a tensor read from a file may lie at an odd address, at which sums of products are rounded otherwise.
-        self._state = {name: value.to(self._state[name], copy=True) for name, value in saved.items()}
+        # Copied into tensors like the filter's own: in another order or at an odd address, sums of products are rounded
+        # otherwise.
+        self._state = {name: torch.empty_like(self._state[name]).copy_(value) for name, value in saved.items()}
         new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.matching`)
         if new is not None and len(new):
             again = self._replay(new, self._parameters(new), until=self.step).state
@@ -271,17 +268,29 @@ class Filter(ABC):
 
     def _step(
         self,
-        trials: Tensor,
-        trained: Tensor | None = None,
+        trials: Field,
+        trained: Field | None = None,
         number: int | None = None,
         known: Mapping[str, float] | None = None,
     ) -> Step:
         """Describe a step in which the prompts are rolled out `trials` [N or 1] times: the coming step, or the step
-        `number`. `known` holds its columns, which are otherwise the last known ones."""
-        at, level = torch.tensor([self.step if number is None else number]), dict(known or self._known)
-        columns = {name: torch.tensor([value], dtype=self.dtype) for name, value in level.items()}
+        `number`. `known` holds its columns, which are otherwise the last known ones. Fields are made when a model asks
+        for them."""
+        at = self.step if number is None else number
+
+        def made(value: float) -> Field:
+            return lambda: torch.tensor([value], dtype=self.dtype)
+
+        columns: dict[str, Field] = {name: made(value) for name, value in (known or self._known).items()}
         progress = columns.pop("progress")
-        return Step(trials, trained, progress, at, lambda: at - self._last_visits(), columns | self._features(None))
+        return Step(
+            trials,
+            trained,
+            progress,
+            lambda: torch.tensor([at]),
+            lambda: at - self._last_visits(),
+            columns | self._features(None),
+        )
 
     def _features(self, rows: Tensor | None) -> dict[str, Field]:
         """The prompts' own columns."""
@@ -338,7 +347,7 @@ class Filter(ABC):
             updated = torch.zeros(len(rows), dtype=torch.bool)
             updated[prompt[now][trained[now]]] = True
             seen = sizes.nonzero().squeeze(-1)
-            groups = Groups(seen, rows[seen], counts[seen], sizes[seen])
+            groups = Groups(seen, rows[seen], counts[seen], sizes[seen], updated[seen])
             columns: dict[str, Field] = {name: level[t : t + 1] for name, level in levels.items()}
             progress = columns.pop("progress")
             step = Step(sizes, updated, progress, torch.tensor([t]), t - last, columns | features)
@@ -362,10 +371,6 @@ class _Replayed(NamedTuple):
 
     state: State
     score: Score
-
-
-def _nothing(rows: Tensor, solved: Tensor, trials: Tensor) -> Groups:
-    return Groups(rows[:0], rows[:0], solved[:0], trials[:0])
 
 
 @runtime_checkable

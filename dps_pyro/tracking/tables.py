@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.forward import condition, predict
-from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.step import Step
+from dps_pyro.tracking.laws import MOST_TABLES, outcomes
 
 if TYPE_CHECKING:
     from dps_pyro.tracking.pooled import PooledTracker
@@ -24,8 +24,6 @@ __all__ = ["Moved", "Tables", "moved_by_laws"]
 
 MOST_NUMBERS = 1 << 20
 """A table with more numbers than this is not made."""
-MOST_TABLES = 64
-"""Tables that are kept, and different sizes of groups in one step that are looked up."""
 
 
 class Moved(NamedTuple):
@@ -132,13 +130,7 @@ class Tables:
             return None
         dynamics, theta, dtype = tracker.dynamics, self.theta, tracker.dtype
         step = Step(torch.tensor([trials]), torch.tensor([trained]))
-        law, states = unchecked(dynamics.emission(theta, step)), tracker.pool.shape[-1]
-        outcomes = [
-            law.log_prob(torch.tensor([[float(solved)]], dtype=dtype)).to(dtype).reshape(-1, states)
-            for solved in range(trials + 1)
-        ]
-        shown = torch.stack(outcomes, 1).reshape(-1, states)  # [(G or 1) * (trials + 1), K]
-        shown = shown if trials else torch.zeros_like(shown)
+        shown = outcomes(dynamics.emission(theta, step), trials, dtype).transpose(0, 1).flatten(0, 1)
         largest = shown.amax(-1, keepdim=True)
         shift = torch.where(largest > float("-inf"), largest, 0.0)
         move = dynamics.transition(theta, step).probs.to(dtype)

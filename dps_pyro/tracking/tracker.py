@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.forward import condition, predict
+from dps_pyro.dynamics.forward import condition, predict, state_by_state
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
 from dps_pyro.support.devices import device_of, moved
 from dps_pyro.support.places import placed, put
-from dps_pyro.tracking.predictor import Filter, Groups, Predictor, State
+from dps_pyro.tracking.groups import Groups, State
+from dps_pyro.tracking.laws import Laws
+from dps_pyro.tracking.predictor import Filter, Predictor
 from dps_pyro.tracking.rates import Mixture
 
 __all__ = ["Tracker", "fitted_part", "is_fitted", "track"]
@@ -80,6 +82,8 @@ class Tracker(Filter):
             or this machine does not have the device.
     """
 
+    _laws: Laws | None = None  # at the filter's own parameters
+
     def __init__(
         self,
         dynamics: Dynamics[Any],
@@ -112,7 +116,7 @@ class Tracker(Filter):
         return self._informative(self._theta, self.belief, trials)
 
     def _informative(self, theta: Any, belief: Tensor, trials: int) -> Tensor:
-        by_state = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
+        by_state = self.laws(theta).informative(trials, self.coming)
         return belief @ by_state[0] if by_state.shape[0] == 1 else (belief * by_state).sum(-1)
 
     @placed
@@ -133,7 +137,7 @@ class Tracker(Filter):
         Raises:
             NotImplementedError: the model's emission has no mean.
         """
-        groups = Groups(torch.arange(len(rows)), rows, solved, trials)
+        groups = Groups(torch.arange(len(rows)), rows, solved, trials, trials > 0)
         step = self._step(torch.tensor([0])).at(rows).replace(trials=trials)
         weights = condition(self.belief[rows], self._log_likelihood(groups, step)).belief
         means = self._means(self._theta)
@@ -205,24 +209,31 @@ class Tracker(Filter):
         """
         if "values" not in checks.instance("state", state, Mapping):
             raise ValueError("state: expected values, as of a Tracker, got none")
-        before = self._values
+        before = self._values, self._theta
         self._values = dict(state["values"])
         try:
-            theta = self._parameters(None)
+            self._theta = self._parameters(None)
             super().load_state_dict(state)
         except ValueError:
-            self._values = before
+            self._values, self._theta = before
             raise
-        self._theta = theta
 
     # ------------------------------------------------------------------------------------------------- the filter
+
+    def laws(self, theta: Any) -> Laws:
+        """The model's laws at some parameters. What is kept of them is kept for the filter's own parameters alone."""
+        if theta is not self._theta:
+            return Laws(self.dynamics, theta, self.dtype)
+        if self._laws is None or self._laws.theta is not theta:
+            self._laws = Laws(self.dynamics, theta, self.dtype)
+        return self._laws
 
     def _parameters(self, rows: Tensor | None) -> Any:
         return self.dynamics.parameters(self.num_prompts, self._values, rows)
 
     def _start(self, num_rows: int, theta: Any) -> State:
         initial = self.dynamics.initial(theta).probs.to(self.dtype)
-        return {"belief": initial.expand(num_rows, initial.shape[-1]).clone()}
+        return {"belief": state_by_state(initial.expand(num_rows, initial.shape[-1]).clone())}
 
     def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
         likelihood = self._log_likelihood(groups, step)
@@ -232,12 +243,12 @@ class Tracker(Filter):
 
     def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
         """Take one step: the rows `at` [V] of the state get `posterior` [V, K], and all rows move on."""
-        belief = state["belief"].index_copy(0, at, posterior)
-        return {"belief": predict(belief, self.dynamics.transition(theta, step).probs.to(self.dtype))}
+        belief = state_by_state(state["belief"]).clone().index_copy_(0, at, posterior)  # a clone keeps that order
+        return {"belief": predict(belief, self.laws(theta).moves(step))}
 
     def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:
         """[N or 1, K], `progress` in each state, given the states' mean rewards `means` [N or 1, K]."""
-        useful = self.dynamics.informative(theta, self.coming(trials)).to(self.dtype)
+        useful = self.laws(theta).informative(trials, self.coming)
         trained, left = self._step(torch.tensor([trials]), torch.tensor([True])), self.coming(0)
         ahead = [
             (self.dynamics.transition(theta, step).probs.to(self.dtype) @ means.unsqueeze(-1)).squeeze(-1)
@@ -247,14 +258,14 @@ class Tracker(Filter):
 
     def _means(self, theta: Any) -> Tensor:
         """[N or 1, K], the mean reward of one rollout in each state."""
-        means: Tensor = self.dynamics.emission(theta, self.coming(1)).mean.to(self.dtype)
-        return means if means.ndim == 2 else means.unsqueeze(0)
+        return self.laws(theta).means(self.coming)
 
     def _log_likelihood(self, groups: Groups, step: Step) -> Tensor:
         """[V, K], `log p(y_t | z_t)`; 0 for prompts without rollouts. `step` has all rows of the state."""
         if len(groups.at) == 0:  # no plate in Pyro may be empty
             return self.belief[:0]
-        return self._shown(self._parameters(groups.prompts), groups, step)
+        known = self.laws(self._theta).shown(groups.solved, groups.trials, groups.trained, step)
+        return self._shown(self._parameters(groups.prompts), groups, step) if known is None else known
 
     def _shown(self, theta: Any, groups: Groups, step: Step) -> Tensor:
         """The same for at least one group, with the parameters of the groups' prompts."""

@@ -25,7 +25,8 @@ from torch import Tensor
 from dps_pyro.dynamics.step import Step
 from dps_pyro.models.selectors.counts import CountingFilter, group_size, no_values
 from dps_pyro.support import checks
-from dps_pyro.tracking.predictor import Filter, Groups, State
+from dps_pyro.tracking.groups import Groups, State
+from dps_pyro.tracking.predictor import Filter
 from dps_pyro.tracking.rates import BetaRates
 
 __all__ = ["GRESO"]

@@ -140,8 +140,7 @@ class PooledSiblings(PooledTracker):
         self._past[self.step] = self.pooling.population(self.mass_seen.to(self.dtype), self._own, seen)
         self._past.pop(self.step - REMEMBERED, None)
         self.pool = self._strangers(self.step)
-        if self._outlook is not None:
-            self._outlook.step_on()
+        self.outlooks.step_on()
 
     def _strangers(self, step: int) -> Tensor:
         """[G, K], what is believed of strangers of each kind before a step."""

@@ -49,8 +49,17 @@ class Pooling(NamedTuple):
         found = mass.new_zeros(self.number).index_add(0, group, number.to(mass))
         return Population(nothing.index_add(0, group, mass), found.unsqueeze(-1))
 
+    def visited(self, belief: Tensor, group: Tensor, seen: Tensor) -> Population:
+        """The population of all groups, of N prompts with beliefs [N, K] in the groups [N], of which those that are
+        `seen`, bool [N], were visited."""
+        if self.groups is None:
+            mass = seen.to(belief) @ belief
+            return Population(mass.unsqueeze(0), seen.sum().to(mass).view(1, 1))
+        return self.population(belief[seen], group[seen], torch.ones(int(seen.sum())))
+
     def shared(self, start: Tensor, group: Tensor, population: Population) -> Tensor:
         """[V, K], the belief of strangers of the groups `group` [V], whom the model expects at `start` [V, K]."""
         mass, number = population
-        everyone = (self.strength * start + mass.sum(0)) / (self.strength + number.sum())
-        return (self.strength * everyone + mass[group]) / (self.strength + number[group])
+        everyone = (self.strength * start).add_(mass.sum(0)).div_(self.strength + number.sum())
+        own, size = (mass, number) if self.groups is None else (mass[group], number[group])
+        return everyone.mul_(self.strength).add_(own).div_(self.strength + size)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.served import KEY, Served
 
 from dps_pyro import PromptSampler
 from dps_pyro.models import SolvingProgress
@@ -29,7 +27,6 @@ from dps_pyro.serve.app import make_app  # noqa: E402
 from dps_pyro.serve.client import RemoteSampler  # noqa: E402
 from dps_pyro.serve.durable import REMEMBERED, Durable, ForgottenError  # noqa: E402
 
-KEY = "a-key-of-many-letters"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
@@ -157,44 +154,20 @@ def test_rounds_that_are_forgotten_are_refused(tmp_path: Path) -> None:
     durable.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Served:
-    """`dps-pyro serve` as a process that is killed now and then."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.process = self.start()
-
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "dps_pyro.cli", "serve", str(self.folder), "--prompts", "200", "--port"]
-        options = [str(self.port), "--model", "SolvingProgress"]
-        code = "import sys; from dps_pyro.cli import main; sys.exit(main(sys.argv[1:]))"
-        return subprocess.Popen(
-            [sys.executable, "-c", code, *command[3:], *options],
-            env={**os.environ, "DPS_PYRO_KEY": KEY, "OMP_NUM_THREADS": "1"},
-        )
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
-@pytest.mark.parametrize("kills", [1, pytest.param(int(os.environ.get("SERVE_KILLS", "3")), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "forked"),
+    [(1, False), pytest.param(int(os.environ.get("SERVE_KILLS", "3")), True, marks=pytest.mark.slow)],
+)
 def test_a_service_that_is_killed_time_and_again_loses_nothing_and_counts_nothing_twice(
-    kills: int, tmp_path: Path
+    kills: int, forked: bool, tmp_path: Path
 ) -> None:
     workers = 3
-    served = Served(tmp_path)
+    served = Served(tmp_path, forked=forked)
     done, counts, errors = threading.Event(), [0] * workers, []
 
     def work(number: int) -> None:
         try:
-            remote = RemoteSampler(f"http://127.0.0.1:{served.port}", KEY, f"worker-{number}", patience=200)
+            remote = RemoteSampler(served.url, KEY, f"worker-{number}", patience=200)
             while not done.is_set():
                 rows = remote.select(4)
                 remote.observe(rows, rows % 9, 8)
@@ -203,24 +176,32 @@ def test_a_service_that_is_killed_time_and_again_loses_nothing_and_counts_nothin
         except Exception as error:  # noqa: BLE001 - told by the test
             errors.append(error)
 
+    def save() -> None:
+        with contextlib.suppress(httpx.HTTPError):  # it may be killed meanwhile
+            httpx.post(f"{served.url}/save", headers=BEARER)
+
     threads = [threading.Thread(target=work, args=(number,)) for number in range(workers)]
     for thread in threads:
         thread.start()
     rng = random.Random(0)
     try:
-        for _ in range(kills):
+        for number in range(kills):
             before = sum(counts)
             end = time.monotonic() + 100
             while sum(counts) < before + 12 and time.monotonic() < end and not errors:
-                time.sleep(0.02)
+                time.sleep(0.01)
             time.sleep(rng.random() * 0.1)
+            if number % 3 == 1:  # some kills come while the state is being saved
+                threads.append(threading.Thread(target=save))
+                threads[-1].start()
+                time.sleep(rng.random() * 0.3)
             served.kill()
-            served.process = served.start()
+            served.start()
         done.set()
         for thread in threads:
             thread.join(200)
         assert not errors
-        remote = RemoteSampler(f"http://127.0.0.1:{served.port}", KEY, "reader", patience=100)
+        remote = RemoteSampler(served.url, KEY, "reader", patience=100)
         metrics = remote.metrics()
         remote.close()
         assert metrics["rollouts"] == 8 * sum(counts)
