@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.visits import visit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,20 +28,6 @@ MODELS: dict[str, Callable[[], Siblings]] = {
     "Trained": lambda: Siblings(dynamics=Trained()),
     "RunStart": lambda: Siblings(LABELS, dynamics=RunStart()),
 }
-
-
-def visit(trackers: list[Filter], rng: np.random.Generator) -> None:
-    """One random observation of the coming step, of a later one, or of one that has passed."""
-    rows = torch.from_numpy(rng.permutation(N - 8)[: rng.integers(0, 6)])  # eight are never rolled out
-    trials = torch.from_numpy(rng.integers(0, 9, len(rows)))
-    solved = torch.from_numpy(rng.integers(0, trials.numpy() + 1)).double()
-    trained = torch.from_numpy(rng.random(len(rows)) < 0.5) & (trials > 0)
-    now, dice = trackers[0].step, rng.random()
-    step = None if dice < 0.5 else now + int(rng.integers(0, 5)) if dice < 0.7 else int(rng.integers(0, now + 1))
-    progress = None if (step is not None and step < now) or dice < 0.2 else float(rng.random())
-    scores = [one.observe(rows, solved, trials, step, trained=trained, progress=progress) for one in trackers]
-    for score in scores[1:]:
-        torch.testing.assert_close(score, scores[0], atol=1e-10, rtol=1e-10)
 
 
 def same(one: Filter, other: Filter) -> None:
@@ -68,7 +55,7 @@ def test_it_is_the_filter_that_keeps_all_beliefs(name: str, seed: int) -> None:
     plain, few = MODELS[name]().tracker(N), pooled(MODELS[name]())
     rng = np.random.default_rng(seed)
     for turn in range(16):
-        visit([plain, few], rng)
+        visit([plain, few], rng, N, late_share=0.3, tolerance=1e-10)
         if turn % 5 == 3:
             few.settle()
     same(few, plain)
@@ -84,7 +71,7 @@ def test_it_is_the_filter_that_keeps_all_beliefs(name: str, seed: int) -> None:
     visits = [one.slots.visits[one.slots.of[seen].long()] for one in (moved, few)]
     assert torch.equal(*visits)
     for _ in range(4):
-        visit([plain, few, resumed, moved], rng)
+        visit([plain, few, resumed, moved], rng, N, late_share=0.3, tolerance=1e-10)
     same(few, plain)
     same(resumed, plain)
     same(moved, plain)

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import oracle
+from helpers.visits import visit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -39,28 +40,6 @@ MODELS: dict[str, tuple[Any, dict[str, Tensor]]] = {
 }
 
 
-def visit(trackers: list[Filter], rng: np.random.Generator, late_share: float = 0.25) -> None:
-    """One random observation of the coming step, of a later one, or of one that has passed."""
-    rows = torch.from_numpy(rng.permutation(N - 8)[: rng.integers(0, 6)])  # eight are never rolled out
-    trials = torch.from_numpy(rng.integers(0, 9, len(rows)))
-    solved = torch.from_numpy(rng.integers(0, trials.numpy() + 1)).double()
-    now, dice = trackers[0].step, rng.random()
-    oldest = 0 if dice > 0.98 else max(0, now - 100)  # most late groups are of the last steps
-    step = (
-        None
-        if dice < 0.85 - late_share
-        else now + int(rng.integers(0, 20))
-        if dice < 1 - late_share
-        else int(rng.integers(oldest, now + 1))
-    )
-    late = step is not None and step < now
-    progress = None if late or rng.random() < 0.5 else float(rng.random())
-    trained = torch.from_numpy(rng.random(len(rows)) < 0.5)
-    scores = [one.observe(rows, solved, trials, step, trained=trained, progress=progress) for one in trackers]
-    for score in scores[1:]:
-        torch.testing.assert_close(score.double(), scores[0].double(), atol=1e-4, rtol=1e-4)
-
-
 def differ(one: Filter, other: Filter) -> float:
     return float((one.belief.double() - other.belief.double()).abs().max())
 
@@ -81,7 +60,7 @@ def test_beliefs_are_the_plain_filters_in_double_precision(name: str, seed: int)
     plain, pooled = Tracker(make(), N, values=values), PooledTracker(make(), N, values=values)
     rng = np.random.default_rng(seed)
     for turn in range(20):
-        visit([plain, pooled], rng)
+        visit([plain, pooled], rng, N)
         if turn % 7 == 3:
             pooled.settle()
     assert differ(plain, pooled) < 1e-10
@@ -97,7 +76,7 @@ def test_many_visits_in_single_precision_are_as_near_the_truth_as_the_plain_filt
     pooled = PooledTracker(make(), N, values=values)
     rng = np.random.default_rng(5)
     for _ in range(visits):
-        visit([pooled], rng, late_share=0.02)
+        visit([pooled], rng, N, late_share=0.02)
     # The plain filters take the whole log at once: late groups would cost each of them a replay.
     truth, plain = (Tracker(make(), N, values=values, dtype=dtype) for dtype in (torch.float64, torch.float32))
     for one in (truth, plain):
@@ -114,7 +93,7 @@ def test_refilter_add_and_a_plain_filters_state(name: str) -> None:
     plain, pooled = Tracker(make(), N), PooledTracker(make(), N)
     rng = np.random.default_rng(1)
     for _ in range(30):
-        visit([plain, pooled], rng)
+        visit([plain, pooled], rng, N)
     loaded = PooledTracker(make(), N)
     loaded.load_state_dict(plain.state_dict())
     assert differ(loaded, plain) < 1e-5
@@ -131,7 +110,7 @@ def test_refilter_add_and_a_plain_filters_state(name: str) -> None:
     again.load_state_dict(pooled.state_dict())
     assert torch.equal(again.belief, pooled.belief)
     for _ in range(5):
-        visit([plain, pooled, again], rng)
+        visit([plain, pooled, again], rng, N)
     assert torch.equal(again.belief, pooled.belief)
     assert differ(plain, pooled) < 1e-5
 
@@ -140,7 +119,7 @@ def test_new_prompts_join_the_pool() -> None:
     plain, pooled = Tracker(Trained(), N), PooledTracker(Trained(), N)
     rng = np.random.default_rng(2)
     for _ in range(10):
-        visit([plain, pooled], rng)
+        visit([plain, pooled], rng, N)
     for tracker in (plain, pooled):
         tracker.add(5)
         tracker.observe(torch.tensor([N + 2, 1]), torch.tensor([3.0, 3.0]), torch.tensor([8, 8]))
@@ -217,7 +196,7 @@ def test_snapshots_change_what_a_late_group_costs_and_nothing_else(make: Any) ->
     without.snapshots.limit = 0
     rng = np.random.default_rng(3)
     for _ in range(60):
-        visit([without, with_some], rng)
+        visit([without, with_some], rng, N)
         assert differ(with_some, without) < 1e-6
     assert len(without.snapshots) == 0
     kept = sorted(with_some.snapshots._states)
