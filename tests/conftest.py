@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pyro
@@ -12,6 +13,14 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25, database=None)
 settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt from garbage collection what was imported to collect the tests, half a million objects that stay, and
+    collect less often: at Python's own threshold of 700 objects it takes a tenth of the suite's processor time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)

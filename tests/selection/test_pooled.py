@@ -44,7 +44,7 @@ def trackers(groups: bool) -> tuple[Tracker, PooledTracker]:
     return pair
 
 
-@pytest.fixture(params=[2000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.fixture(params=[1000, pytest.param(10_000, marks=pytest.mark.slow)])
 def draws(request: pytest.FixtureRequest) -> int:
     """The number of batches whose law is tested."""
     return int(request.param)
