@@ -165,18 +165,19 @@ def useful(model: Dynamics[Any], values: dict[str, Tensor], row: int, size: int)
         step = Step(torch.tensor([size]))
         return np.sum([np.zeros(K), *(likelihood(model, theta, step, y) for y in range(1, size))], axis=0)
     assert isinstance(model, models.DenseReward), "say here how a group of the new model is useful"
-    means, spread = theta.means.numpy(), theta.spread.numpy()
-    rewards = [
-        stats.norm(mean, own)
-        if model.family == "gaussian"
-        else stats.beta(mean * (1 / own - 1), (1 - mean) * (1 / own - 1))
-        for mean, own in zip(means, spread, strict=True)
-    ]
-    return np.array([1 - within(reward, model.tolerance, size) if size > 1 else 0.0 for reward in rewards])
+    means, spread = theta.means.tolist(), theta.spread.tolist()
+    laws = zip(means, spread, strict=True)
+    return np.array([
+        1 - within(model.family, mean, own, model.tolerance, size) if size > 1 else 0.0 for mean, own in laws
+    ])  # fmt: skip
 
 
-def within(reward: Any, tolerance: float, size: int) -> float:
+@cache
+def within(family: str, mean: float, own: float, tolerance: float, size: int) -> float:
     """P(largest - smallest <= tolerance) of independent rewards: over p = F(smallest)."""
+    reward = (
+        stats.norm(mean, own) if family == "gaussian" else stats.beta(mean * (1 / own - 1), (1 - mean) * (1 / own - 1))
+    )
 
     def above(p: float) -> float:
         return float(size * (reward.cdf(reward.ppf(p) + tolerance) - p) ** (size - 1))
