@@ -15,6 +15,37 @@ settings.register_profile("suite", deadline=None, derandomize=True, max_examples
 settings.load_profile("suite")
 
 
+LONG = (
+    "tests/integrations/test_trl.py",
+    "tests/trainers/run/test_resume.py",
+    "tests/tasks/own/test_task_process.py",
+    "tests/benchmarks/test_torture.py",
+    "tests/evaluation/test_sbc.py",
+    "tests/inference/",
+    "tests/trainers/",
+    "tests/test_docs.py",
+    "tests/test_core.py",
+    "tests/test_package.py",
+    "tests/models/test_prompt_types.py",
+    "tests/models/test_hierarchical.py",
+    "tests/models/test_logit_walk.py",
+    "tests/evaluation/",
+    "tests/serve/",
+    "tests/tasks/grading/",
+)
+"""Files and folders with tests that take longest, the longest first."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first, as wholes, so that of several test processes none is left with a long test at the end."""
+
+    def place(item: pytest.Item) -> int:
+        return next((at for at, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG))
+
+    items.sort(key=place)
+
+
 def pytest_collection_finish() -> None:
     """Exempt from garbage collection what was imported to collect the tests, half a million objects that stay, and
     collect less often: at Python's own threshold of 700 objects it takes a tenth of the suite's processor time."""
