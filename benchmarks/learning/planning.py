@@ -10,6 +10,7 @@ It runs `dps-pyro bench`, so that it goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ def admission(results: Sequence[dict[str, Any]]) -> str:
 
 
 OURS = "Siblings, groups of 1"
+ORACLE = "oracle"
+"""It knows how many rollouts of each prompt would be solved, by rollouts that are not counted, and has no rank."""
 
 
 def ahead(results: Sequence[dict[str, Any]]) -> str:
@@ -67,23 +70,25 @@ def ahead(results: Sequence[dict[str, Any]]) -> str:
             for arm, of in runs.items()
             if of.keys() == runs[OURS].keys() and next(iter(of.values())).rollouts[-1] == until
         }
-        ranked = sorted(alike, key=lambda arm, alike=alike: -np.mean(list(alike[arm].values())))  # type: ignore[misc]
+        means = {arm: float(np.mean(list(over.values()))) for arm, over in alike.items()}
+        ranked = sorted(means.keys() - {ORACLE}, key=lambda arm, means=means: -means[arm])  # type: ignore[misc]
         for arm, over in alike.items():
             less.setdefault(arm, {})[testbed] = np.array([alike[OURS][seed] - over[seed] for seed in over])
-            places.setdefault(arm, {})[testbed] = 1 + ranked.index(arm)
+            if arm in ranked:
+                places.setdefault(arm, {})[testbed] = 1 + ranked.index(arm)
     testbeds = list(less[OURS])
     lines = [
         f"| {OURS}, less | {' | '.join(f'{bed} | seeds' for bed in testbeds)} | ranks |",
         "|---" * (2 * len(testbeds) + 2) + "|",
     ]
-    for arm in sorted(less, key=lambda arm: float(np.mean(list(places[arm].values())))):
+    for arm in sorted(less, key=lambda arm: float(np.mean(list(places[arm].values()))) if arm in places else math.inf):
         cells = []
         for bed in testbeds:
             found = less[arm].get(bed)
             cells.append(
                 "– | –" if found is None or arm == OURS else f"{_spread(found)} | {(found > 0).sum()} of {len(found)}"
             )
-        ranks = ", ".join(str(places[arm][bed]) if bed in places[arm] else "–" for bed in testbeds)
+        ranks = ", ".join(str(places.get(arm, {}).get(bed, "–")) for bed in testbeds)
         lines.append(f"| {'itself' if arm == OURS else arm} | {' | '.join(cells)} | {ranks} |")
     note = (
         "Mean held-out accuracy over equal rollouts; difference ± standard error, and in how many seeds it is above 0. "

@@ -17,7 +17,7 @@ from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
-from dps_pyro import Progress, PromptSampler, RolloutHistory, Step, fit
+from dps_pyro import Laplace, Progress, PromptSampler, RolloutHistory, Step, fit
 from dps_pyro.dynamics.features import design_matrix
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.models import Covariate
@@ -221,7 +221,7 @@ def fitted() -> tuple[dict[str, Any], Tensor, Posterior]:
         ]
     )
     history = simulated(table, weights, 300, 16)
-    return table, weights, fit(Covariate(table, levels=3), history, progress=False)
+    return table, weights, fit(Covariate(table, levels=3), history, Laplace(draws=400), progress=False)
 
 
 def test_a_fit_finds_the_effects_and_shrinks_the_useless(fitted: tuple[dict[str, Any], Tensor, Posterior]) -> None:

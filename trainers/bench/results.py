@@ -50,7 +50,7 @@ def write(path: Path, plan: Plan, curves: Curves) -> dict[str, Any]:
         "savings": {bed: _savings(plan, arms) for bed, arms in curves.items()},
         "ranks": ranks(
             {
-                bed: {arm: row for arm, row in arms.items() if arm not in _longer(settings[bed])}
+                bed: {arm: row for arm, row in arms.items() if arm not in _unranked(settings[bed])}
                 for bed, arms in rows.items()
             }
         ),
@@ -76,14 +76,15 @@ def _savings(plan: Plan, arms: Mapping[str, Mapping[int, Curve]]) -> dict[str, d
     return found
 
 
-def _longer(settings: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """The arms that are another arm with more steps. Over equal rollouts the two are the same, so that only one has a
-    rank."""
+def _unranked(settings: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """The arms without a rank: oracles, not all of whose rollouts are counted, and those that are another arm with more
+    steps, which are the same over equal rollouts."""
     kinds: dict[str, list[tuple[int, str]]] = {}
     for arm, given in settings.items():
         rest = {name: value for name, value in given.items() if name != "steps"}
         kinds.setdefault(json.dumps(rest, sort_keys=True), []).append((given.get("steps", 0), arm))
-    return {arm for alike in kinds.values() for steps, arm in alike if steps > min(alike)[0]}
+    oracles = {arm for arm, given in settings.items() if given.get("oracle_rollouts", 0)}
+    return oracles | {arm for alike in kinds.values() for steps, arm in alike if steps > min(alike)[0]}
 
 
 def _plain(value: Any) -> Any:

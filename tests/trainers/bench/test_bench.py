@@ -142,10 +142,11 @@ def test_averages_are_over_the_rollouts_that_all_arms_spent() -> None:
     assert ranks({"one": tie, "two": tie}) == {"a": 1.5, "b": 1.5, "c": 3.0}
 
 
-def test_an_arm_that_goes_on_with_another_has_no_rank(tmp_path: Path) -> None:
+def test_an_oracle_and_an_arm_that_goes_on_with_another_have_no_rank(tmp_path: Path) -> None:
     arms = {**TINY["arms"], "uniform, longer": {"acquisition": "uniform", "steps": 4}}
+    arms["oracle"] = {"dynamics": "Oracle", "oracle_rollouts": 2}
     plan = read_plan(written(tmp_path / "plan.yaml", seeds=[3], arms=arms))
-    accuracy = {"uniform": [0.0, 0.1], "more": [0.0, 0.2], "uniform, longer": [0.0, 0.1, 0.9]}
+    accuracy = {"uniform": [0.0, 0.1], "more": [0.0, 0.2], "uniform, longer": [0.0, 0.1, 0.9], "oracle": [0.0, 0.8]}
     curves = {"few/prompts": {arm: {3: curve(values)} for arm, values in accuracy.items()}}
     assert write(tmp_path / "results.json", plan, curves)["ranks"] == {"more": 1.0, "uniform": 2.0}
 
