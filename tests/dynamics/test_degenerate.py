@@ -39,7 +39,7 @@ DEGENERATE: dict[str, tuple[Tensor, Tensor]] = {
 }
 """Name -> solved and trials [N, T]."""
 NOTHING = "every group lost"
-SETTINGS: dict[str, Any] = {"steps": 4, "draws": 3, "progress": False}
+SETTINGS: dict[str, Any] = {"steps": 2, "draws": 2, "progress": False}
 SHAPES = [
     *((name, "default") for name in FITTED),
     ("DenseReward", "{'family': 'beta'}"),
