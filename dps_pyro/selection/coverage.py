@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dps_pyro.tracking.pooled import PooledTracker
+from dps_pyro.tracking.pools.pooled import PooledTracker
 from dps_pyro.tracking.predictor import Filter
 
 __all__ = ["Coverage"]

@@ -36,7 +36,7 @@ from dps_pyro.selection.tally import Tally
 from dps_pyro.support import checks
 from dps_pyro.support.locks import Lock, one_at_a_time
 from dps_pyro.tracking.choice import sampler_tracker
-from dps_pyro.tracking.pooled import PooledTracker
+from dps_pyro.tracking.pools.pooled import PooledTracker
 from dps_pyro.tracking.predictor import Filter, Predictor
 from dps_pyro.tracking.tracker import Tracker
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.tracking.kinds import kinds_of
 from dps_pyro.tracking.over_draws import TrackerOverDraws
-from dps_pyro.tracking.pooled import PooledTracker
+from dps_pyro.tracking.pools.kinds import kinds_of
+from dps_pyro.tracking.pools.pooled import PooledTracker
 from dps_pyro.tracking.predictor import Filter, Predictor
 from dps_pyro.tracking.tracker import is_fitted, track
 

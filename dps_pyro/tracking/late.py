@@ -12,7 +12,7 @@ from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import RolloutHistory
 
 if TYPE_CHECKING:
-    from dps_pyro.tracking.pooled import PooledTracker
+    from dps_pyro.tracking.pools.pooled import PooledTracker
 
 __all__ = ["Late", "PromptGroups", "Score", "groups_of", "observe_late"]
 

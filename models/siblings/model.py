@@ -36,8 +36,8 @@ from dps_pyro.models.siblings.filter import SiblingsTracker
 from dps_pyro.models.siblings.pooled import PooledSiblings
 from dps_pyro.models.siblings.population import Pooling
 from dps_pyro.support import checks
-from dps_pyro.tracking.kinds import kinds_of
-from dps_pyro.tracking.pooled import PooledTracker
+from dps_pyro.tracking.pools.kinds import kinds_of
+from dps_pyro.tracking.pools.pooled import PooledTracker
 from dps_pyro.tracking.tracker import Tracker, is_fitted
 
 __all__ = ["Siblings"]

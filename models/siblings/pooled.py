@@ -11,9 +11,9 @@ from torch import Tensor
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
 from dps_pyro.support import checks
-from dps_pyro.tracking.kinds import Kinds
 from dps_pyro.tracking.late import PromptGroups, groups_of
-from dps_pyro.tracking.pooled import PooledTracker
+from dps_pyro.tracking.pools.kinds import Kinds
+from dps_pyro.tracking.pools.pooled import PooledTracker
 
 __all__ = ["PooledSiblings"]
 

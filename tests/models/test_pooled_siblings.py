@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dps_pyro import PromptSampler
 from dps_pyro.models import LogitWalk, RunStart, Siblings, SolvingProgress, Trained
 from dps_pyro.tracking.choice import MANY, pooled_tracker
-from dps_pyro.tracking.pooled import PooledTracker
+from dps_pyro.tracking.pools.pooled import PooledTracker
 from dps_pyro.tracking.predictor import Filter
 
 N = 40

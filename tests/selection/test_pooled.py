@@ -21,7 +21,7 @@ from dps_pyro.selection.pooling.choice import PooledChoice
 from dps_pyro.selection.pooling.race import Shelves
 from dps_pyro.selection.pooling.waits import rule_of
 from dps_pyro.storage import load_state, save_state
-from dps_pyro.tracking.pooled import PooledTracker
+from dps_pyro.tracking.pools.pooled import PooledTracker
 
 N, B = 7, 2
 POOLED = [name for name, acquire in ACQUISITIONS.items() if rule_of(acquire) is not None]

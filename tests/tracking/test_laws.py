@@ -15,8 +15,8 @@ from torch import Tensor
 from dps_pyro import Step, Tracker
 from dps_pyro.models import SolvingProgress
 from dps_pyro.models.solving_progress import Parameters
-from dps_pyro.tracking.kinds import kinds_of
-from dps_pyro.tracking.pooled import PooledTracker
+from dps_pyro.tracking.pools.kinds import kinds_of
+from dps_pyro.tracking.pools.pooled import PooledTracker
 from dps_pyro.tracking.predictor import Filter
 
 N = 7

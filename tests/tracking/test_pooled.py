@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dps_pyro import Step, Tracker, track
 from dps_pyro.models import Covariate, Hierarchical, LogitWalk, PaperDPS, PromptTypes, SolvingProgress, Trained
-from dps_pyro.tracking.kinds import kinds_of
-from dps_pyro.tracking.moves import Moves
-from dps_pyro.tracking.pooled import PooledTracker
+from dps_pyro.tracking.pools.kinds import kinds_of
+from dps_pyro.tracking.pools.moves import Moves
+from dps_pyro.tracking.pools.pooled import PooledTracker
 from dps_pyro.tracking.predictor import Filter
 
 pytestmark = pytest.mark.no_cover

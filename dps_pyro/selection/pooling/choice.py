@@ -14,8 +14,8 @@ from dps_pyro.selection import acquisition
 from dps_pyro.selection.acquisition import Acquisition
 from dps_pyro.selection.pooling.race import Shelves, weights
 from dps_pyro.selection.pooling.waits import Rule, Seen, drawn, rule_of, shortest
-from dps_pyro.tracking.pooled import PooledTracker
-from dps_pyro.tracking.strangers import Members, distinct
+from dps_pyro.tracking.pools.pooled import PooledTracker
+from dps_pyro.tracking.pools.strangers import Members, distinct
 
 __all__ = ["Chosen", "PooledChoice"]
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from dps_pyro.selection.pooling.waits import drawn
-from dps_pyro.tracking.outlook import Outlook
-from dps_pyro.tracking.strangers import firsts
-from dps_pyro.tracking.waiting import Recent
+from dps_pyro.tracking.pools.outlook import Outlook
+from dps_pyro.tracking.pools.strangers import firsts
+from dps_pyro.tracking.pools.waiting import Recent
 
 __all__ = ["Arrivals", "Shelves", "weights"]
 

@@ -23,14 +23,14 @@ from dps_pyro.history.log import Features, useful_by_sum
 from dps_pyro.history.values import Groups
 from dps_pyro.support import checks
 from dps_pyro.tracking.groups import State
-from dps_pyro.tracking.kinds import Kinds, kinds_of
 from dps_pyro.tracking.late import Late, PromptGroups, groups_of, observe_late
-from dps_pyro.tracking.moves import Moves, moved
-from dps_pyro.tracking.outlook import Outlook, Outlooks
-from dps_pyro.tracking.slots import Slots
-from dps_pyro.tracking.tables import Tables, moved_by_laws
+from dps_pyro.tracking.pools.kinds import Kinds, kinds_of
+from dps_pyro.tracking.pools.moves import Moves, moved
+from dps_pyro.tracking.pools.outlook import Outlook, Outlooks
+from dps_pyro.tracking.pools.slots import Slots
+from dps_pyro.tracking.pools.tables import Tables, moved_by_laws
+from dps_pyro.tracking.pools.waiting import Waiting
 from dps_pyro.tracking.tracker import Tracker
-from dps_pyro.tracking.waiting import Waiting
 
 __all__ = ["PooledTracker"]
 

@@ -18,7 +18,7 @@ from dps_pyro.dynamics.step import Step
 from dps_pyro.tracking.laws import MOST_TABLES, outcomes
 
 if TYPE_CHECKING:
-    from dps_pyro.tracking.pooled import PooledTracker
+    from dps_pyro.tracking.pools.pooled import PooledTracker
 
 __all__ = ["Moved", "Tables", "moved_by_laws"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dps_pyro.tracking.kinds import Kinds
-from dps_pyro.tracking.moves import Moves
-from dps_pyro.tracking.slots import Slots
+from dps_pyro.tracking.pools.kinds import Kinds
+from dps_pyro.tracking.pools.moves import Moves
+from dps_pyro.tracking.pools.slots import Slots
 
 __all__ = ["Recent", "Waiting"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dps_pyro.tracking.kinds import Kinds
+from dps_pyro.tracking.pools.kinds import Kinds
 
 __all__ = ["Members", "distinct", "firsts"]
 

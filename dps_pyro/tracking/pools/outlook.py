@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dps_pyro.tracking.pooled import PooledTracker
+    from dps_pyro.tracking.pools.pooled import PooledTracker
 
 __all__ = ["Outlook", "Outlooks"]
 
