@@ -149,6 +149,7 @@ class PooledTracker(Tracker):
         solved: Tensor,
         trials: Tensor,
         step: int | None = None,
+        *,
         predicted: Tensor | None = None,
         trained: Tensor | None = None,
         progress: float | None = None,
