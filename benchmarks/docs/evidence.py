@@ -61,6 +61,7 @@ def render(page: str) -> str:
         "candidates": lambda: planning.admission([_read("candidates")]),
         **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),
+        "serve": lambda: served(_read("serve")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "replay-own": lambda: replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),
@@ -134,6 +135,21 @@ def sampler(result: dict[str, Any]) -> str:
         f"over prompts took {published['loop_us_a_prompt']:.0f} µs per prompt here.",
     ]
     return "\n".join([*rows, "", " ".join(note)])
+
+
+def served(result: dict[str, Any]) -> str:
+    """What the service bears."""
+    settings = result["configuration"]
+    columns = ("rounds per second", "median", "99th percentile", "processor time per round: the service", "the workers")
+    times = [f"{result['median_ms']:.0f} ms", f"{result['p99_ms']:.0f} ms"]
+    times += [f"{result[f'{who}_processor_ms_a_round']:.1f} ms" for who in ("service", "workers")]
+    rows = [columns, ("---",) * len(columns), (f"{result['rounds_per_second']:.0f}", *times)]
+    note = (
+        f"{settings['prompts']:,} prompts, {settings['model']}, {settings['workers']} workers, "
+        f"{settings['batch_size']} prompts per round, {settings['seconds']:.0f} seconds. {result['machine']}; "
+        f"{result['date']}."
+    )
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", note])
 
 
 REPLAY = {
