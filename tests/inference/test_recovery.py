@@ -73,8 +73,8 @@ def test_a_row_of_the_default_method() -> None:
 def test_every_fitted_model_of_the_gallery_recovers_what_made_its_histories() -> None:
     """The committed recoveries: fifty histories per model, points better than the prior's mean, intervals that hold the
     truth in seven of ten cases at least, and a guide with correlations no worse than one without. The intervals of the
-    default method hold as often as those of either guide, at 0.87 within a standard error, and at most at one and a half
-    times the cost (docs/evidence/calibration.md has the numbers)."""
+    default method hold as often as those of either guide, at 0.87 within a standard error, and cost at most one and a
+    half times as much (docs/evidence/calibration.md has the numbers)."""
     result = json.loads((evidence.RESULTS / "recovery.json").read_text(encoding="utf-8"))
     assert result["configuration"]["histories"] >= 50
     rows = {(row["model"], row["guide"]): row for row in result["rows"]}
