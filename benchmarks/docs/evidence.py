@@ -63,6 +63,7 @@ def render(page: str) -> str:
         "sampler": lambda: sampler(_read("sampler")),
         "serve": lambda: served(_read("serve")),
         "replay": lambda: replay(_read("replay"), "uniform"),
+        "refits": lambda: refits(_read("refits")),
         "replay-own": lambda: replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),
         "sbc": lambda: calibration(_read("sbc")),
@@ -192,6 +193,26 @@ def replay(result: dict[str, Any], protocol: str) -> str:
         f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts per "
         f"step, refits every {settings['refit_every']} steps; in bold the best of a column. "
         f"{result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def refits(result: dict[str, Any]) -> str:
+    """Refits in the course of a run from nothing and from a fitted prior, log by log."""
+    rows = result["tables"]["uniform"]["report"]
+    columns = ("log_score", "unvisited", "unvisited_ece")
+    heads = [f"{REPLAY[column]}, {way}" for column in columns for way in ("own prior", "fitted")]
+    lines = [f"| model | log | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for model in dict.fromkeys(row.partition(",")[0] for row in rows if "," in row):
+        ways = rows[f"{model}, online"], rows[f"{model}, fitted and online"]
+        for place, log in enumerate(result["logs"]):
+            cells = [f"{way[column]['values'][place]:.3f}" for column in columns for way in ways]
+            lines.append(f"| {model} | {log} | {' | '.join(cells)} |")
+    settings = result["configuration"]
+    note = (
+        f"{settings['batch_size']} random prompts per step; a fit every {settings['refit_every']} steps to what was "
+        f"shown so far. Its prior is the model's own, or was fitted to two other runs. {result['machine']}; "
+        f"{result['date']}."
     )
     return "\n".join([*lines, "", note])
 
