@@ -159,7 +159,7 @@ class Outlooks:
         return self._kept[trials]
 
     def step_on(self) -> None:
-        """Move on to the next step, or take up a change of the beliefs. Where laws differ from step to step, the
+        """Move on to the next step, or take up a change of the beliefs. If laws differ from step to step, the
         outlooks are made anew when they are asked for."""
         if not self.tracker.kinds.steady:
             self._kept.clear()
