@@ -93,8 +93,9 @@ def _apply(rows: Tensor, matrix: Tensor) -> Tensor:
 
 def state_by_state(belief: Tensor) -> Tensor:
     """The beliefs [N, K] laid out in memory state by state, as a view of [K, N]: sums over few states then run along
-    many prompts, several times faster than the other way round. `predict` keeps this order."""
-    return belief if _is_state_by_state(belief) else belief.mT.contiguous().mT
+    many prompts, several times faster than the other way round. `predict` keeps this order. Other tensors as they
+    are."""
+    return belief if belief.ndim != 2 or _is_state_by_state(belief) else belief.mT.contiguous().mT
 
 
 def _is_state_by_state(rows: Tensor) -> bool:

@@ -10,11 +10,12 @@ from torch import Tensor
 from dps_pyro.dynamics.forward import condition, predict
 from dps_pyro.dynamics.step import Field, Step
 from dps_pyro.history.log import RolloutHistory
+from dps_pyro.tracking.groups import State
 
 if TYPE_CHECKING:
     from dps_pyro.tracking.pools.pooled import PooledTracker
 
-__all__ = ["Late", "PromptGroups", "Score", "groups_of", "observe_late"]
+__all__ = ["Late", "PromptGroups", "Replayed", "Score", "groups_of", "observe_late"]
 
 
 class Score(NamedTuple):
@@ -38,6 +39,13 @@ class Score(NamedTuple):
         """[V, *ways], the log-probability of these groups less that of others; -inf if more of these are impossible."""
         more = self.impossible > other.impossible
         return torch.where(more, float("-inf"), self.possible - other.possible)
+
+
+class Replayed(NamedTuple):
+    """The result of a replay of some prompts' history."""
+
+    state: State
+    score: Score
 
 
 class PromptGroups(NamedTuple):

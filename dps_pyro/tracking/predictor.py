@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from dps_pyro.support import checks
 from dps_pyro.support.devices import off_device, on_device
 from dps_pyro.support.places import placed, put
 from dps_pyro.tracking.groups import Groups, State
-from dps_pyro.tracking.late import Score
+from dps_pyro.tracking.late import Replayed, Score
 from dps_pyro.tracking.rates import Rates, expected_next
 from dps_pyro.tracking.snapshots import Snapshots
 
@@ -167,7 +167,7 @@ class Filter(ABC):
             without = self._replay(rows, theta, until=self.step, since=snapshot).score
             record(progress=None, columns=None)
             again = self._replay(rows, theta, until=self.step, since=snapshot, mend=True)
-            self._state = {name: value.index_copy(0, rows, again.state[name]) for name, value in self._state.items()}
+            self._put(rows, again.state)
             self._visited(rows, trials, at)
             return again.score.less(without)
         state, nobody = self._state, partial(torch.zeros, self.num_prompts)
@@ -183,7 +183,7 @@ class Filter(ABC):
         )
         state, evidence = self._advance(state, Groups(rows, rows, solved, trials, trained), everywhere, self._theta)
         record(progress=progress, columns=columns)
-        self._state, self.step, self._known = state, at + 1, known
+        self._state, self.step, self._known = self._laid_out(state), at + 1, known
         self.snapshots.keep(self.step, state)
         self._visited(rows, trials, at)
         return evidence
@@ -219,7 +219,8 @@ class Filter(ABC):
         self.snapshots.clear()
         new = torch.arange(old, self.num_prompts)
         fresh = self._replay(new, self._parameters(new), until=self.step).state if len(new) else {}
-        self._state = {name: torch.cat([value, fresh.get(name, value[:0])]) for name, value in self._state.items()}
+        longer = {name: torch.cat([value, fresh.get(name, value[:0])]) for name, value in self._state.items()}
+        self._state = self._laid_out(longer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a filter of the same model and size needs to continue, as tensors and numbers."""
@@ -260,7 +261,16 @@ class Filter(ABC):
         new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.matching`)
         if new is not None and len(new):
             again = self._replay(new, self._parameters(new), until=self.step).state
-            self._state = {name: value.index_copy(0, new, again[name]) for name, value in self._state.items()}
+            self._put(new, again)
+
+    def _put(self, rows: Tensor, found: State) -> None:
+        changed = {name: value.index_copy(0, rows, found[name]) for name, value in self._state.items()}
+        self._state = self._laid_out(changed)
+
+    def _laid_out(self, state: State) -> State:
+        """The state with its numbers in the order in memory in which they are loaded. Sums of products are rounded
+        otherwise in another order, and a run that was resumed would not repeat one that was not."""
+        return state
 
     def coming(self, trials: int) -> Step:
         """Describe the coming step as a model's methods take it, if every prompt were rolled out `trials` times."""
@@ -325,7 +335,7 @@ class Filter(ABC):
         until: int,
         since: tuple[int, State] | None = None,
         mend: bool = False,
-    ) -> _Replayed:
+    ) -> Replayed:
         """Filter the prompts `rows` [V], at least one, again from the history, up to the state before step `until`:
         from the first step, or `since` a snapshot. With `mend` the snapshots on the way get the states found."""
         start, state = (0, self._start(len(rows), theta)) if since is None else since
@@ -356,7 +366,7 @@ class Filter(ABC):
             last = last.index_fill(0, seen, t)
         if mend:
             self.snapshots.mend(until, rows, state)
-        return _Replayed(state, score)
+        return Replayed(state, score)
 
     def _levels(self, name: str, until: int) -> Tensor:
         """[until], the known value of a column at each step."""
@@ -364,13 +374,6 @@ class Filter(ABC):
             level = self.history.level(name).to(self.dtype)
         level = level if self.device is None else level.to(self.device)
         return torch.cat([level, level.new_full([max(0, until - len(level))], self._known.get(name, 0.0))])
-
-
-class _Replayed(NamedTuple):
-    """The result of a replay of some prompts' history."""
-
-    state: State
-    score: Score
 
 
 @runtime_checkable

@@ -235,6 +235,9 @@ class Tracker(Filter):
         initial = self.dynamics.initial(theta).probs.to(self.dtype)
         return {"belief": state_by_state(initial.expand(num_rows, initial.shape[-1]).clone())}
 
+    def _laid_out(self, state: State) -> State:
+        return {name: state_by_state(value) for name, value in state.items()}
+
     def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
         likelihood = self._log_likelihood(groups, step)
         conditioned = condition(state["belief"][groups.at], likelihood)
@@ -243,7 +246,7 @@ class Tracker(Filter):
 
     def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
         """Take one step: the rows `at` [V] of the state get `posterior` [V, K], and all rows move on."""
-        belief = state_by_state(state["belief"]).clone().index_copy_(0, at, posterior)  # a clone keeps that order
+        belief = state_by_state(state["belief"]).clone().index_copy_(0, at, posterior)  # `index_copy` changes the order
         return {"belief": predict(belief, self.laws(theta).moves(step))}
 
     def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class SiblingsTracker(Tracker):
     def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
         move = self.laws(theta).moves(step)
         belief = predict(state_by_state(state["belief"]).clone().index_copy_(0, at, posterior), move)
-        start, seen = predict(state["start"], move), state["seen"].index_fill(0, at, True)
+        start, seen = predict(state_by_state(state["start"]), move), state["seen"].index_fill(0, at, True)
         coming, group = int(step.number) + 1, self._group
         if self._rows is None:
             population = self._past[coming] = self.pooling.visited(belief, group, seen)

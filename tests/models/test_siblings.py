@@ -120,6 +120,38 @@ def test_a_sampler_goes_on_from_its_state() -> None:
     assert torch.equal(samplers[0].select(4), samplers[1].select(4))
 
 
+@given(st.integers(0, 10_000), st.sampled_from([Siblings, LogitWalk]))
+def test_a_resumed_filter_rounds_as_one_that_went_on(seed: int, model: Any) -> None:
+    """After late groups and new prompts, too: beliefs are loaded in the order in memory that they had."""
+    labels = [str(row % 3) for row in range(210)]
+    rng = np.random.default_rng(seed)
+
+    def play(sampler: PromptSampler, rows: Any, step: int | None = None) -> None:
+        sampler.observe(rows, torch.tensor(outcomes[: len(rows)]), 8, step=step)
+
+    def new(number: int) -> PromptSampler:
+        return PromptSampler(model(labels), number, acquisition="soft", seed=seed, pooled=False)
+
+    first = new(200)
+    for late in range(3):
+        outcomes = rng.integers(0, 9, 16)
+        play(first, first.select(16))
+        play(first, first.select(16)[:5], step=late)
+    first.add(10)
+    second = new(210)
+    second.load_state_dict(first.state_dict())
+    for _ in range(2):
+        outcomes = rng.integers(0, 9, 16)
+        assert torch.equal(first.informative(8), second.informative(8))
+        chosen = [sampler.select(16) for sampler in (first, second)]
+        assert torch.equal(*chosen)
+        for sampler in (first, second):
+            play(sampler, chosen[0])
+            play(sampler, chosen[0][:3], step=1)
+    ends = [sampler.state_dict()["tracker"]["filter"] for sampler in (first, second)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
 def test_new_prompts_of_a_group_that_was_not_there_join() -> None:
     labels = ["a"] * 4 + ["b"] * 2
     sampler = PromptSampler(Siblings(labels), 4, trials=4)
