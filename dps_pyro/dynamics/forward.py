@@ -19,7 +19,7 @@ __all__ = [
     "leaps_over",
     "log_likelihood",
     "predict",
-    "state_by_state",
+    "prompt_by_prompt",
 ]
 
 
@@ -88,18 +88,13 @@ def _apply(rows: Tensor, matrix: Tensor) -> Tensor:
         return (rows.unsqueeze(-2) @ matrix).squeeze(-2)
     # One matrix for all prompts: a single matrix product, nothing is copied N times.
     matrix = matrix if matrix.ndim == 2 else matrix.squeeze(-3)
-    return (matrix.mT @ rows.mT).mT if matrix.ndim == 2 and _is_state_by_state(rows) else rows @ matrix
+    return rows @ matrix
 
 
-def state_by_state(belief: Tensor) -> Tensor:
-    """The beliefs [N, K] laid out in memory state by state, as a view of [K, N]: sums over few states then run along
-    many prompts, several times faster than the other way round. `predict` keeps this order. Other tensors as they
-    are."""
-    return belief if belief.ndim != 2 or _is_state_by_state(belief) else belief.mT.contiguous().mT
-
-
-def _is_state_by_state(rows: Tensor) -> bool:
-    return rows.ndim == 2 and rows.stride(0) == 1
+def prompt_by_prompt(belief: Tensor) -> Tensor:
+    """The beliefs laid out in memory prompt by prompt. In this order a product with a matrix rounds alike however many
+    prompts there are, so that some prompts filtered again have the beliefs that they had among all."""
+    return belief.contiguous()
 
 
 def _likeliest(log_likelihood: Tensor, otherwise: Tensor) -> Tensor:

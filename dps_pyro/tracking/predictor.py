@@ -339,7 +339,7 @@ class Filter(ABC):
         """Filter the prompts `rows` [V], at least one, again from the history, up to the state before step `until`:
         from the first step, or `since` a snapshot. With `mend` the snapshots on the way get the states found."""
         start, state = (0, self._start(len(rows), theta)) if since is None else since
-        state = state if since is None else {name: value[rows] for name, value in state.items()}
+        state = state if since is None else self._laid_out({name: value[rows] for name, value in state.items()})
         score = Score.nothing((len(rows), *self.ways), self.dtype)
         with off_device(self.device):
             events = self.history.rows(rows.cpu())

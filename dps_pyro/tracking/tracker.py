@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.forward import condition, predict, state_by_state
+from dps_pyro.dynamics.forward import condition, predict, prompt_by_prompt
 from dps_pyro.dynamics.laws import unchecked
 from dps_pyro.dynamics.step import Step
 from dps_pyro.support import checks
@@ -233,10 +233,10 @@ class Tracker(Filter):
 
     def _start(self, num_rows: int, theta: Any) -> State:
         initial = self.dynamics.initial(theta).probs.to(self.dtype)
-        return {"belief": state_by_state(initial.expand(num_rows, initial.shape[-1]).clone())}
+        return {"belief": prompt_by_prompt(initial.expand(num_rows, initial.shape[-1]).clone())}
 
     def _laid_out(self, state: State) -> State:
-        return {name: state_by_state(value) for name, value in state.items()}
+        return {name: prompt_by_prompt(value) for name, value in state.items()}
 
     def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
         likelihood = self._log_likelihood(groups, step)
@@ -246,7 +246,9 @@ class Tracker(Filter):
 
     def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
         """Take one step: the rows `at` [V] of the state get `posterior` [V, K], and all rows move on."""
-        belief = state_by_state(state["belief"]).clone().index_copy_(0, at, posterior)  # `index_copy` changes the order
+        belief = (
+            prompt_by_prompt(state["belief"]).clone().index_copy_(0, at, posterior)
+        )  # `index_copy` changes the order
         return {"belief": predict(belief, self.laws(theta).moves(step))}
 
     def _worth(self, theta: Any, trials: int, means: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.forward import predict, state_by_state
+from dps_pyro.dynamics.forward import predict, prompt_by_prompt
 from dps_pyro.dynamics.step import Step
 from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
 from dps_pyro.support import checks
@@ -87,8 +87,8 @@ class SiblingsTracker(Tracker):
 
     def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
         move = self.laws(theta).moves(step)
-        belief = predict(state_by_state(state["belief"]).clone().index_copy_(0, at, posterior), move)
-        start, seen = predict(state_by_state(state["start"]), move), state["seen"].index_fill(0, at, True)
+        belief = predict(prompt_by_prompt(state["belief"]).clone().index_copy_(0, at, posterior), move)
+        start, seen = predict(prompt_by_prompt(state["start"]), move), state["seen"].index_fill(0, at, True)
         coming, group = int(step.number) + 1, self._group
         if self._rows is None:
             population = self._past[coming] = self.pooling.visited(belief, group, seen)
