@@ -100,6 +100,7 @@ def realigned(state: Mapping[str, Any], saved: Sequence[str], now: Sequence[str]
     history["prompt"] = place[history["prompt"]]
     tracker |= {
         "filter": {name: value[at] for name, value in state["tracker"]["filter"].items()},
+        "snapshots": {},  # they do not have the new prompts; late groups are filtered from the first step
         "history": history,
         "num_prompts": len(now),
         "fresh": fresh.nonzero().squeeze(-1),

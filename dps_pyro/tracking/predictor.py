@@ -226,6 +226,7 @@ class Filter(ABC):
         """Return all that a filter of the same model and size needs to continue, as tensors and numbers."""
         return {
             "filter": put(self._state, torch.device("cpu")),
+            "snapshots": self.snapshots.state_dict(),
             "history": self.history.state_dict(),
             "step": self.step,
             "progress": self._known["progress"],
@@ -250,11 +251,12 @@ class Filter(ABC):
         if shapes != came:
             raise ValueError(f"state: expected a filter of shapes {shapes}, got {came}")
         step = int(state["step"])
+        # Saved too, because filtering from a snapshot and from the first step may be rounded otherwise.
+        self.snapshots.load_state_dict(state.get("snapshots", {}), self._state)  # not in states of earlier versions
         known = {"progress": float(state["progress"]), **state.get("known", {})}  # not in states of earlier versions
         with off_device(self.device):
             self.history.load_state_dict(put(state["history"], torch.device("cpu")))
         self.step, self._known, self._last = step, known, None
-        self.snapshots.clear()
         # Copied into tensors like the filter's own: in another order or at an odd address, sums of products are rounded
         # otherwise.
         self._state = {name: torch.empty_like(self._state[name]).copy_(value) for name, value in saved.items()}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+
+from dps_pyro.support import checks
 
 __all__ = ["Snapshots"]
 
@@ -53,6 +56,30 @@ class Snapshots:
     def clear(self) -> None:
         """Drop all snapshots."""
         self._states = {}
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return a copy of the snapshots, by the step that they are before, on the CPU."""
+        return {
+            str(step): {name: value.to("cpu", copy=True) for name, value in state.items()}
+            for step, state in self._states.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]], like: Mapping[str, Tensor]) -> None:
+        """Replace the snapshots by saved ones. The tensors of a filter's state, `like`, say where and how they lie.
+
+        Raises:
+            ValueError: a snapshot is of another kind or size than `like`.
+        """
+        shapes = {name: tuple(value.shape) for name, value in like.items()}
+        for step, saved in checks.instance("state", state, Mapping).items():
+            kept = checks.instance("state", saved, Mapping)
+            came = {name: tuple(checks.instance("state", value, Tensor).shape) for name, value in kept.items()}
+            if shapes != came:
+                raise ValueError(f"state: expected the snapshot before step {step} of shapes {shapes}, got {came}")
+        self._states = {
+            int(step): {name: torch.empty_like(like[name]).copy_(value) for name, value in saved.items()}
+            for step, saved in state.items()
+        }
 
     def __len__(self) -> int:
         return len(self._states)

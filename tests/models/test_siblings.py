@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import oracle
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dps_pyro import PromptSampler, RolloutHistory, fit
@@ -120,9 +120,12 @@ def test_a_sampler_goes_on_from_its_state() -> None:
     assert torch.equal(samplers[0].select(4), samplers[1].select(4))
 
 
-@given(st.integers(0, 10_000), st.sampled_from([Siblings, LogitWalk]))
-def test_a_resumed_filter_rounds_as_one_that_went_on(seed: int, model: Any) -> None:
-    """After late groups and new prompts, too: beliefs are loaded in the order in memory that they had."""
+@given(st.integers(0, 10_000), st.sampled_from([Siblings, LogitWalk]), st.booleans())
+@example(216, LogitWalk, False)
+@example(205, Siblings, False)
+def test_a_resumed_filter_rounds_as_one_that_went_on(seed: int, model: Any, pooled: bool) -> None:
+    """After late groups and new prompts, too: beliefs are loaded in the order in memory that they had, and late groups
+    are filtered from the same snapshots."""
     labels = [str(row % 3) for row in range(210)]
     rng = np.random.default_rng(seed)
 
@@ -130,7 +133,7 @@ def test_a_resumed_filter_rounds_as_one_that_went_on(seed: int, model: Any) -> N
         sampler.observe(rows, torch.tensor(outcomes[: len(rows)]), 8, step=step)
 
     def new(number: int) -> PromptSampler:
-        return PromptSampler(model(labels), number, acquisition="soft", seed=seed, pooled=False)
+        return PromptSampler(model(labels), number, acquisition="soft", seed=seed, pooled=pooled)
 
     first = new(200)
     for late in range(3):
@@ -138,6 +141,9 @@ def test_a_resumed_filter_rounds_as_one_that_went_on(seed: int, model: Any) -> N
         play(first, first.select(16))
         play(first, first.select(16)[:5], step=late)
     first.add(10)
+    for step in range(3, 20):  # past a snapshot
+        outcomes = rng.integers(0, 9, 16)
+        play(first, first.select(16), step)
     second = new(210)
     second.load_state_dict(first.state_dict())
     for _ in range(2):
@@ -148,8 +154,21 @@ def test_a_resumed_filter_rounds_as_one_that_went_on(seed: int, model: Any) -> N
         for sampler in (first, second):
             play(sampler, chosen[0])
             play(sampler, chosen[0][:3], step=1)
+            play(sampler, chosen[0][3:7], step=18)
     ends = [sampler.state_dict()["tracker"]["filter"] for sampler in (first, second)]
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_a_damaged_snapshot_is_named_and_changes_nothing() -> None:
+    sampler = PromptSampler(LogitWalk(), 6, pooled=False)
+    for _ in range(17):
+        sampler.observe([1, 3], [2, 4], 8)
+    state = sampler.state_dict()
+    state["tracker"]["snapshots"]["16"] = {"belief": torch.ones(5, 25)}
+    before = sampler.belief
+    with pytest.raises(ValueError, match=r"snapshot before step 16 of shapes .*\(6, 25\).*got .*\(5, 25\)"):
+        sampler.load_state_dict(state)
+    assert torch.equal(sampler.belief, before)
 
 
 def test_new_prompts_of_a_group_that_was_not_there_join() -> None:

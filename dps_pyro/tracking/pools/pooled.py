@@ -273,7 +273,7 @@ class PooledTracker(Tracker):
             raise ValueError(f"state: expected beliefs of {self.num_prompts} prompts, got {got}")
         if not dense:
             self._check(saved, (*names, "pool", "mass"))
-        super().load_state_dict({**state, "filter": {}})
+        super().load_state_dict({**state, "filter": {}, "snapshots": {}})
         self.kinds = self._find_kinds(self.num_prompts) or self.kinds
         if dense:
             self._again()
