@@ -50,8 +50,9 @@ def write(path: Path, plan: Plan, curves: Curves) -> dict[str, Any]:
         "savings": {bed: _savings(plan, arms) for bed, arms in curves.items()},
         "ranks": ranks(
             {
-                bed: {arm: row for arm, row in arms.items() if arm not in _unranked(settings[bed])}
+                bed: {arm: row for arm, row in arms.items() if arm not in unranked}
                 for bed, arms in rows.items()
+                for unranked in [_unranked(settings[bed])]
             }
         ),
         "curves": {
