@@ -49,6 +49,7 @@ BENCHMARKS = {
     "formulas": Benchmark(
         "learning.planning", _plan("formulas"), "the policy of scripts.make_testbed_policy in runs/policies"
     ),
+    "rates": Benchmark("learning.planning", _plan("rates")),
     "candidates": Benchmark(
         "learning.planning", _plan("candidates"), "policies of scripts.make_testbed_policy in runs/policies"
     ),

@@ -59,6 +59,8 @@ def render(page: str) -> str:
         "ahead": lambda: planning.ahead([_read(name) for name in TESTBEDS]),
         "admission": lambda: planning.admission([_read(name) for name in TESTBEDS]),
         "candidates": lambda: planning.admission([_read("candidates")]),
+        "long-runs": lambda: planning.long_runs(_read("visits")),
+        "rates": lambda: planning.rates(_read("rates")),
         **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),
         "serve": lambda: served(_read("serve")),

@@ -52,6 +52,63 @@ def admission(results: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def rates(result: dict[str, Any]) -> str:
+    """A Markdown table: each arm's mean accuracy at several learning rates, each of which is a testbed of the result,
+    over the rollouts of the run that spent least, and its final accuracy. The best rate of each arm is in bold."""
+    testbeds = _testbeds([result])
+    runs = {
+        rate: {arm: [Curve(**run) for run in of.values()] for arm, of in arms.items() if of} for rate, arms in testbeds
+    }
+    until = min(run.rollouts[-1] for arms in runs.values() for of in arms.values() for run in of)
+    lines = [f"| arm | {' | '.join(runs)} |", "|---" * (len(runs) + 1) + "|"]
+    for arm in testbeds[0][1]:
+        means = [float(np.mean([average(run, until) for run in arms[arm]])) for arms in runs.values()]
+        ends = [float(np.mean([run.accuracy[-1] for run in arms[arm]])) for arms in runs.values()]
+        cells = [
+            f"**{mean:.3f}** ({end:.3f})" if mean == max(means) else f"{mean:.3f} ({end:.3f})"
+            for mean, end in zip(means, ends, strict=True)
+        ]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    seeds = sorted({seed for _, arms in testbeds for of in arms.values() for seed in of}, key=int)
+    about = f"Mean held-out accuracy over equal rollouts ({until:,.0f}), and in brackets the final one"
+    note = f"{about}; seed {', '.join(seeds)}."
+    return "\n".join([*lines, "", note])
+
+
+LONG = ", 1600 steps"
+"""The arms that go on for longer end in this."""
+
+
+def long_runs(result: dict[str, Any]) -> str:
+    """A Markdown table: the arms that go on to 1,600 steps, over the whole run and over its last quarter, and how far
+    each is ahead of uniform selection there, seed by seed."""
+    lines = [
+        "| arm | seeds | rollouts | over the run | last quarter | less uniform | less uniform, last quarter |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for testbed, arms in _testbeds([result]):
+        runs = {
+            arm.removesuffix(LONG): {seed: Curve(**run) for seed, run in of.items()}
+            for arm, of in arms.items()
+            if arm.endswith(LONG)
+        }
+        if not runs:
+            continue
+        until = min(run.rollouts[-1] for of in runs.values() for run in of.values())
+        whole = {arm: {seed: average(run, until) for seed, run in of.items()} for arm, of in runs.items()}
+        late = {
+            arm: {seed: 4 * average(run, until) - 3 * average(run, 0.75 * until) for seed, run in of.items()}
+            for arm, of in runs.items()
+        }
+        for arm, of in runs.items():
+            cells = [f"{np.mean(list(part[arm].values())):.3f}" for part in (whole, late)]
+            for part in (whole, late):
+                less = [own - part["uniform"][seed] for seed, own in part[arm].items()]
+                cells.append("–" if arm == "uniform" else f"{_spread(np.array(less))}")
+            lines.append(f"| {arm} ({testbed}) | {len(of)} | {until:,.0f} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Mean held-out accuracy over equal rollouts; difference ± standard error."])
+
+
 OURS = "Siblings, groups of 1"
 ORACLE = "oracle"
 """It knows how many rollouts of each prompt would be solved, by rollouts that are not counted, and has no rank."""

@@ -1,0 +1,52 @@
+"""The tables of learning rates and of long runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.learning.planning import long_runs, rates
+
+
+def _run(*accuracy: float, rollouts: float = 100.0) -> dict[str, Any]:
+    steps = list(range(len(accuracy)))
+    return {
+        "steps": steps,
+        "rollouts": [rollouts * step for step in steps],
+        "generated": [0.0 for _ in steps],
+        "accuracy": list(accuracy),
+        "useful": [],
+        "predicted": [],
+        "visited": [],
+        "trained": 0,
+        "selection": 0.0,
+    }
+
+
+def test_the_best_rate_of_each_arm_over_equal_rollouts_is_in_bold() -> None:
+    curves = {
+        "5e-5": {"uniform": {"100": _run(0.0, 0.2, 0.2)}, "dynamic sampling": {"100": _run(0.0, 0.3, 0.9)}},
+        # Twice the rollouts per step: what came after the first 200 does not count.
+        "1e-4": {
+            "uniform": {"100": _run(0.0, 0.4, 0.4)},
+            "dynamic sampling": {"100": _run(0.0, 0.2, 0.9, rollouts=200.0)},
+        },
+    }
+    table = rates({"curves": curves}).splitlines()
+    assert table[0] == "| arm | 5e-5 | 1e-4 |"
+    assert table[2] == "| uniform | 0.150 (0.200) | **0.300** (0.400) |"
+    assert table[3] == "| dynamic sampling | **0.375** (0.900) | 0.100 (0.900) |"
+    assert table[-1] == "Mean held-out accuracy over equal rollouts (200), and in brackets the final one; seed 100."
+
+
+def test_long_runs_are_compared_with_uniform_selection_as_wholes_and_in_their_last_quarter() -> None:
+    curves = {
+        "hard": {
+            "uniform": {"0": _run(0.5, 0.5)},  # not long
+            "uniform, 1600 steps": {"0": _run(0.0, 0.2, 0.2, 0.2, 0.2), "1": _run(0.0, 0.2, 0.2, 0.2, 0.2)},
+            "ours, 1600 steps": {"0": _run(0.0, 0.4, 0.4, 0.2, 0.2), "1": _run(0.0, 0.4, 0.4, 0.4, 0.4)},
+        }
+    }
+    table = long_runs({"curves": curves}).splitlines()
+    assert table[2] == "| uniform (hard) | 2 | 400 | 0.175 | 0.200 | – | – |"
+    assert table[3] == "| ours (hard) | 2 | 400 | 0.312 | 0.300 | +0.138 ± 0.037 | +0.100 ± 0.100 |"
+    assert len(table) == 6
