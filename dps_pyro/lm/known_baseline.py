@@ -32,7 +32,9 @@ def tracked_advantages(
     group    the group's own standard deviation (n - 1 in the denominator) if its rewards differ, as in
              GRPO; otherwise the scale of "belief"
     batch    the standard deviation of all differences of the step, whose mean is subtracted as well
-             (single-stream policy optimization, SPO, arXiv 2509.13232)
+             (single-stream policy optimization, SPO, arXiv 2509.13232). If all rewards of the step are
+             equal, the advantages are 0: the differences are then those of the baselines alone, and
+             dividing by their small standard deviation would make a full update of them
     ======== =============================================================================================
 
     Args:
@@ -73,6 +75,8 @@ def tracked_advantages(
             values = difference[known]
             if len(values) < 2:
                 return difference
+            if bool((rewards[known] == rewards[known][0]).all()):
+                return torch.zeros_like(difference)
             return ((difference - values.mean()) / (values.std() + eps)).masked_fill(~known, 0.0)
     assert_never(scale)
 

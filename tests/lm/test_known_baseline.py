@@ -36,6 +36,19 @@ def test_each_scale_by_hand() -> None:
     assert batch[~THERE].abs().sum() == 0
 
 
+@pytest.mark.parametrize("earned", [0.0, 1.0])
+def test_a_step_of_equal_rewards_changes_nothing_at_the_scale_of_the_batch(earned: float) -> None:
+    """A small standard deviation of the baselines would otherwise be scaled up to a full update: in a run with SPO on
+    hard prompts, steps in which nothing was solved ruined the policy."""
+    expected = torch.tensor([[0.05], [0.06], [0.08]])
+    rewards = torch.full((3, 1), earned)
+    assert torch.equal(tracked_advantages(rewards, expected, "batch"), torch.zeros(3, 1))
+    rewards[0] = 1 - earned
+    found = tracked_advantages(rewards, expected, "batch")
+    assert float(found.abs().min()) > 0
+    torch.testing.assert_close(found.std(), torch.tensor(1.0), atol=1e-3, rtol=0)
+
+
 def test_the_groups_own_mean_is_the_loss_without_scale() -> None:
     """RLOO is the tracked advantage over the mean of the others."""
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
