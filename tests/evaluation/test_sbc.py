@@ -303,16 +303,12 @@ def test_a_model_is_calibrated_and_a_wrong_one_is_not(draws: int, warmup: int) -
     assert not sbc(Careless(), schedule, **settings).uniform(10)
 
 
-NOT_YET = {"Forgetting", "RunStart"}
-"""Models whose calibration has not been run: docs/evidence/calibration.md says so."""
-
-
 def test_every_fitted_model_of_the_gallery_is_calibrated() -> None:
     """The committed calibrations. p-values are made again of the histograms; each model's smallest has to be at least
     0.01 over the number of its scalars (Bonferroni), as `Ranks.uniform` asks."""
     result = json.loads((evidence.RESULTS / "sbc.json").read_text(encoding="utf-8"))["models"]
     assert set(gallery.FITTED) == set(MODELS)
-    assert result.keys() == set(MODELS) - NOT_YET
+    assert result.keys() == set(MODELS)
     for name, row in result.items():
         assert row["simulations"] >= 200 and row["model"] == name and row["arguments"] == gallery.SMALL.get(name, {})
         assert row["bins"] == 20 and row["simulations"] / row["bins"] >= 5  # what a chi-square test wants in a bin
