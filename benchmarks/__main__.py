@@ -50,6 +50,10 @@ BENCHMARKS = {
         "learning.planning", _plan("formulas"), "the policy of scripts.make_testbed_policy in runs/policies"
     ),
     "rates": Benchmark("learning.planning", _plan("rates")),
+    "ideas": Benchmark("learning.planning", _plan("ideas")),
+    "smollm2_arithmetic": Benchmark(
+        "learning.planning", _plan("smollm2_arithmetic"), "vLLM, and SmolLM2 in models-here/smollm2"
+    ),
     "candidates": Benchmark(
         "learning.planning", _plan("candidates"), "policies of scripts.make_testbed_policy in runs/policies"
     ),

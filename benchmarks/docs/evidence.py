@@ -61,6 +61,8 @@ def render(page: str) -> str:
         "candidates": lambda: planning.admission([_read("candidates")]),
         "long-runs": lambda: planning.long_runs(_read("visits")),
         "rates": lambda: planning.rates(_read("rates")),
+        "ideas": lambda: planning.ideas(_read("ideas")),
+        "smollm2-arithmetic": lambda: bench_table(_read("smollm2_arithmetic")),
         **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),
         "serve": lambda: served(_read("serve")),

@@ -75,6 +75,29 @@ def rates(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def ideas(result: dict[str, Any]) -> str:
+    """A Markdown table: arms that each differ from the first one in one thing, and how far each is ahead of it over
+    equal rollouts and at the end, seed by seed."""
+    lines = ["| arm | over the run | final | useful | ahead, over the run | ahead, final |", "|---|---|---|---|---|---|"]
+    for _, arms in _testbeds([result]):
+        runs = {arm: {seed: Curve(**run) for seed, run in of.items()} for arm, of in arms.items()}
+        until = min(run.rollouts[-1] for of in runs.values() for run in of.values())
+        first = next(iter(runs.values()))
+        for arm, of in runs.items():
+            over = {seed: average(run, until) for seed, run in of.items()}
+            ends = {seed: run.accuracy[-1] for seed, run in of.items()}
+            useful = np.mean([np.mean(run.useful) for run in of.values()])
+            shared = [seed for seed in of if seed in first]
+            ahead_over = np.array([over[seed] - average(first[seed], until) for seed in shared])
+            ahead_ends = np.array([ends[seed] - first[seed].accuracy[-1] for seed in shared])
+            told = "– | –" if of is first else f"{_spread(ahead_over)} | {_spread(ahead_ends)}"
+            means = f"{np.mean(list(over.values())):.3f} | {np.mean(list(ends.values())):.3f}"
+            lines.append(f"| {arm} | {means} | {useful:.2f} | {told} |")
+    seeds = ", ".join(map(str, result["seeds"]))
+    note = f"Mean held-out accuracy over equal rollouts ({until:,.0f}); seeds {seeds}; difference ± standard error."
+    return "\n".join([*lines, "", note])
+
+
 LONG = ", 1600 steps"
 """The arms that go on for longer end in this."""
 

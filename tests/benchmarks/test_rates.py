@@ -1,10 +1,10 @@
-"""The tables of learning rates and of long runs."""
+"""The tables of learning rates, of ideas and of long runs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.learning.planning import long_runs, rates
+from benchmarks.learning.planning import ideas, long_runs, rates
 
 
 def _run(*accuracy: float, rollouts: float = 100.0) -> dict[str, Any]:
@@ -36,6 +36,20 @@ def test_the_best_rate_of_each_arm_over_equal_rollouts_is_in_bold() -> None:
     assert table[2] == "| uniform | 0.150 (0.200) | **0.300** (0.400) |"
     assert table[3] == "| dynamic sampling | **0.375** (0.900) | 0.100 (0.900) |"
     assert table[-1] == "Mean held-out accuracy over equal rollouts (200), and in brackets the final one; seed 100."
+
+
+def test_ideas_are_compared_with_the_first_arm_seed_by_seed() -> None:
+    useful = {"useful": [0.2, 0.4]}
+    curves = {
+        "hard": {
+            "the default": {"100": _run(0.0, 0.2, 0.2) | useful, "101": _run(0.0, 0.2, 0.4) | useful},
+            "another": {"100": _run(0.0, 0.4, 0.4) | useful, "101": _run(0.0, 0.2, 0.4) | useful},
+        }
+    }
+    table = ideas({"curves": curves, "seeds": [100, 101]}).splitlines()
+    assert table[2] == "| the default | 0.175 | 0.300 | 0.30 | – | – |"
+    assert table[3] == "| another | 0.250 | 0.400 | 0.30 | +0.075 ± 0.075 | +0.100 ± 0.100 |"
+    assert table[-1].startswith("Mean held-out accuracy over equal rollouts (200); seeds 100, 101;")
 
 
 def test_long_runs_are_compared_with_uniform_selection_as_wholes_and_in_their_last_quarter() -> None:
