@@ -78,7 +78,8 @@ def rates(result: dict[str, Any]) -> str:
 def ideas(result: dict[str, Any]) -> str:
     """A Markdown table: arms that each differ from the first one in one thing, and how far each is ahead of it over
     equal rollouts and at the end, seed by seed."""
-    lines = ["| arm | over the run | final | useful | ahead, over the run | ahead, final |", "|---|---|---|---|---|---|"]
+    columns = ("arm", "over the run", "final", "useful", "ahead, over the run", "ahead, final")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for _, arms in _testbeds([result]):
         runs = {arm: {seed: Curve(**run) for seed, run in of.items()} for arm, of in arms.items()}
         until = min(run.rollouts[-1] for of in runs.values() for run in of.values())
