@@ -153,7 +153,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 version, rows, chance, drawn, sizes = ahead.take() or choose()
 
             candidates = [prompts[row] for row in rows.tolist()]
-            groups = roll_out(source, candidates, ledger.step, clock, drawn=drawn, sizes=sizes)
+            chances = chance[rows] if config.rollouts.refill == "missing" else None
+            groups = roll_out(source, candidates, ledger.step, clock, drawn=drawn, sizes=sizes, chances=chances)
             if config.rollouts.first_rollouts:  # the second part goes where the posterior after the first promises most
                 rates = sampler.tracker.rates().of(groups.of(rows))
                 size = config.rollouts.group_size

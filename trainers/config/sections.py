@@ -125,6 +125,10 @@ class RolloutsSection(Section):
     dynamic_sampling: CountOrNone = 1
     """Largest number of candidate batches that are rolled out until a batch of useful groups is full (DAPO). 1 draws
     one batch, useful or not. 0 sets no limit."""
+    refill: Literal["batch", "missing"] = "batch"
+    """Number of prompts that dynamic sampling rolls out at a time: "batch" is a whole batch (DAPO), and "missing" is as
+    many as will complete the batch by the predicted chances. "missing" wastes fewer rollouts, and may take more rounds
+    per step."""
     async_rollouts: StrictBool = False
     """Draw the completions of the next step while the policy is updated, from the weights before the update."""
 
@@ -134,6 +138,8 @@ class RolloutsSection(Section):
             raise ValueError("async_rollouts: expected neither full_log nor dynamic_sampling with it, got one of them")
         if self.ragged and self.dynamic_sampling != 1:
             raise ValueError("dynamic_sampling: expected 1 with group_sizes or first_rollouts, got another number")
+        if self.refill == "missing" and self.dynamic_sampling == 1:
+            raise ValueError("refill: expected dynamic_sampling of 0, or of at least 2, with missing, got 1")
         if self.first_rollouts and (self.group_sizes or self.async_rollouts):
             raise ValueError("first_rollouts: expected neither group_sizes nor async_rollouts with it, got one of them")
         if self.first_rollouts * 2 > (total := self.batch_size * self.group_size):

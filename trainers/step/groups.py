@@ -111,11 +111,12 @@ def roll_out(
     *,
     drawn: Rollouts | None = None,
     sizes: Tensor | None = None,
+    chances: Tensor | None = None,
 ) -> Groups:
-    """Roll out the candidates, one batch at a time, until a batch's worth of groups is useful.
+    """Roll out the candidates, some at a time, until a batch's worth of groups is useful.
 
     A group is useful if its rewards differ by more than the source's tolerance. Without dynamic sampling the candidates
-    are one batch. With it (DAPO, arXiv 2503.14476) later batches are paid for only while useful groups are missing.
+    are one batch. With it (DAPO, arXiv 2503.14476) further ones are paid for only while useful groups are missing.
 
     Args:
         source: What draws and what judges.
@@ -124,31 +125,50 @@ def roll_out(
         clock: What times the rollouts and the rewards.
         drawn: Completions of the first batch that were drawn ahead. They are not drawn again.
         sizes: long, one group size per prompt. The candidates are then one batch. None: the run's group size.
+        chances: The predicted chance of each candidate that its group is useful. As many are rolled out at a time as
+            will complete the batch by these chances. None: a batch at a time.
+
+    Raises:
+        ValueError: not one group of the first round could be judged. A later round of that kind is left out.
     """
     config = source.config
     parts: list[Groups] = []
     places: list[Tensor] = []
+    lost, trouble = 0, None
     whole = config.rollouts.batch_size if sizes is None else len(prompts)
-    for part in range(0, len(prompts), whole):
-        batch = prompts[part : part + whole]
+    part, missing = 0, config.rollouts.batch_size
+    while part < len(prompts) and missing > 0:
+        count = whole if chances is None else completing(chances[part:], missing)
+        batch = prompts[part : part + count]
         seed = seed_for(config.machine.seed, "rollout", step, part)
         if drawn is None or part > 0:
             with clock("rollout"):
                 drawn = draw(source, batch, seed, sizes)
-        found = judged(source, batch, drawn, clock, sizes)
-        parts.append(found)
-        places.append(found.of(torch.arange(part, part + len(batch))))
-        if sum(int(one.useful.sum()) for one in parts) >= config.rollouts.batch_size:
-            break
+        try:
+            found = judged(source, batch, drawn, clock, sizes)
+        except ValueError as error:
+            if not parts:
+                raise
+            lost, trouble = lost + len(drawn.texts), trouble or str(error)
+        else:
+            parts.append(found)
+            places.append(found.of(torch.arange(part, part + len(batch))))
+            missing -= int(found.useful.sum())
+        part += count
     return Groups(
         concatenate([one.rollouts for one in parts]),
         torch.cat([one.rewards for one in parts]),
         [reason for one in parts for reason in one.reasons],
         source.tolerance,
         torch.cat(places),
-        sum(one.skipped for one in parts),
-        next((one.trouble for one in parts if one.trouble is not None), None),
+        lost + sum(one.skipped for one in parts),
+        next((one.trouble for one in parts if one.trouble is not None), trouble),
     )
+
+
+def completing(chances: Tensor, missing: int) -> int:
+    """The number of candidates, from the first on, that are expected to give at most the missing groups; at least 1."""
+    return max(1, int((chances.double().cumsum(0) <= missing).sum()))
 
 
 def go_on(source: Source, groups: Groups, more: Tensor, prompts: Sequence[Prompt], step: int, clock: Clock) -> Groups:
