@@ -16,6 +16,7 @@ from dps_pyro.selection.acquisition import (
 )
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.plan import Plan, second_half
+from dps_pyro.selection.rounds import completing
 from dps_pyro.selection.sampler import PromptSampler
 from dps_pyro.selection.signal import Signal, best_sizes
 from dps_pyro.selection.worth import by_progress, by_signal, retiring
@@ -33,6 +34,7 @@ __all__ = [
     "by_progress",
     "by_signal",
     "by_variance",
+    "completing",
     "covering",
     "entropy",
     "retiring",

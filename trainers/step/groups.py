@@ -15,6 +15,7 @@ from dps_pyro.lm.inputs import encode
 from dps_pyro.lm.losses import informative_groups
 from dps_pyro.rollouts import Query, RolloutEngine, Rollouts, concatenate
 from dps_pyro.rollouts.seeds import seed_for
+from dps_pyro.selection.rounds import completing
 from dps_pyro.support.text import clean
 from dps_pyro.tasks import Prompt, PromptSet, Reward, Task, judge
 from dps_pyro.tasks.own.reward_process import RewardError
@@ -164,11 +165,6 @@ def roll_out(
         lost + sum(one.skipped for one in parts),
         next((one.trouble for one in parts if one.trouble is not None), trouble),
     )
-
-
-def completing(chances: Tensor, missing: int) -> int:
-    """The number of candidates, from the first on, that are expected to give at most the missing groups; at least 1."""
-    return max(1, int((chances.double().cumsum(0) <= missing).sum()))
 
 
 def go_on(source: Source, groups: Groups, more: Tensor, prompts: Sequence[Prompt], step: int, clock: Clock) -> Groups:

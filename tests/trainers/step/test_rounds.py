@@ -10,33 +10,19 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from helpers.runs.tiny import metrics, tiny
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.rollouts.base import Rollouts
 from dps_pyro.rollouts.transformers import TransformersEngine
+from dps_pyro.selection import completing
 from dps_pyro.tasks import Prompt, Reward
 from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.parts import make_task
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.step.bookkeeping import Clock
-from dps_pyro.trainers.step.groups import Groups, Source, completing, roll_out
+from dps_pyro.trainers.step.groups import Groups, Source, roll_out
 
 TWO = {"train_size": 32, "test_size": 8, "operands": {2: 1.0}}
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 20))
-def test_a_round_is_as_large_as_it_can_be_without_more_groups_than_are_missing(
-    given: list[float], missing: int
-) -> None:
-    chances = torch.tensor(given, dtype=torch.float64)
-    count = completing(chances, missing)
-    expected = chances.cumsum(0)
-    assert 1 <= count <= len(chances)
-    assert count == 1 or expected[count - 1] <= missing
-    assert count == len(chances) or expected[count] > missing
-    assert count >= min(missing, len(chances))  # no chance is above 1
 
 
 class Counting:
