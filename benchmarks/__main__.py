@@ -46,9 +46,7 @@ BENCHMARKS = {
     "planning": Benchmark("learning.planning", _to("planning")),
     "visits": Benchmark("learning.planning", _plan("visits")),
     "easy": Benchmark("learning.planning", _plan("easy")),
-    "formulas": Benchmark(
-        "learning.planning", _plan("formulas"), "the policy of scripts.make_testbed_policy in runs/policies"
-    ),
+    "formulas": Benchmark("learning.planning", _plan("formulas")),
     "rates": Benchmark("learning.planning", _plan("rates")),
     "ideas": Benchmark("learning.planning", _plan("ideas")),
     "smollm2_arithmetic": Benchmark(

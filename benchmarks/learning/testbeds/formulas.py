@@ -1,6 +1,7 @@
-"""Formulas to be solved for x: mathematics in which harder problems are longer, and many answers are right.
+r"""Formulas to be solved for x: mathematics in which harder problems are longer, and many answers are right.
 
-    dps-pyro train --task benchmarks/learning/testbeds/formulas.py:Formulas --model runs/policies/formulas
+    dps-pyro train --task benchmarks/learning/testbeds/formulas.py:Formulas \
+        --model benchmarks/learning/testbeds/formulas_policy
 
 A prompt is "(x+a)*b=c:", and one of its right answers is "(c/b)-a". Every formula that has the same value as x is
 right. It is tried on numbers in place of the letters, exactly. A policy that can undo one operation can learn to undo
