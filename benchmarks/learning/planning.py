@@ -78,7 +78,7 @@ def rates(result: dict[str, Any]) -> str:
 def ideas(result: dict[str, Any]) -> str:
     """A Markdown table: arms that each differ from the first one in one thing, and how far each is ahead of it over
     equal rollouts and at the end, seed by seed."""
-    columns = ("arm", "over the run", "final", "useful", "ahead, over the run", "ahead, final")
+    columns = ("arm", "seeds", "over the run", "final", "useful", "ahead, over the run", "ahead, final")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for _, arms in _testbeds([result]):
         runs = {arm: {seed: Curve(**run) for seed, run in of.items()} for arm, of in arms.items()}
@@ -93,9 +93,9 @@ def ideas(result: dict[str, Any]) -> str:
             ahead_ends = np.array([ends[seed] - first[seed].accuracy[-1] for seed in shared])
             told = "– | –" if of is first else f"{_spread(ahead_over)} | {_spread(ahead_ends)}"
             means = f"{np.mean(list(over.values())):.3f} | {np.mean(list(ends.values())):.3f}"
-            lines.append(f"| {arm} | {means} | {useful:.2f} | {told} |")
+            lines.append(f"| {arm} | {len(of)} | {means} | {useful:.2f} | {told} |")
     seeds = ", ".join(map(str, result["seeds"]))
-    note = f"Mean held-out accuracy over equal rollouts ({until:,.0f}); seeds {seeds}; difference ± standard error."
+    note = f"Mean held-out accuracy over equal rollouts ({until:,.0f}); of seeds {seeds}; difference ± standard error."
     return "\n".join([*lines, "", note])
 
 

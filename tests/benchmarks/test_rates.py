@@ -47,9 +47,9 @@ def test_ideas_are_compared_with_the_first_arm_seed_by_seed() -> None:
         }
     }
     table = ideas({"curves": curves, "seeds": [100, 101]}).splitlines()
-    assert table[2] == "| the default | 0.175 | 0.300 | 0.30 | – | – |"
-    assert table[3] == "| another | 0.250 | 0.400 | 0.30 | +0.075 ± 0.075 | +0.100 ± 0.100 |"
-    assert table[-1].startswith("Mean held-out accuracy over equal rollouts (200); seeds 100, 101;")
+    assert table[2] == "| the default | 2 | 0.175 | 0.300 | 0.30 | – | – |"
+    assert table[3] == "| another | 2 | 0.250 | 0.400 | 0.30 | +0.075 ± 0.075 | +0.100 ± 0.100 |"
+    assert table[-1].startswith("Mean held-out accuracy over equal rollouts (200); of seeds 100, 101;")
 
 
 def test_long_runs_are_compared_with_uniform_selection_as_wholes_and_in_their_last_quarter() -> None:
