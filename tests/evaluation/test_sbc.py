@@ -108,30 +108,30 @@ def test_tempered_copies_find_modes_that_a_chain_alone_does_not() -> None:
     torch.set_default_dtype(torch.float64)
 
     def model(copies: int = 1) -> None:
-        with pyro.plate("simulations", 8 * copies, dim=-2):
+        with pyro.plate("simulations", 32 * copies, dim=-2):
             place = pyro.sample("place", dist.Normal(torch.zeros(1), 3.0))
             pyro.sample("seen", dist.Normal(place.square(), 0.5))
 
     def upper(powers: tuple[float, ...]) -> torch.Tensor:
-        size = 8 * len(powers)
-        start = {"place": torch.linspace(-2.5, 2.5, 8).repeat(len(powers)).view(-1, 1)}
+        size = 32 * len(powers)
+        start = {"place": torch.linspace(-2.5, 2.5, 8).repeat_interleave(4).repeat(len(powers)).view(-1, 1)}
         posteriors = Posteriors(lambda: model(len(powers)), {"seen": torch.full((size, 1), 4.0)}, start)
-        chains = hmc(posteriors, warmup=100, draws=200, thin=1, powers=powers, seed=0, progress=False)
-        assert chains.draws["place"].shape == (200, 8, 1) and chains.log_likelihood.shape == (200, 8)
-        assert chains.exchanged.shape == (len(powers) - 1, 8)
+        chains = hmc(posteriors, warmup=100, draws=400, thin=1, powers=powers, seed=0, progress=False)
+        assert chains.draws["place"].shape == (400, 32, 1) and chains.log_likelihood.shape == (400, 32)
+        assert chains.exchanged.shape == (len(powers) - 1, 32)
         torch.testing.assert_close(
             chains.log_likelihood, dist.Normal(chains.draws["place"].square(), 0.5).log_prob(torch.tensor(4.0))[..., 0]
         )
         return (chains.draws["place"] > 0).double().mean((0, 2))
 
-    alone, helped = upper((1.0,)), upper((1.0, 0.3, 0.1, 0.03))
-    assert bool(((alone < 0.02) | (alone > 0.98)).all())  # each stays on the side where it began
+    alone, helped = upper((1.0,)), upper((1.0, 0.3, 0.1, 0.03)).view(8, 4).mean(1)  # of four chains from each place
+    assert bool(((alone < 0.02) | (alone > 0.98)).all())  # each chain stays on one side
     assert bool(((helped > 0.3) & (helped < 0.7)).all())
-    posteriors = Posteriors(model, {"seen": torch.ones(8, 1)}, {"place": torch.zeros(8, 1)})
+    posteriors = Posteriors(model, {"seen": torch.ones(32, 1)}, {"place": torch.zeros(32, 1)})
     for wrong in ((), (0.5, 0.1), (1.0, 1.0), (1.0, 0.3, 0.0)):
         with pytest.raises(ValueError, match="powers: expected positive numbers falling from 1, got"):
             hmc(posteriors, powers=wrong)
-    with pytest.raises(ValueError, match="posteriors: expected 3 copies of each, got 8 in all"):
+    with pytest.raises(ValueError, match="posteriors: expected 3 copies of each, got 32 in all"):
         hmc(posteriors, powers=(1.0, 0.5, 0.1))
 
 
