@@ -12,9 +12,10 @@ BENCH_COMMAND  = .venv/bin/python -m benchmarks
 # PYTHON: the interpreter .venv is made with (3.11 or newer). Empty: python3.11, else python3, else a newer one.
 PYTHON      =
 CONSTRAINTS = constraints.txt
-# THREADS: threads of one torch process. TEST_WORKERS: test processes, of one thread each.
+# THREADS: threads of one torch process. TEST_WORKERS: test processes, of one thread each: one more than there are cores
+# on a small machine, because many tests wait for a process of their own.
 THREADS      = 2
-TEST_WORKERS = 2
+TEST_WORKERS = 3
 # PYTEST_ARGS: more arguments for pytest, e.g. PYTEST_ARGS="-k tracker"
 PYTEST_ARGS  =
 # COVERAGE=yes: `make test` measures the coverage, too, and fails below 90 %. It takes 40 % more processor time.

@@ -221,7 +221,9 @@ def table(result: Mapping[str, Any]) -> str:
              "peak GPU memory", "selecting and bookkeeping")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm, row in result["rows"].items():
-        cells = [_shown(row[name], 3) for name in ("before", "average", "final")] + [_shown(row["useful"], 2)]
+        cells = [results.spread(row[name], 3) for name in ("before", "average", "final")] + [
+            results.spread(row["useful"], 2)
+        ]
         cells += [f"{row['rollouts']['mean']:,.0f}", f"{row['tokens_per_second']['mean']:,.0f}"]
         memory = row["memory"]["allocated_mib"]
         cells += ["–" if memory is None else f"{memory:,} MiB", f"{max(row['selection']['values']):.2%} at most"]
@@ -245,11 +247,6 @@ def table(result: Mapping[str, Any]) -> str:
 def _interval(found: Mapping[str, Any]) -> str:
     high = "∞" if found["high"] is None else f"{found['high']:.0%}"
     return f" (95 % interval over seeds: {found['low']:.0%} to {high})"
-
-
-def _shown(values: Mapping[str, Any], digits: int) -> str:
-    spread = "" if values["sd"] is None else f" ± {values['sd']:.{digits}f}"
-    return f"{values['mean']:.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

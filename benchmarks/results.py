@@ -13,7 +13,7 @@ import torch
 
 from dps_pyro.storage import atomic_path, strict_json
 
-__all__ = ["SELECTION", "machine", "today", "write"]
+__all__ = ["SELECTION", "machine", "spread", "today", "write"]
 
 SELECTION: Mapping[str, Any] = {"dynamics": "SolvingProgress", "worth": "useful", "sharpness": 4.0}
 """How prompts were selected in results that were made before `Siblings` became the default."""
@@ -35,3 +35,9 @@ def write(path: Path, result: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as aside:
         aside.write_text(strict_json(dict(result), indent=1) + "\n", encoding="utf-8")
+
+
+def spread(values: Mapping[str, Any], digits: int = 3) -> str:
+    """A mean and, if there are several values, their standard deviation, as 0.250 ± 0.012."""
+    deviation = "" if values["sd"] is None else f" ± {values['sd']:.{digits}f}"
+    return f"{values['mean']:.{digits}f}{deviation}"

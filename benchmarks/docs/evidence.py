@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import gpu, pairs
+from benchmarks import gpu, pairs, results
 from benchmarks.cost import trainer
-from benchmarks.docs import bills, pictures
+from benchmarks.docs import bills, learning, pictures
 from benchmarks.inference import em
-from benchmarks.learning import geometry, planning, smollm2, tasks
+from benchmarks.learning import geometry, smollm2, tasks
 from dps_pyro.trainers.bench.results import table as bench_table
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -56,12 +56,12 @@ def render(page: str) -> str:
     """The page with every `<!-- table: name -->` ... `<!-- end -->` filled from its result file."""
     tables = {
         "selectors": lambda: selectors(_read("selectors")),
-        "ahead": lambda: planning.ahead([_read(name) for name in TESTBEDS]),
-        "admission": lambda: planning.admission([_read(name) for name in TESTBEDS]),
-        "candidates": lambda: planning.admission([_read("candidates")]),
-        "long-runs": lambda: planning.long_runs(_read("visits")),
-        "rates": lambda: planning.rates(_read("rates")),
-        "ideas": lambda: planning.ideas(_read("ideas")),
+        "ahead": lambda: learning.ahead([_read(name) for name in TESTBEDS]),
+        "admission": lambda: learning.admission([_read(name) for name in TESTBEDS]),
+        "candidates": lambda: learning.admission([_read("candidates")]),
+        "long-runs": lambda: learning.long_runs(_read("visits")),
+        "rates": lambda: learning.rates(_read("rates")),
+        "ideas": lambda: learning.ideas(_read("ideas")),
         "smollm2-arithmetic": lambda: bench_table(_read("smollm2_arithmetic")),
         **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),
@@ -99,8 +99,12 @@ def selectors(result: dict[str, Any]) -> str:
     columns = ("selector", "final accuracy", "over the run", "over uniform", "useful groups", "visited", "rollouts")
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, arm in sorted(arms.items(), key=lambda item: -item[1]["average"]["mean"]):
-        spreads = _spread(arm["final"], 3), _spread(arm["average"], 3), _over(arm, arms.get("uniform"))
-        rest = _spread(arm["useful"], 2), f"{arm['visited']['mean']:.2f}", f"{arm['rollouts']['mean'] / 1000:.0f}k"
+        spreads = results.spread(arm["final"], 3), results.spread(arm["average"], 3), _over(arm, arms.get("uniform"))
+        rest = (
+            results.spread(arm["useful"], 2),
+            f"{arm['visited']['mean']:.2f}",
+            f"{arm['rollouts']['mean'] / 1000:.0f}k",
+        )
         rows.append(f"| {' | '.join((name, *spreads, *rest))} |")
     start = np.mean([curve[0] for arm in arms.values() for curve in arm["accuracy"]])
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["configuration"].items())
@@ -374,10 +378,6 @@ def _over(arm: dict[str, Any], uniform: dict[str, Any] | None) -> str:
         return "–"
     difference = np.subtract(arm["average"]["values"], uniform["average"]["values"])
     return f"{difference.mean():+.3f} ± {difference.std(ddof=1) / len(difference) ** 0.5:.3f}"
-
-
-def _spread(values: dict[str, Any], digits: int) -> str:
-    return f"{values['mean']:.{digits}f} ± {values['sd']:.{digits}f}"
 
 
 def _read(name: str) -> dict[str, Any]:

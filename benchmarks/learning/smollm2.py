@@ -90,9 +90,13 @@ def table(result: dict[str, Any]) -> str:
     for name, arm in arms.items():
         over = np.subtract(arm["accuracy_after"]["values"], arms["uniform"]["accuracy_after"]["values"])
         error = over.std(ddof=1) / len(over) ** 0.5 if len(over) > 1 else np.nan
-        cells = [_shown(arm["accuracy_before"]), _shown(arm["accuracy_after"])]
-        cells += ["–" if name == "uniform" else f"{over.mean():+.3f} ± {error:.3f}", _shown(arm["useful"], 2)]
-        cells += [f"{max(arm['engine_kl']['values']):.0e}", _shown(arm["reward_first"]), _shown(arm["reward_last"])]
+        cells = [results.spread(arm["accuracy_before"]), results.spread(arm["accuracy_after"])]
+        cells += ["–" if name == "uniform" else f"{over.mean():+.3f} ± {error:.3f}", results.spread(arm["useful"], 2)]
+        cells += [
+            f"{max(arm['engine_kl']['values']):.0e}",
+            results.spread(arm["reward_first"]),
+            results.spread(arm["reward_last"]),
+        ]
         rows.append(f"| {' | '.join((name, *cells))} |")
     share = max(value for arm in arms.values() for value in arm["selection"]["values"])
     seeds = ", ".join(map(str, result["seeds"]))
@@ -127,10 +131,6 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
-
-
-def _shown(values: dict[str, Any], digits: int = 3) -> str:
-    return f"{values['mean']:.{digits}f} ± {values['sd']:.{digits}f}"
 
 
 def _run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

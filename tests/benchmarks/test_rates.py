@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.learning.planning import ideas, long_runs, rates
+from benchmarks.docs.learning import ideas, long_runs, rates
 
 
 def _run(*accuracy: float, rollouts: float = 100.0) -> dict[str, Any]:
