@@ -61,6 +61,8 @@ BENCHMARKS = {
     "trl": Benchmark("learning.trl", _to("trl")),
     "logs": Benchmark("prediction.logs"),
     "replay": Benchmark("prediction.replay", _to("replay")),
+    "refits": Benchmark("prediction.refits", _to("refits")),
+    "reading": Benchmark("prediction.reading", _to("reading")),
     "signal": Benchmark("prediction.signal", _to("signal")),
     "sbc": Benchmark("inference.sbc", _to("sbc")),
     "recovery": Benchmark("inference.recovery", _to("recovery")),

@@ -68,6 +68,8 @@ def render(page: str) -> str:
         "serve": lambda: served(_read("serve")),
         "replay": lambda: replay(_read("replay"), "uniform"),
         "refits": lambda: refits(_read("refits")),
+        "reading": lambda: reading(_read("reading")),
+        "strangers": lambda: strangers(_read("refits")),
         "replay-own": lambda: replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),
         "sbc": lambda: calibration(_read("sbc")),
@@ -206,21 +208,56 @@ def replay(result: dict[str, Any], protocol: str) -> str:
 
 
 def refits(result: dict[str, Any]) -> str:
-    """Refits in the course of a run from nothing and from a fitted prior, log by log."""
-    rows = result["tables"]["uniform"]["report"]
-    columns = ("log_score", "unvisited", "unvisited_ece")
-    heads = [f"{REPLAY[column]}, {way}" for column in columns for way in ("own prior", "fitted")]
-    lines = [f"| model | log | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
-    for model in dict.fromkeys(row.partition(",")[0] for row in rows if "," in row):
-        ways = rows[f"{model}, online"], rows[f"{model}, fitted and online"]
-        for place, log in enumerate(result["logs"]):
-            cells = [f"{way[column]['values'][place]:.3f}" for column in columns for way in ways]
-            lines.append(f"| {model} | {log} | {' | '.join(cells)} |")
+    """Refits in the course of a run from the model's own prior and from a fitted prior, log by log."""
+    columns = ("log score, own prior", "fitted", "fitted less own", "ECE never visited, own prior", "fitted")
+    lines = [f"| model | log | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+    for row in result["rows"]:
+        own, fitted, ahead = row["own"], row["fitted"], row["ahead"]
+        scores = f"{own['log_score']:.3f} | {fitted['log_score']:.3f} | {ahead['mean']:+.4f} ± {ahead['error']:.4f}"
+        errors = " | ".join(f"{way['unvisited']['all']['ece']:.3f}" for way in (own, fitted))
+        lines.append(f"| {row['model']} | {row['log']} | {scores} | {errors} |")
     settings = result["configuration"]
     note = (
         f"{settings['batch_size']} random prompts per step; a fit every {settings['refit_every']} steps to what was "
-        f"shown so far. Its prior is the model's own, or was fitted to two other runs. {result['machine']}; "
-        f"{result['date']}."
+        f"shown so far. Its prior is the model's own, or was fitted to two other runs. Difference ± standard error "
+        f"over prompts. {result['machine']}; {result['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def strangers(result: dict[str, Any]) -> str:
+    """What refits from a fitted prior predict for prompts that were never visited, before the first refit and after."""
+    columns = ("predicted", "useful", "ECE")
+    periods = {"before": "before the first refit", "after": "after it"}
+    heads = [f"{column} {told}" for told in periods.values() for column in columns]
+    lines = [f"| model | log | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for row in result["rows"]:
+        parts = [row["fitted"]["unvisited"][period] for period in periods]
+        cells = [f"{part[name]:.3f}" for part in parts for name in ("predicted", "useful", "ece")]
+        lines.append(f"| {row['model']} | {row['log']} | {' | '.join(cells)} |")
+    told = {"same": "true", "other": "true, with parameters drawn from its prior"}
+    errors = result["simulated"]
+    parts = [
+        f"{np.mean(errors[kind]):.3f} ± {np.std(errors[kind]):.3f} where the fitted LogitWalk is {what}"
+        for kind, what in told.items()
+    ]
+    note = f"ECE on {len(errors['same'])} simulated logs of each kind, without refits: {'; '.join(parts)}."
+    return "\n".join([*lines, "", note])
+
+
+def reading(result: dict[str, Any]) -> str:
+    """How much of the success rates' variance groups and the policy's own reading explain, before and in training."""
+    steps = list(dict.fromkeys(row["step"] for row in result["rows"]))
+    heads = [f"{told}, {amount}" for told in (f"step {step}" for step in steps) for amount in ("all prompts", "few")]
+    lines = [f"| regressed on | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for name in dict.fromkeys(row["regressors"] for row in result["rows"]):
+        of = {row["step"]: row for row in result["rows"] if row["regressors"] == name}
+        cells = [f"{of[step][amount]:.2f}" for step in steps for amount in ("all", "few")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    settings = result["configuration"]
+    note = (
+        f"Share of the variance between prompts that is explained on prompts left out; {settings['prompts']} prompts, "
+        f"{settings['rollouts']} rollouts each; seed {settings['seed']}."
     )
     return "\n".join([*lines, "", note])
 

@@ -26,7 +26,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +48,7 @@ from dps_pyro.models import (
     PromptTypes,
     RewardEMA,
     RunStart,
+    Siblings,
     SolvingProgress,
     Trained,
 )
@@ -77,6 +78,8 @@ MODELS: dict[str, Callable[[Features, Features], Any]] = {
     "Covariate": lambda own, reference: Covariate(own, reference=reference),
     "LogitWalk": lambda *_: LogitWalk(),
     "LogitWalk, groups": lambda own, _: LogitWalk(_operands(own), LABELS),
+    "Siblings": lambda *_: Siblings(),
+    "Siblings, groups": lambda own, _: Siblings(_operands(own)),
 }
 """Each from the features of the prompts to be tracked, and those of the development logs, which say what an average
 feature is. Groups are the numbers of operands."""
@@ -93,8 +96,10 @@ FITTED = (
     "Covariate",
     "LogitWalk",
     "LogitWalk, groups",
+    "Siblings",
+    "Siblings, groups",
 )
-"""Models that are played from a fitted prior, too."""
+"""Models that are played from a fitted prior, too; `Siblings` from the prior of `LogitWalk`, which it filters with."""
 ONLINE = ("Covariate", "SolvingProgress", "RunStart", "LogitWalk")
 """Models that are fitted again as they go: a dozen fits a cell, of protocol "uniform" alone."""
 BOTH = ("SolvingProgress", "RunStart", "LogitWalk")
@@ -199,7 +204,8 @@ class Bench:
                             continue
                         if protocol == "ceiling" and (model not in CEILING or prior != "fitted"):
                             continue
-                        if prior == "default" or is_fitted(self.model(model, self.log(log))):
+                        made = self.model(model, self.log(log))
+                        if prior == "default" or is_fitted(made) or isinstance(made, Siblings):
                             yield Cell(log, protocol, model, prior)
 
     def model(self, name: str, log: RolloutHistory) -> Any:
@@ -212,22 +218,7 @@ class Bench:
         kept = options.runs / f"{cell.slug(self._stamp(model))}.json"
         if kept.exists():
             return dict(json.loads(kept.read_text(encoding="utf-8")))
-        sampler = PromptSampler(
-            model,
-            log.ids if log.ids is not None else log.num_prompts,
-            acquisition="soft",
-            posterior=self.prior(cell, model) if cell.prior in ("fitted", "both") else None,
-            features=log.features,
-            seed=options.seed,
-            refit_every=options.refit_every if cell.prior in ("online", "both") else None,
-        )
-        played = replay(
-            log,
-            sampler,
-            selection="own" if cell.protocol == "own" else "uniform",
-            batch_size=log.num_prompts if cell.protocol == "ceiling" else options.batch_size,
-            seed=options.seed,
-        )
+        played = self.play(cell)
         result = played.to_dict()
         if cell.protocol == "uniform":
             result["base_rate"] = base_rate(played).to_dict()
@@ -241,8 +232,31 @@ class Bench:
         )
         return dict(json.loads(strict_json(result)))
 
+    def play(self, cell: Cell) -> Replay:
+        """A cell's replay."""
+        options, log = self.options, self.log(cell.log)
+        model = self.model(cell.model, log)
+        sampler = PromptSampler(
+            model,
+            log.ids if log.ids is not None else log.num_prompts,
+            acquisition="soft",
+            posterior=self.prior(cell, model) if cell.prior in ("fitted", "both") else None,
+            features=log.features,
+            seed=options.seed,
+            refit_every=options.refit_every if cell.prior in ("online", "both") else None,
+        )
+        return replay(
+            log,
+            sampler,
+            selection="own" if cell.protocol == "own" else "uniform",
+            batch_size=log.num_prompts if cell.protocol == "ceiling" else options.batch_size,
+            seed=options.seed,
+        )
+
     def prior(self, cell: Cell, model: Any) -> Posterior:
         """What random groups of the development logs other than the cell's teach of a population."""
+        if isinstance(model, Siblings):
+            cell, model = replace(cell, model="LogitWalk"), model.dynamics
         names = [name for name in self.develop if name != cell.log]
         slug = Cell("+".join(names), "prior", cell.model, "fitted").slug(self._stamp(model))
         kept = self.options.runs / "priors" / slug

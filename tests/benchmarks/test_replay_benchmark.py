@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.prediction import refits
 from benchmarks.prediction import replay as benchmark
 from benchmarks.prediction.logs import LOGS
 from dps_pyro import PromptSampler, Refit, RolloutHistory
@@ -119,3 +120,26 @@ def test_it_fills_its_table_and_goes_on_where_it_was(
     assert set(rows) == {"RunStart, fitted and online", benchmark.BASE_RATE}
     assert all(path.read_bytes() == before for path, before in kept.items())
     assert "uniform, report logs" in capsys.readouterr().out
+
+
+def test_refits_are_compared_prompt_by_prompt(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "PromptSampler", partial(PromptSampler, refit=Refit(first=10, steps=5)))
+    refits.main([
+        "--logs", "report-easy", "--models", "SolvingProgress", "--batch-size", "3", "--fit-steps", "5",
+        "--refit-every", "2", "--simulations", "2", "--folder", str(folder), "--runs", str(tmp_path / "runs"),
+        "--out", str(tmp_path / "refits.json"),
+    ])  # fmt: skip
+    result = json.loads((tmp_path / "refits.json").read_text(encoding="utf-8"))
+    (row,), errors = result["rows"], result["simulated"]
+    assert [len(errors[kind]) for kind in ("same", "other")] == [2, 2]
+    assert all(0 <= error <= 1 for kind in errors.values() for error in kind)
+    assert (row["model"], row["log"]) == ("SolvingProgress", "report-easy")
+    assert row["ahead"]["mean"] == pytest.approx(row["fitted"]["log_score"] - row["own"]["log_score"])
+    assert row["ahead"]["error"] > 0
+    for way in ("own", "fitted"):
+        parts = row[way]["unvisited"]
+        assert parts["before"]["size"] + parts["after"]["size"] == parts["all"]["size"]
+        assert parts["before"]["size"] == 10 + 7  # of two steps, three prompts of the first being known in the second
+    assert "SolvingProgress, report-easy" in capsys.readouterr().out

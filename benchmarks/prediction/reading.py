@@ -1,0 +1,145 @@
+"""What does the policy's own reading of a prompt tell about its success rate, beyond the group that it belongs to?
+
+    python -m benchmarks.prediction.reading --out benchmarks/results/reading.json
+
+The policy of the testbed *planning* rolls every training prompt out 16 times, before training and after 150 steps of
+it. The success rates are regressed on the prompts' groups (as many blocks, as many moves), on the principal components
+of the policy's hidden state at the prompt's end and its log-probability of the prompt
+(`trainers.policy.reading`), and on both: a logistic regression of the counts, with a normal prior on the
+coefficients. The share of the rates' variance that is explained is measured on prompts that were left out, five times,
+and less the noise that sixteen rollouts leave. "few" learns from three tenths of the prompts, whose rollouts are
+as many as the run has drawn by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from benchmarks import results
+from dps_pyro.trainers.bench.plan import read_plan
+from dps_pyro.trainers.config.settings import TrainConfig
+from dps_pyro.trainers.grpo import train
+from dps_pyro.trainers.parts import make_engine, make_task
+from dps_pyro.trainers.policy.load import load_policy
+from dps_pyro.trainers.policy.reading import principal, read_prompts
+from dps_pyro.trainers.step.groups import Source, shown, told
+
+PLAN = Path(__file__).parents[1] / "learning" / "plans" / "planning.yaml"
+ROLLOUTS = 16
+FOLDS = 5
+FEW = 0.3
+"""The share of the prompts whose rollouts are as many as a run of 150 steps draws."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, roll out, regress and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=150, help="training steps between the two readings")
+    parser.add_argument("--prompts", type=int, default=1024)
+    parser.add_argument("--components", type=int, nargs="+", default=[4, 16, 64])
+    parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--runs", type=Path, default=Path("runs/reading"), help="where the run is kept")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/reading.json"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    given = dict(next(job.settings for job in read_plan(PLAN).jobs if job.arm == "Siblings, soft"))
+    given["task_args"] = {**given["task_args"], "train_size": options.prompts}
+    given |= {"steps": options.steps, "eval_every": options.steps, "seed": options.seed}
+    folder = options.runs / "run"
+    train(TrainConfig.flat(**given, out=folder, resume=folder.exists()))
+    rows = []
+    for step, policy in ((0, None), (options.steps, folder / "policy")):
+        solved, trials, states, logps, groups = _rolled_out(given, policy)
+        rows += [{"step": step, **row} for row in explained(solved, trials, states, logps, groups, options.components)]
+    result = {
+        "what": "the share of the variance of the prompts' success rates that is explained, by what is regressed on",
+        "date": results.today(),
+        "machine": results.machine(),
+        "configuration": {"prompts": options.prompts, "rollouts": ROLLOUTS, "folds": FOLDS, "seed": options.seed},
+        "rows": rows,
+    }
+    results.write(options.out, result)
+    for row in rows:
+        print(row)
+
+
+def _rolled_out(given: dict[str, Any], saved: Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Each prompt's number of solved and of all rollouts, hidden state and log-probability, and its group's number."""
+    asked = {**given, "dynamics": "Oracle", "dynamics_args": {}, "oracle_rollouts": ROLLOUTS}
+    config = TrainConfig.flat(**asked)
+    policy, tokenizer = load_policy(config, saved)
+    task = make_task(config, tokenizer)
+    prompts = task.prompts("train")
+    source = Source(make_engine(config, policy, tokenizer), tokenizer, task, config)
+    _, solved, trials = told(source, prompts, 0)
+    states, logps = read_prompts(policy, tokenizer, shown(tokenizer, task, list(prompts), config))
+    labels = [(prompt.features["blocks"], prompt.features["moves"]) for prompt in prompts]
+    names = sorted(set(labels))
+    return solved.double(), trials.double(), states, logps, torch.tensor([names.index(one) for one in labels])
+
+
+def explained(
+    solved: Tensor, trials: Tensor, states: Tensor, logps: Tensor, groups: Tensor, components: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The share of the variance that each set of regressors explains on prompts that were left out.
+
+    Args:
+        solved, trials: float64 [N].
+        states: [N, D].
+        logps: [N].
+        groups: long [N].
+        components: How many components of the states are regressed on.
+
+    Returns:
+        A row for each set: its name, and the shares when it learns from all other prompts and from few.
+    """
+    member = one_hot(groups).double()
+    constant = torch.ones(len(solved), 1, dtype=torch.float64)
+    likely = ((logps - logps.mean()) / logps.std()).double()[:, None]
+    columns = {"groups": (member, 1.0), "groups and log-probability": (torch.cat([member, likely], 1), 1.0)}
+    for count in components:
+        reading = torch.cat([principal(states, count), likely], 1)
+        columns[f"reading, {count} components"] = torch.cat([constant, reading], 1), 10.0
+        columns[f"groups and reading, {count} components"] = torch.cat([member, reading], 1), 10.0
+    rate = solved / trials
+    noise = (rate * (1 - rate) / (trials - 1)).mean()
+    spread = rate.var() - noise
+    generator = torch.Generator().manual_seed(0)
+    fold = torch.randint(FOLDS, rate.shape, generator=generator)
+    few = torch.rand(rate.shape, generator=generator) < FEW
+    rows = []
+    for name, (regressors, penalty) in columns.items():
+        shares = {}
+        for amount, known in (("all", torch.ones_like(few)), ("few", few)):
+            predicted = torch.empty_like(rate)
+            for left_out in range(FOLDS):
+                learn, test = known & (fold != left_out), fold == left_out
+                weights = regression(regressors[learn], solved[learn], trials[learn], penalty)
+                predicted[test] = torch.sigmoid(regressors[test] @ weights)
+            shares[amount] = float(1 - ((rate - predicted).square().mean() - noise) / spread)
+        rows.append({"regressors": name, **shares})
+    return rows
+
+
+def regression(regressors: Tensor, solved: Tensor, trials: Tensor, penalty: float, steps: int = 40) -> Tensor:
+    """float64 [K], the most probable coefficients of a logistic regression of counts, each normal with a precision of
+    `penalty`, by Newton's method."""
+    weights = torch.zeros(regressors.shape[1], dtype=torch.float64)
+    prior = penalty * torch.eye(len(weights), dtype=torch.float64)
+    for _ in range(steps):
+        chance = torch.sigmoid(regressors @ weights)
+        gradient = regressors.T @ (solved - trials * chance) - prior @ weights
+        curvature = (regressors * (trials * chance * (1 - chance))[:, None]).T @ regressors + prior
+        weights = weights + torch.linalg.solve(curvature, gradient).clamp(-3, 3)
+    return weights
+
+
+if __name__ == "__main__":
+    main()
