@@ -29,8 +29,8 @@ from torch import Tensor
 
 from dps_pyro.history.counts import count_groups
 from dps_pyro.history.rollouts import prompt_id
-from dps_pyro.selection.matching import distinct, realigned
 from dps_pyro.selection.sampler import PromptSampler
+from dps_pyro.selection.state.matching import distinct, realigned
 from dps_pyro.storage import atomic_path, load_state, save_state
 from dps_pyro.support import checks
 from dps_pyro.support.versions import require

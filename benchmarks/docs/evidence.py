@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import gpu, pairs, results
 from benchmarks.cost import trainer
-from benchmarks.docs import bills, learning, pictures
+from benchmarks.docs import bills, learning, pictures, prediction
 from benchmarks.inference import em
 from benchmarks.learning import geometry, smollm2, tasks
 from dps_pyro.trainers.bench.results import table as bench_table
@@ -66,11 +66,11 @@ def render(page: str) -> str:
         **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),
         "serve": lambda: served(_read("serve")),
-        "replay": lambda: replay(_read("replay"), "uniform"),
-        "refits": lambda: refits(_read("refits")),
-        "reading": lambda: reading(_read("reading")),
-        "strangers": lambda: strangers(_read("refits")),
-        "replay-own": lambda: replay(_read("replay"), "own"),
+        "replay": lambda: prediction.replay(_read("replay"), "uniform"),
+        "refits": lambda: prediction.refits(_read("refits")),
+        "reading": lambda: prediction.reading(_read("reading")),
+        "strangers": lambda: prediction.strangers(_read("refits")),
+        "replay-own": lambda: prediction.replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),
         "sbc": lambda: calibration(_read("sbc")),
         "predictive": lambda: predictive(_read("predictive")),
@@ -161,105 +161,6 @@ def served(result: dict[str, Any]) -> str:
         f"{result['date']}."
     )
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", note])
-
-
-REPLAY = {
-    "log_score": "log score",
-    "ece": "ECE",
-    "first": "first 15 steps",
-    "unvisited": "never visited",
-    "unvisited_ece": "its ECE",
-    "useful_chosen": "useful, chosen",
-    "useful_top": "useful, top",
-}
-"""Column of the result file -> its heading."""
-
-
-def replay(result: dict[str, Any], protocol: str) -> str:
-    """Scores of the predicted chance over the held-out logs, the best of each column in bold."""
-    rows = result["tables"][protocol]["report"]
-    if protocol == "uniform":
-        rows = rows | {f"{row} (all shown)": found for row, found in result["tables"]["ceiling"]["report"].items()}
-    ranked = sorted(rows.items(), key=lambda item: -item[1]["log_score"]["mean"])
-    columns = [column for column in REPLAY if protocol == "own" or column != "useful_chosen"]
-    fair = [found for row, found in ranked if not row.endswith("(all shown)")]
-    best = {
-        column: (min if column.endswith("ece") else max)(round(found[column]["mean"], 3) for found in fair)
-        for column in columns
-    }
-    lines = [
-        f"| model, prior | {' | '.join(REPLAY[column] for column in columns)} |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for row, found in ranked:
-        cells = []
-        for column in columns:
-            mean = found[column]["mean"]
-            bold = "**" if found in fair and round(mean, 3) == best[column] else ""
-            cells.append(f"{bold}{mean:.3f}{bold}" if mean == mean else "–")
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    settings = result["configuration"]
-    note = (
-        f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts per "
-        f"step, refits every {settings['refit_every']} steps; in bold the best of a column. "
-        f"{result['machine']}; {result['date']}."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def refits(result: dict[str, Any]) -> str:
-    """Refits in the course of a run from the model's own prior and from a fitted prior, log by log."""
-    columns = ("log score, own prior", "fitted", "fitted less own", "ECE never visited, own prior", "fitted")
-    lines = [f"| model | log | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
-    for row in result["rows"]:
-        own, fitted, ahead = row["own"], row["fitted"], row["ahead"]
-        scores = f"{own['log_score']:.3f} | {fitted['log_score']:.3f} | {ahead['mean']:+.4f} ± {ahead['error']:.4f}"
-        errors = " | ".join(f"{way['unvisited']['all']['ece']:.3f}" for way in (own, fitted))
-        lines.append(f"| {row['model']} | {row['log']} | {scores} | {errors} |")
-    settings = result["configuration"]
-    note = (
-        f"{settings['batch_size']} random prompts per step; a fit every {settings['refit_every']} steps to what was "
-        f"shown so far. Its prior is the model's own, or was fitted to two other runs. Difference ± standard error "
-        f"over prompts. {result['machine']}; {result['date']}."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def strangers(result: dict[str, Any]) -> str:
-    """What refits from a fitted prior predict for prompts that were never visited, before the first refit and after."""
-    columns = ("predicted", "useful", "ECE")
-    periods = {"before": "before the first refit", "after": "after it"}
-    heads = [f"{column} {told}" for told in periods.values() for column in columns]
-    lines = [f"| model | log | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
-    for row in result["rows"]:
-        parts = [row["fitted"]["unvisited"][period] for period in periods]
-        cells = [f"{part[name]:.3f}" for part in parts for name in ("predicted", "useful", "ece")]
-        lines.append(f"| {row['model']} | {row['log']} | {' | '.join(cells)} |")
-    told = {"same": "true", "other": "true, with parameters drawn from its prior"}
-    errors = result["simulated"]
-    parts = [
-        f"{np.mean(errors[kind]):.3f} ± {np.std(errors[kind]):.3f} where the fitted LogitWalk is {what}"
-        for kind, what in told.items()
-    ]
-    note = f"ECE on {len(errors['same'])} simulated logs of each kind, without refits: {'; '.join(parts)}."
-    return "\n".join([*lines, "", note])
-
-
-def reading(result: dict[str, Any]) -> str:
-    """How much of the success rates' variance groups and the policy's own reading explain, before and in training."""
-    steps = list(dict.fromkeys(row["step"] for row in result["rows"]))
-    heads = [f"{told}, {amount}" for told in (f"step {step}" for step in steps) for amount in ("all prompts", "few")]
-    lines = [f"| regressed on | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for name in dict.fromkeys(row["regressors"] for row in result["rows"]):
-        of = {row["step"]: row for row in result["rows"] if row["regressors"] == name}
-        cells = [f"{of[step][amount]:.2f}" for step in steps for amount in ("all", "few")]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    settings = result["configuration"]
-    note = (
-        f"Share of the variance between prompts that is explained on prompts left out; {settings['prompts']} prompts, "
-        f"{settings['rollouts']} rollouts each; seed {settings['seed']}."
-    )
-    return "\n".join([*lines, "", note])
 
 
 def fitting(fit: dict[str, Any], filtering: dict[str, Any]) -> str:

@@ -14,15 +14,19 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from benchmarks import results
+from dps_pyro import RolloutHistory
 
 MIXES: dict[str, dict[int, float]] = {
     "default": {2: 0.20, 3: 0.20, 4: 0.10, 5: 0.15, 6: 0.35},
@@ -53,6 +57,34 @@ def main() -> None:
     options = parser.parse_args()
     with ThreadPoolExecutor(options.workers) as pool:
         list(pool.map(lambda name: _record(name, options), options.logs))
+
+
+def shown(log: RolloutHistory, batch_size: int, seed: int) -> RolloutHistory:
+    """What a run that chooses at random would have left of a full log: so many groups a step."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(log.num_steps, log.num_prompts, dtype=torch.bool)
+    for step in chosen:
+        step[torch.randperm(log.num_prompts, generator=generator)[:batch_size]] = True
+    return log.where(chosen[log.events.step, log.events.prompt])
+
+
+def joined(logs: Sequence[RolloutHistory]) -> RolloutHistory:
+    """Several logs as one of all their prompts, side by side. The policies' progress is averaged, as a step has one."""
+    features = {name: [value for log in logs for value in log.features[name]] for name in logs[0].features}
+    both = RolloutHistory(sum(log.num_prompts for log in logs), features=features)  # type: ignore[arg-type]
+    progress = [log.progress() for log in logs]
+    for step in range(max(log.num_steps for log in logs)):
+        known = [float(one[step]) for one in progress if step < len(one)]
+        first = 0
+        for log in logs:
+            events = log.events
+            now = events.step == step
+            both.append(
+                events.prompt[now] + first, step=step, solved=events.solved[now], trials=events.trials[now],
+                trained=events.trained[now], progress=statistics.fmean(known),
+            )  # fmt: skip
+            first += log.num_prompts
+    return both
 
 
 def _record(name: str, options: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks import results
-from benchmarks.prediction.logs import FOLDER, LOGS
+from benchmarks.prediction.logs import FOLDER, LOGS, joined, shown
 from dps_pyro import SVI, Dynamics, Posterior, PromptSampler, RolloutHistory, fit
 from dps_pyro.evaluation.replays import Replay, replay
 from dps_pyro.history.log import Features
@@ -278,34 +278,6 @@ class Bench:
         settings = f"{options.batch_size} {options.refit_every} {options.fit_steps} {options.seed}"
         source = inspect.getsource(sys.modules[type(model).__module__])
         return hashlib.sha256((settings + source).encode()).hexdigest()[:8]
-
-
-def shown(log: RolloutHistory, batch_size: int, seed: int) -> RolloutHistory:
-    """What a run that chooses at random would have left of a full log: so many groups a step."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.zeros(log.num_steps, log.num_prompts, dtype=torch.bool)
-    for step in chosen:
-        step[torch.randperm(log.num_prompts, generator=generator)[:batch_size]] = True
-    return log.where(chosen[log.events.step, log.events.prompt])
-
-
-def joined(logs: Sequence[RolloutHistory]) -> RolloutHistory:
-    """Several logs as one of all their prompts, side by side. The policies' progress is averaged, as a step has one."""
-    features = {name: [value for log in logs for value in log.features[name]] for name in logs[0].features}
-    both = RolloutHistory(sum(log.num_prompts for log in logs), features=features)  # type: ignore[arg-type]
-    progress = [log.progress() for log in logs]
-    for step in range(max(log.num_steps for log in logs)):
-        known = [float(one[step]) for one in progress if step < len(one)]
-        first = 0
-        for log in logs:
-            events = log.events
-            now = events.step == step
-            both.append(
-                events.prompt[now] + first, step=step, solved=events.solved[now], trials=events.trials[now],
-                trained=events.trained[now], progress=statistics.fmean(known),
-            )  # fmt: skip
-            first += log.num_prompts
-    return both
 
 
 def base_rate(played: Replay) -> Replay:

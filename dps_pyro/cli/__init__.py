@@ -10,7 +10,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-from dps_pyro.support.file_errors import said_of
+from dps_pyro.support.files.file_errors import said_of
 from dps_pyro.support.interrupts import Terminated, terminable
 
 __all__ = ["main"]

@@ -112,7 +112,7 @@ def read_predictor(
         ValueError: there is no such model, or it does not take these arguments.
     """
     from dps_pyro.models.by_name import make
-    from dps_pyro.support.yaml_files import load_yaml
+    from dps_pyro.support.files.yaml_files import load_yaml
 
     given = load_yaml(arguments, "model-args")
     if not isinstance(given, dict):

@@ -122,7 +122,7 @@ def _name(path: Path, among: Sequence[Path]) -> str:
 
 def _arguments(text: str, models: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The arguments of each model's constructor, by its name."""
-    from dps_pyro.support.yaml_files import load_yaml
+    from dps_pyro.support.files.yaml_files import load_yaml
 
     given = load_yaml(text, "model-args")
     if not isinstance(given, dict) or not all(isinstance(settings, dict) for settings in given.values()):

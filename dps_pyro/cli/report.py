@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from dps_pyro.support.file_errors import said_of
+from dps_pyro.support.files.file_errors import said_of
 
 __all__ = ["Options", "run"]
 

@@ -10,7 +10,7 @@ from dps_pyro.history.log import RolloutHistory
 from dps_pyro.history.loops import files_of, number, plain, step_of
 from dps_pyro.history.rollouts import Rollout, history_of, prompt_id
 from dps_pyro.support import checks
-from dps_pyro.support.readers import Record, column_names, read_file
+from dps_pyro.support.files.readers import Record, column_names, read_file
 
 __all__ = ["FORMATS", "read_log"]
 

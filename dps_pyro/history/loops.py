@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dps_pyro.history.rollouts import prompt_id
-from dps_pyro.support.readers import ENDINGS, Record
+from dps_pyro.support.files.readers import ENDINGS, Record
 
 __all__ = ["files_of", "number", "plain", "step_of"]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from dps_pyro.selection.handed_out import Ahead
+from dps_pyro.selection.state.handed_out import Ahead
 from dps_pyro.support import checks
 
 __all__ = ["PromptBatches"]

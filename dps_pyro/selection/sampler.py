@@ -25,14 +25,14 @@ from dps_pyro.selection.acquisition import Acquisition
 from dps_pyro.selection.baseline import leave_one_out
 from dps_pyro.selection.batches import PromptBatches
 from dps_pyro.selection.coverage import Coverage
-from dps_pyro.selection.handed_out import Ahead
-from dps_pyro.selection.matching import Matched
 from dps_pyro.selection.plan import Plan, fill, useful_of
 from dps_pyro.selection.pooling import PooledChoice, rule_of
-from dps_pyro.selection.saved import saved_state
 from dps_pyro.selection.scoring import scores
 from dps_pyro.selection.signal import Signal, best_sizes
-from dps_pyro.selection.tally import Tally
+from dps_pyro.selection.state.handed_out import Ahead
+from dps_pyro.selection.state.matching import Matched
+from dps_pyro.selection.state.saved import saved_state
+from dps_pyro.selection.state.tally import Tally
 from dps_pyro.support import checks
 from dps_pyro.support.locks import Lock, one_at_a_time
 from dps_pyro.tracking.choice import sampler_tracker

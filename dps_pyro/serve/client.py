@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dps_pyro.selection.batches import PromptBatches
-from dps_pyro.selection.handed_out import Ahead
+from dps_pyro.selection.state.handed_out import Ahead
 from dps_pyro.support import checks
 
 __all__ = ["RemoteSampler"]

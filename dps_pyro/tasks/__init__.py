@@ -1,6 +1,6 @@
 """Tasks: problems with stable ids and verifiable rewards."""
 
-from dps_pyro.support.records import read_records
+from dps_pyro.support.files.records import read_records
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, Task, feature_columns, judge
 from dps_pyro.tasks.geometry.task import Geometry
 from dps_pyro.tasks.mathematics.task import Math

@@ -260,7 +260,7 @@ class Filter(ABC):
         # Copied into tensors like the filter's own: in another order or at an odd address, sums of products are rounded
         # otherwise.
         self._state = {name: torch.empty_like(self._state[name]).copy_(value) for name, value in saved.items()}
-        new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.matching`)
+        new = state.get("fresh")  # prompts that the saved filter did not have (`dps_pyro.selection.state.matching`)
         if new is not None and len(new):
             again = self._replay(new, self._parameters(new), until=self.step).state
             self._put(new, again)

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from dps_pyro.cli import main
 from dps_pyro.support.console import plain_console
+from dps_pyro.support.files.yaml_files import dump_yaml, load_yaml
 from dps_pyro.support.locks import Lock
 from dps_pyro.support.text import clean
-from dps_pyro.support.yaml_files import dump_yaml, load_yaml
 from dps_pyro.trainers.config.config_file import load_config
 
 

@@ -21,7 +21,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dps_pyro.support.yaml_files import load_yaml
+from dps_pyro.support.files.yaml_files import load_yaml
 from dps_pyro.trainers.config.settings import TrainConfig
 
 __all__ = ["Job", "Plan", "read_plan"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from dps_pyro.support.yaml_files import dump_yaml, load_yaml
+from dps_pyro.support.files.yaml_files import dump_yaml, load_yaml
 from dps_pyro.trainers.config.sections import SECTION_OF, SECTIONS
 from dps_pyro.trainers.config.settings import TrainConfig, sectioned
 

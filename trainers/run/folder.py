@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.storage import atomic_path, checksums, naming, not_as_written, parse_json, strict_json
-from dps_pyro.support.file_errors import said_of
+from dps_pyro.support.files.file_errors import said_of
 from dps_pyro.support.interrupts import uninterrupted
 from dps_pyro.trainers.policy.load import quiet
 from dps_pyro.trainers.policy.lora import save_merged

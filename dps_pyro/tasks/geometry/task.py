@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from dps_pyro.support.records import read_records
+from dps_pyro.support.files.records import read_records
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
 from dps_pyro.tasks.geometry.bitmap import draw
 from dps_pyro.tasks.geometry.diagrams import KINDS, LEVELS, Problem, random_problem

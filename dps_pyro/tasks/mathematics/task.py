@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dps_pyro.support.records import read_records
+from dps_pyro.support.files.records import read_records
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
 from dps_pyro.tasks.grading.grader import Grader, shared_grader
 from dps_pyro.tasks.mathematics.arithmetic import LEVELS, random_problem

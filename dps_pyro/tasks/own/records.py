@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dps_pyro.support.records import read_records
+from dps_pyro.support.files.records import read_records
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward
 from dps_pyro.tasks.fields import PROBLEM, BadRecord, Leftovers, at, known_of, problem_in
 from dps_pyro.tasks.own.reward_process import RewardProcess

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dps_pyro.support.records import read_records
+from dps_pyro.support.files.records import read_records
 from dps_pyro.tasks.base import Prompt, PromptSet, Reward, split_of
 from dps_pyro.tasks.planning.expression import ExpressionError, evaluate
 from dps_pyro.tasks.planning.reading import OpenError, answer_of, arithmetic

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dps_pyro.history.names import kept_ids
-from dps_pyro.selection.matching import Matched, for_ids
-from dps_pyro.selection.tally import Tally
+from dps_pyro.selection.state.matching import Matched, for_ids
+from dps_pyro.selection.state.tally import Tally
 from dps_pyro.support import checks
 
 __all__ = ["Saved", "saved_state"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dps_pyro.support.readers import ENDINGS, read_file, read_json
+from dps_pyro.support.files.readers import ENDINGS, read_file, read_json
 
 __all__ = ["read_records"]
 

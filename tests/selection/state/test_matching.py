@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dps_pyro import PromptSampler
 from dps_pyro.models import BetaBernoulli, LogitWalk, PaperDPS, SolvingProgress
-from dps_pyro.selection.matching import distinct, realigned
+from dps_pyro.selection.state.matching import distinct, realigned
 
 IDS = [f"p{number}" for number in range(12)]
 

@@ -10,8 +10,8 @@ import pytest
 from dps_pyro.cli import main
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.storage import atomic_path, not_as_written, parse_json
-from dps_pyro.support.file_errors import said_of
-from dps_pyro.support.readers import column_names
+from dps_pyro.support.files.file_errors import said_of
+from dps_pyro.support.files.readers import column_names
 from dps_pyro.trainers.run.seals import broken_seal
 
 

@@ -1,0 +1,1 @@
+"""Files from users: records in several formats, YAML, and what an error of the file system means."""
