@@ -48,6 +48,8 @@ BENCHMARKS = {
     "easy": Benchmark("learning.planning", _plan("easy")),
     "formulas": Benchmark("learning.planning", _plan("formulas")),
     "rates": Benchmark("learning.planning", _plan("rates")),
+    "shapes": Benchmark("learning.planning", _plan("shapes")),
+    "best": Benchmark("learning.planning", _plan("best")),
     "ideas": Benchmark("learning.planning", _plan("ideas")),
     "smollm2_arithmetic": Benchmark(
         "learning.planning", _plan("smollm2_arithmetic"), "vLLM, and SmolLM2 in models-here/smollm2"

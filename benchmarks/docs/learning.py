@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dps_pyro.trainers.bench.curves import Curve
 from dps_pyro.trainers.bench.measures import average
 
-__all__ = ["admission", "ahead", "ideas", "long_runs", "rates"]
+__all__ = ["admission", "ahead", "ideas", "long_runs", "rates", "shapes"]
 
 ROOM = 0.03
 """A testbed is admitted if dynamic sampling is ahead of uniform selection by at least this, at equal steps."""
@@ -59,6 +59,35 @@ def rates(result: dict[str, Any]) -> str:
     about = f"Mean held-out accuracy over equal rollouts ({until:,.0f}), and in brackets the final one"
     note = f"{about}; seed {', '.join(seeds)}."
     return "\n".join([*lines, "", note])
+
+
+HALF = ", half"
+"""The arms with half as many rollouts per step end in this."""
+
+
+def shapes(result: dict[str, Any]) -> str:
+    """A Markdown table: each arm's mean accuracy with 32 and with 16 rollouts per step over equal rollouts, its final
+    accuracy, and the rollouts that it drew. The better one of each arm is in bold."""
+    ((_, arms),) = _testbeds([result])
+    runs = {arm: [Curve(**run) for run in of.values()] for arm, of in arms.items()}
+    until = min(run.rollouts[-1] for of in runs.values() for run in of)
+    means = {arm: float(np.mean([average(run, until) for run in of])) for arm, of in runs.items()}
+    lines = ["| arm | 32 rollouts per step | 16 rollouts per step | rollouts |", "|---|---|---|---|"]
+    for arm in arms:
+        if arm.endswith(HALF):
+            continue
+        pair = arm, arm + HALF
+        cells = []
+        for one in pair:
+            told = f"{means[one]:.3f}"
+            told = f"**{told}**" if means[one] == max(means[other] for other in pair) else told
+            cells.append(f"{told} ({np.mean([run.accuracy[-1] for run in runs[one]]):.3f})")
+        spent = [float(np.mean([run.rollouts[-1] for run in runs[one]])) for one in pair]
+        told = f"{spent[0]:,.0f}" if spent[0] == spent[1] else f"{spent[0]:,.0f} and {spent[1]:,.0f}"
+        lines.append(f"| {arm} | {' | '.join(cells)} | {told} |")
+    seeds = ", ".join(map(str, result["seeds"]))
+    about = f"Mean held-out accuracy over equal rollouts ({until:,.0f}), and in brackets the final one"
+    return "\n".join([*lines, "", f"{about}; seed {seeds}."])
 
 
 def ideas(result: dict[str, Any]) -> str:

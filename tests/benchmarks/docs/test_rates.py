@@ -1,10 +1,10 @@
-"""The tables of learning rates, of ideas and of long runs."""
+"""The tables of learning rates, of batch shapes, of ideas and of long runs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.docs.learning import ideas, long_runs, rates
+from benchmarks.docs.learning import ideas, long_runs, rates, shapes
 
 
 def _run(*accuracy: float, rollouts: float = 100.0) -> dict[str, Any]:
@@ -63,4 +63,19 @@ def test_long_runs_are_compared_with_uniform_selection_as_wholes_and_in_their_la
     table = long_runs({"curves": curves}).splitlines()
     assert table[2] == "| uniform (hard) | 2 | 400 | 0.175 | 0.200 | – | – |"
     assert table[3] == "| ours (hard) | 2 | 400 | 0.312 | 0.300 | +0.138 ± 0.037 | +0.100 ± 0.100 |"
+    assert len(table) == 6
+
+
+def test_the_better_batch_shape_of_each_arm_is_in_bold() -> None:
+    curves = {
+        "hard": {
+            "uniform": {"100": _run(0.0, 0.2, 0.2)},
+            "uniform, half": {"100": _run(0.0, 0.4, 0.1)},
+            "dynamic sampling": {"100": _run(0.0, 0.3, 0.9)},
+            "dynamic sampling, half": {"100": _run(0.0, 0.2, 0.9, rollouts=200.0)},
+        }
+    }
+    table = shapes({"curves": curves, "seeds": [100]}).splitlines()
+    assert table[2] == "| uniform | 0.150 (0.200) | **0.225** (0.100) | 200 |"
+    assert table[3] == "| dynamic sampling | **0.375** (0.900) | 0.100 (0.900) | 200 and 400 |"
     assert len(table) == 6
