@@ -16,9 +16,9 @@ class Options:
     """Compare ways of choosing prompts by real training runs: every arm on every testbed with every seed.
 
     The curve of each run is saved when the run ends. If the command is stopped, the same command continues, and does
-    not repeat runs whose settings are unchanged. It prints a table and writes results.json and accuracy.png: the
-    accuracy against rollouts, and the number of rollouts that each arm needs to reach the final accuracy of the others,
-    with bootstrap intervals over seeds.
+    not repeat runs whose settings are unchanged. The command prints a table and writes results.json and accuracy.png:
+    the accuracy against rollouts, and the number of rollouts that each arm needs to reach the final accuracy of the
+    others, with bootstrap intervals over seeds.
     """
 
     plan: tyro.conf.Positional[Path]
@@ -26,7 +26,7 @@ class Options:
     out: Path = Path("runs/bench")
     """The folder for curves and results."""
     workers: int = 1
-    """The number of runs at a time. Each has a process of its own."""
+    """The number of training runs at a time. Each run has a process of its own."""
     keep_runs: bool = False
     """Keep the run folders, with their logs of rollouts, below the curves."""
     table: Annotated[bool, tyro.conf.arg(name="table")] = False

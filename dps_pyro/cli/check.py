@@ -13,7 +13,7 @@ __all__ = ["Options", "run"]
 @dataclass
 class Options:
     """Test whether a model keeps the contract of `Dynamics`: shapes, probabilities, the order of the states, gradients,
-    draws, the likelihood and the filter (compared with a sum over all paths), and a few steps of a fit. It takes
+    draws, the likelihood and the filter (compared with a sum over all paths), and a few steps of a fit. The test takes
     seconds."""
 
     model: Annotated[str, tyro.conf.Positional]
@@ -31,7 +31,7 @@ class Options:
     """The names of numeric prompt features that the model asks for in `step.columns`. Their values are drawn at
     random."""
     quick: bool = False
-    """Run only the quick checks. `dps-pyro fit` and `dps-pyro train` run them first, too."""
+    """Run only the quick checks, which `dps-pyro fit` and `dps-pyro train` also run before they start."""
     seed: int = 0
     """The random seed of the test."""
 

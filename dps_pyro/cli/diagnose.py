@@ -19,19 +19,20 @@ __all__ = ["Options", "run"]
 
 @dataclass(kw_only=True)
 class Options(LogOptions):
-    """Diagnose a fit: how it ended, how well it predicts, and what the model cannot describe. Prints tables. With --out
-    it also writes diagnosis.png and groups.nc, which ArviZ reads."""
+    """Diagnose a fit: how it ended, how well it predicts, and what the model cannot describe. The command prints
+    tables. With --out it also writes diagnosis.png and groups.nc, which ArviZ reads."""
 
     history: Path
-    """The run's folder, the history.parquet, or another loop's log, that the model was fitted to."""
+    """The log that the model was fitted to: the folder of a run, a history.parquet, or the log of another training
+    loop."""
     posterior: Path
     """The folder that `dps-pyro fit` wrote."""
     model: str | None = None
     """The model that was fitted: a name in dps_pyro.models, or path/to/file.py:Name. The default is the model that the
     posterior names."""
     model_args: str | None = None
-    """Arguments for the constructor of the model, as YAML. They must be those of the fit. The default is those that the
-    posterior names."""
+    """Arguments for the constructor of the model, as YAML. They must be the arguments of the fit. By default they are
+    the arguments that the posterior names."""
     out: Path | None = None
     """The folder for diagnosis.png and groups.nc."""
     seed: int = 0

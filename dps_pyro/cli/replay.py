@@ -33,7 +33,8 @@ LEGEND = (
 @dataclass(kw_only=True)
 class Options(LogOptions):
     """Replay models on full logs, in which every prompt was rolled out at every step. Each model sees only what was
-    selected, and its predictions are scored on all prompts. Prints a table, and writes replay.json and replay.png."""
+    selected, and its predictions are scored on all prompts. The command prints a table, and writes replay.json and
+    replay.png."""
 
     log: tuple[Path, ...]
     """One or more full logs: a run with --full-log, its full_log.parquet, or the output of `dps-pyro simulate`."""
@@ -45,9 +46,9 @@ class Options(LogOptions):
     """Arguments for the constructors of the models, as YAML: "{LogitWalk: {groups: operands}}". The value of groups or
     features is the name of a feature in the log."""
     prior: tuple[Path, ...] = ()
-    """Folders that `dps-pyro fit` wrote. A model is replayed with its own prior, and again with each of these that was
-    fitted with it. What a fit learned about single prompts is not used, except the truth that `dps-pyro simulate`
-    writes for its own log."""
+    """Folders that `dps-pyro fit` wrote. Each model is replayed with its own prior, and again with each of these
+    posteriors that was fitted with that model. What a fit learned about single prompts is not used, except the truth
+    that `dps-pyro simulate` writes for its own log."""
     acquisition: str = "soft"
     """The acquisition with which models select: soft, covering, thompson, top, target, priority,
     entropy or uniform."""

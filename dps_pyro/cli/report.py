@@ -21,7 +21,7 @@ class Options:
     run: tyro.conf.Positional[Path]
     """The run folder."""
     compare: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Run folders that are drawn beside it."""
+    """Folders of other runs, which the report draws beside this run."""
 
 
 def run(arguments: list[str]) -> int:

@@ -60,12 +60,12 @@ class TaskSection(Section):
     The usual fields are found; task_args names others, for instance {problem: my.question, answer: my.gold}."""
     reward: str | None = None
     """The function that scores completions for --data, path/to/file.py:function. It is called as
-    function(completion, record), or as TRL, verl or OpenRLHF call theirs, and returns a number in 0..1, such a number
+    function(completion, record), or as TRL, verl or OpenRLHF call theirs. It returns a number in 0..1, such a number
     and a reason, a dictionary with score or acc, or None to abstain."""
     reward_range: tuple[Number, Number] | None = None
-    """Numbers of the reward function that are worth 0 and 1. The default is 0 and 1."""
+    """Values of the reward function that are worth 0 and 1. The default is 0 and 1."""
     reward_solved_at: Number | None = None
-    """Least number of the reward function that counts as solved. Every reward is then 0 or 1."""
+    """Smallest value of the reward function that counts as solved. Every reward is then 0 or 1."""
     reward_timeout: Positive = 10.0
     """Longest time in seconds that one call of a reward function of your own may take. A function that scores a whole
     batch may take ten times as long."""
@@ -113,8 +113,9 @@ class RolloutsSection(Section):
     """Group sizes to choose from for each prompt. Each prompt gets the size with the most expected signal per rollout.
     A step then spends batch_size * group_size rollouts in all. By default every group has group_size rollouts."""
     first_rollouts: CountOrNone = 0
-    """Draw groups in two parts. The first part is this many rollouts per prompt, half of the step's rollouts in all.
-    The second part goes to the groups in which more rollouts promise the most signal. 0 draws groups whole."""
+    """Draw groups in two parts. The first part has this many rollouts per prompt, and spends half of the step's
+    rollouts. The second part goes to the groups in which more rollouts promise the most signal. 0 draws groups
+    whole."""
     temperature: Positive = 1.0
     """Sampling temperature for training and evaluation."""
     max_new_tokens: Count | None = None
@@ -201,14 +202,14 @@ class SelectionSection(Section):
     """How prompts are predicted and chosen."""
 
     dynamics: str = "Siblings"
-    """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name. By default, prompts that were
-    never rolled out are believed to be where the visited prompts of their group are."""
+    """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name. The default, Siblings, expects
+    prompts that were never rolled out to be where the visited prompts of their group are."""
     dynamics_args: Arguments = Field(default_factory=dict)
     """Arguments of the model's constructor. Set them in the YAML file. Models with groups or features accept the names
     of the task's features, for instance {groups: operands}."""
     groups: str = "auto"
-    """The feature of the prompts by which a model with groups pools them, or several, as in blocks+moves. "auto" is the
-    task's own choice, and "none" treats all prompts as one population."""
+    """The feature of the prompts by which a model with groups pools them, or several features joined by +, as in
+    blocks+moves. "auto" is the task's own choice, and "none" treats all prompts as one population."""
     refit_every: CountOrNone = 0
     """Number of steps between fits of the model to the run's own rollouts. 0 never fits."""
     acquisition: str = "soft"
@@ -226,16 +227,16 @@ class SelectionSection(Section):
     advantage under the loss in use, and "progress" the expected gain in success rate from training on it. The default
     is "variance" for the acquisition "soft", and "useful" for all others."""
     retire: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    """Chance of an all-correct group above which a prompt that has been rolled out is not chosen. It returns when its
-    belief falls again."""
+    """Chance of an all-correct group above which a prompt that has been rolled out is not chosen. The prompt returns
+    when this chance falls again."""
     read_prompts: CountOrNone = 0
     """Number of principal components of the policy's hidden state at the end of each prompt that models such as
     Covariate get as features, together with the prompt's log-probability. 0 gives none."""
     oracle_rollouts: CountOrNone = 0
-    """Number of rollouts of every prompt that the dynamics "Oracle" is told of before a selection. They are not
-    counted. The result bounds what any prediction can achieve."""
+    """Number of rollouts per prompt whose outcomes the dynamics "Oracle" is told before a selection. These rollouts are
+    not counted. The result of such a run bounds what any prediction can achieve."""
     oracle_every: Count = 1
-    """Number of steps from one time that the dynamics "Oracle" is told to the next."""
+    """Number of steps between the times at which the dynamics "Oracle" is told outcomes of fresh rollouts."""
     prior: Path | None = None
     """A posterior to start from, as saved by `dps-pyro fit` or in a run's posterior/ folder."""
 
@@ -262,8 +263,8 @@ class UpdateSection(Section):
     single rollout, and the group for larger ones."""
     baseline_scale: Literal["auto", "none", "belief", "group", "batch"] = "auto"
     """What the difference to the baseline "belief" is divided by: nothing, or the standard deviation of the belief, the
-    group or the batch. "auto" is the batch's for groups of a single rollout. For larger groups it is the belief's for
-    grpo and dapo, and nothing for the other losses."""
+    group or the batch. "auto" is that of the batch for groups of a single rollout. For larger groups it is that of the
+    belief for grpo and dapo, and nothing for the other losses."""
     learning_rate: NotNegative | None = None
     """Learning rate of AdamW. The default is 1e-4 for an embedded policy (2e-4 for math) and 1e-6 for other models."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -323,7 +324,7 @@ class EvaluationSection(Section):
     keep_best: StrictBool = True
     """Keep the policy with the best evaluation in best/, as an ordinary transformers folder."""
     log_completions: CountOrNone = 10
-    """Number of steps between those whose completions are written to completions/. 0 writes none."""
+    """Number of steps between the times at which completions are written to completions/. 0 writes none."""
     wandb: str | None = None
     """Weights & Biases project that shows the run, in addition to TensorBoard."""
     checkpoint_every: Count = 25
@@ -332,11 +333,11 @@ class EvaluationSection(Section):
     """Number of checkpoints that are kept."""
     full_log: StrictBool = False
     """Roll out all other prompts at every step too, and keep all groups in full_log.parquet for `dps-pyro replay`. The
-    training itself does not change, it only takes longer."""
+    training itself does not change, but the run takes longer."""
     report: StrictBool = True
     """Fit the model to the run's history (posterior/) and draw report.html after the last step."""
     compare: tuple[Path, ...] = ()
-    """Finished runs that the report draws beside this one."""
+    """Finished runs that the report draws beside this run."""
 
 
 class MachineSection(Section):
@@ -354,7 +355,7 @@ class MachineSection(Section):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Implementation of attention. "auto" is transformers' choice for the model."""
     gradient_checkpointing: StrictBool = False
-    """Compute activations again in the backward pass. It needs less memory and takes about a third longer."""
+    """Compute activations again in the backward pass. This needs less memory and takes about a third longer."""
     threads: Count | None = None
     """Number of CPU threads. The default is torch's choice."""
 
