@@ -74,7 +74,8 @@ for one in ranked:
     )
 
 # %% [markdown]
-# The fitted model selects prompts. Prompt 0 came back half right; the others were never seen.
+# The fitted model selects prompts. Half of the rollouts of prompt 0 were right. The other
+# prompts were never rolled out.
 
 # %%
 sampler = PromptSampler(Sticky(), num_prompts=4, posterior=posterior)

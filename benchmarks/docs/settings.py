@@ -23,7 +23,7 @@ update:
   learning_rate: 1e-4
 ```
 
-Files without sections, one `name: value` a line, are read as well. In Python, `TrainConfig.flat(steps=200)` takes the
+Files without sections, one `name: value` per line, are read as well. In Python, `TrainConfig.flat(steps=200)` takes the
 names alone, and `TrainConfig(task=TaskSection(steps=200))` the sections. This page is written by
 `python -m benchmarks.docs.settings`.
 """

@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
     models = {name: _read(name, history) for name in options.models}
     ranked = compare(models, history, score=options.score, method=method, seed=options.seed)
     table = Table(title=f"{options.score}: log predictive density of {len(ranked[0].elpd.rows)} prompts, in nats")
-    for heading in ("model", "elpd", "behind the best", "± se", "a group", "bad k", "fit, s"):
+    for heading in ("model", "elpd", "behind the best", "± se", "per group", "bad k", "fit, s"):
         table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")
     for one in ranked:
         bad = "" if one.elpd.pareto_k is None else f"{len(one.elpd.bad)}"

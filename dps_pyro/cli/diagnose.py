@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
     model = read_model(name, made_with, history, posterior)
     found = diagnose(model, history, posterior, seed=options.seed)
 
-    scores = Table("score", "total", "standard error", "a group", title=f"{name} on {len(history)} groups")
+    scores = Table("score", "total", "standard error", "per group", title=f"{name} on {len(history)} groups")
     groups = int(found.prequential.groups.sum())
     weighted = " (weighted)" if found.loo.corrected else ""
     for name, elpd in ((f"PSIS-LOO{weighted}", found.loo), ("prequential", found.prequential.elpd)):

@@ -50,8 +50,8 @@ class Options(LogOptions):
     posteriors that was fitted with that model. What a fit learned about single prompts is not used, except the truth
     that `dps-pyro simulate` writes for its own log."""
     acquisition: str = "soft"
-    """The acquisition with which models select: soft, covering, thompson, top, target, priority,
-    entropy or uniform."""
+    """The acquisition with which models select: variance, soft, covering, thompson, top, target,
+    priority, entropy or uniform."""
     refit_every: int | None = None
     """The number of steps between refits of each model to what it has seen. Baselines are not fitted. By default there
     are no refits."""
