@@ -93,7 +93,10 @@ def contents(history: RolloutHistory) -> str:
         which = "No rollout" if solved == 0 else "Every rollout"
         return f"{text} {which} counts as solved: is --solved-at, or --reward, the right one?"
     if groups and useful == 0:
-        return f"{text} No group is useful. Does every group have one rollout only, or does every prompt get a new id in each step?"
+        return (
+            f"{text} No group is useful. Does every group have one rollout only, or does every prompt get a new id in "
+            f"each step?"
+        )
     return text
 
 

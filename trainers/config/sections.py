@@ -214,8 +214,9 @@ class SelectionSection(Section):
     """Number of steps between fits of the model to the run's own rollouts. 0 never fits."""
     acquisition: str = "soft"
     """How beliefs become a batch: "thompson" (the distribution of dynamic sampling), "top" (the paper's top B), "soft"
-    (a compromise), "variance" (as "soft", with --worth variance and --sharpness 2), "covering" (as sharp as --coverage allows), "target" (success rates near one half), "priority"
-    (SPO's), "entropy" (the most uncertain), "uniform" (any prompt), or path/to/file.py:function."""
+    (a compromise), "variance" ("soft" with --worth variance and --sharpness 2), "covering" (as sharp as --coverage
+    allows), "target" (success rates near one half), "priority" (SPO's), "entropy" (the most uncertain), "uniform" (any
+    prompt), or path/to/file.py:function."""
     sharpness: NotNegative = 2.0
     """Exponent of the acquisition "soft": each prompt is weighted by worth ** sharpness, where worth is what --worth
     says. 0 is uniform, and large values approach "top"."""
