@@ -94,11 +94,11 @@ def reading(result: dict[str, Any]) -> str:
     """How much of the success rates' variance groups and the policy's own reading explain, before and in training."""
     steps = list(dict.fromkeys(row["step"] for row in result["rows"]))
     heads = [f"{told}, {amount}" for told in (f"step {step}" for step in steps) for amount in ("all prompts", "few")]
-    lines = [f"| regressed on | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for name in dict.fromkeys(row["regressors"] for row in result["rows"]):
-        of = {row["step"]: row for row in result["rows"] if row["regressors"] == name}
+    lines = [f"| testbed | regressed on | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for testbed, name in dict.fromkeys((row["testbed"], row["regressors"]) for row in result["rows"]):
+        of = {row["step"]: row for row in result["rows"] if (row["testbed"], row["regressors"]) == (testbed, name)}
         cells = [f"{of[step][amount]:.2f}" for step in steps for amount in ("all", "few")]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {testbed} | {name} | {' | '.join(cells)} |")
     settings = result["configuration"]
     note = (
         f"Share of the variance between prompts that is explained on prompts left out; {settings['prompts']} prompts, "

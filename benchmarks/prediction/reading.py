@@ -2,19 +2,19 @@
 
     python -m benchmarks.prediction.reading --out benchmarks/results/reading.json
 
-The policy of the testbed *planning* rolls every training prompt out 16 times, before training and after 150 steps of
-it. The success rates are regressed on the prompts' groups (as many blocks, as many moves), on the principal components
-of the policy's hidden state at the prompt's end and its log-probability of the prompt
-(`trainers.policy.reading`), and on both: a logistic regression of the counts, with a normal prior on the
-coefficients. The share of the rates' variance that is explained is measured on prompts that were left out, five times,
-and less the noise that sixteen rollouts leave. "few" learns from three tenths of the prompts, whose rollouts are
-as many as the run has drawn by then.
+The policies of the testbeds *planning* and *formulas* roll every training prompt out 16 times, before training and
+after 150 steps of it. The success rates are regressed on the prompts' groups (as many blocks and moves, say), on
+the principal components of the policy's hidden state at the prompt's end and its log-probability of the prompt
+(`trainers.policy.reading`), and on both: a logistic regression of the counts, with a normal prior on the coefficients.
+The share of the rates' variance that is explained is measured on prompts that were left out, five times, and less the
+noise that sixteen rollouts leave. "few" learns from three tenths of the prompts, whose rollouts are as many as the run
+has drawn by then.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,12 @@ from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.policy.reading import principal, read_prompts
 from dps_pyro.trainers.step.groups import Source, shown, told
 
-PLAN = Path(__file__).parents[1] / "learning" / "plans" / "planning.yaml"
+PLANS = Path(__file__).parents[1] / "learning" / "plans"
+GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "planning": (("blocks", "moves"),),
+    "formulas": (("operations",), ("operations", "reversed")),
+}
+"""The features that make the groups, one way or more, on each testbed."""
 ROLLOUTS = 16
 FOLDS = 5
 FEW = 0.3
@@ -41,6 +46,7 @@ FEW = 0.3
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, roll out, regress and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--testbeds", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--steps", type=int, default=150, help="training steps between the two readings")
     parser.add_argument("--prompts", type=int, default=1024)
     parser.add_argument("--components", type=int, nargs="+", default=[4, 16, 64])
@@ -49,15 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/reading.json"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    given = dict(next(job.settings for job in read_plan(PLAN).jobs if job.arm == "Siblings, soft"))
-    given["task_args"] = {**given["task_args"], "train_size": options.prompts}
-    given |= {"steps": options.steps, "eval_every": options.steps, "seed": options.seed}
-    folder = options.runs / "run"
-    train(TrainConfig.flat(**given, out=folder, resume=folder.exists()))
     rows = []
-    for step, policy in ((0, None), (options.steps, folder / "policy")):
-        solved, trials, states, logps, groups = _rolled_out(given, policy)
-        rows += [{"step": step, **row} for row in explained(solved, trials, states, logps, groups, options.components)]
+    for testbed in options.testbeds:
+        jobs = read_plan(PLANS / f"{testbed}.yaml").jobs
+        given = dict(next(job.settings for job in jobs if job.arm == "Siblings, soft"))
+        given["task_args"] = {**given["task_args"], "train_size": options.prompts}
+        given |= {"steps": options.steps, "eval_every": options.steps, "seed": options.seed}
+        folder = options.runs / testbed
+        train(TrainConfig.flat(**given, out=folder, resume=folder.exists()))
+        for step, policy in ((0, None), (options.steps, folder / "policy")):
+            solved, trials, states, logps, features = _rolled_out(given, policy)
+            groups = {name: _groups(features, name) for name in GROUPS[testbed]}
+            told = explained(solved, trials, states, logps, groups, options.components)
+            rows += [{"testbed": testbed, "step": step, **row} for row in told]
     result = {
         "what": "the share of the variance of the prompts' success rates that is explained, by what is regressed on",
         "date": results.today(),
@@ -70,8 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(row)
 
 
-def _rolled_out(given: dict[str, Any], saved: Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Each prompt's number of solved and of all rollouts, hidden state and log-probability, and its group's number."""
+def _rolled_out(
+    given: dict[str, Any], saved: Path | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Mapping[str, Any]]]:
+    """Each prompt's number of solved and of all rollouts, hidden state, log-probability and features."""
     asked = {**given, "dynamics": "Oracle", "dynamics_args": {}, "oracle_rollouts": ROLLOUTS}
     config = TrainConfig.flat(**asked)
     policy, tokenizer = load_policy(config, saved)
@@ -80,13 +92,23 @@ def _rolled_out(given: dict[str, Any], saved: Path | None) -> tuple[Tensor, Tens
     source = Source(make_engine(config, policy, tokenizer), tokenizer, task, config)
     _, solved, trials = told(source, prompts, 0)
     states, logps = read_prompts(policy, tokenizer, shown(tokenizer, task, list(prompts), config))
-    labels = [(prompt.features["blocks"], prompt.features["moves"]) for prompt in prompts]
-    names = sorted(set(labels))
-    return solved.double(), trials.double(), states, logps, torch.tensor([names.index(one) for one in labels])
+    return solved.double(), trials.double(), states, logps, [prompt.features for prompt in prompts]
+
+
+def _groups(features: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Tensor:
+    """Long [N], the number of each prompt's group, which has the same values of the named features."""
+    labels = [tuple(of[name] for name in names) for of in features]
+    known = sorted(set(labels))
+    return torch.tensor([known.index(one) for one in labels])
 
 
 def explained(
-    solved: Tensor, trials: Tensor, states: Tensor, logps: Tensor, groups: Tensor, components: Sequence[int]
+    solved: Tensor,
+    trials: Tensor,
+    states: Tensor,
+    logps: Tensor,
+    groups: Mapping[tuple[str, ...], Tensor],
+    components: Sequence[int],
 ) -> list[dict[str, Any]]:
     """The share of the variance that each set of regressors explains on prompts that were left out.
 
@@ -94,20 +116,22 @@ def explained(
         solved, trials: float64 [N].
         states: [N, D].
         logps: [N].
-        groups: long [N].
+        groups: By the names of the features that make them, the number of each prompt's group, long [N]. The first are
+            regressed on together with the reading, too.
         components: How many components of the states are regressed on.
 
     Returns:
         A row for each set: its name, and the shares when it learns from all other prompts and from few.
     """
-    member = one_hot(groups).double()
     constant = torch.ones(len(solved), 1, dtype=torch.float64)
     likely = ((logps - logps.mean()) / logps.std()).double()[:, None]
-    columns = {"groups": (member, 1.0), "groups and log-probability": (torch.cat([member, likely], 1), 1.0)}
+    columns = {" and ".join(names): (one_hot(numbers).double(), 1.0) for names, numbers in groups.items()}
+    first, (member, _) = next(iter(columns.items()))
+    columns[f"{first}, log-probability"] = torch.cat([member, likely], 1), 1.0
     for count in components:
         reading = torch.cat([principal(states, count), likely], 1)
         columns[f"reading, {count} components"] = torch.cat([constant, reading], 1), 10.0
-        columns[f"groups and reading, {count} components"] = torch.cat([member, reading], 1), 10.0
+        columns[f"{first}, reading, {count} components"] = torch.cat([member, reading], 1), 10.0
     rate = solved / trials
     noise = (rate * (1 - rate) / (trials - 1)).mean()
     spread = rate.var() - noise

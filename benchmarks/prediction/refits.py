@@ -31,6 +31,7 @@ from dps_pyro.evaluation.replays import Replay, replay
 from dps_pyro.evaluation.scores import log_score
 from dps_pyro.evaluation.simulation import simulate
 
+MODELS = (*BOTH, "Siblings", "Siblings, groups")
 WAYS: dict[str, Prior] = {"own": "online", "fitted": "both"}
 """Where the refits start."""
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Replay every model on every log in both ways, and write what they scored."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", nargs="+", default=REPORT)
-    parser.add_argument("--models", nargs="+", choices=BOTH, default=list(BOTH))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--refit-every", type=int, default=10)
     parser.add_argument("--fit-steps", type=int, default=1000, help="SVI steps of a prior at most")

@@ -16,13 +16,13 @@ def test_the_share_that_each_set_of_regressors_explains() -> None:
     logps = torch.randn(number, generator=generator)
     logit = (groups - 2).double() / 2**0.5 + states[:, 0].double() / 9
     solved = torch.binomial(torch.full((number,), trials), torch.sigmoid(logit).float(), generator=generator).double()
-    told = [solved, torch.full((number,), trials, dtype=torch.float64), states, logps, groups]
+    told = [solved, torch.full((number,), trials, dtype=torch.float64), states, logps, {("level",): groups}]
     rows = {row["regressors"]: row for row in explained(*told, [2])}
-    assert 0.4 < rows["groups"]["all"] < 0.6
+    assert 0.4 < rows["level"]["all"] < 0.6
     assert 0.4 < rows["reading, 2 components"]["all"] < 0.6
-    assert rows["groups and reading, 2 components"]["all"] > 0.95
-    assert rows["groups and reading, 2 components"]["few"] > 0.9
-    assert abs(rows["groups and log-probability"]["all"] - rows["groups"]["all"]) < 0.02
+    assert rows["level, reading, 2 components"]["all"] > 0.95
+    assert rows["level, reading, 2 components"]["few"] > 0.9
+    assert abs(rows["level, log-probability"]["all"] - rows["level"]["all"]) < 0.02
 
 
 def test_the_regression_is_where_the_gradient_is_zero() -> None:
