@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from dps_pyro.storage import atomic_path, strict_json
 
-__all__ = ["SELECTION", "machine", "spread", "today", "write"]
+__all__ = ["SELECTION", "machine", "spread", "table", "today", "write"]
 
 SELECTION: Mapping[str, Any] = {"dynamics": "SolvingProgress", "worth": "useful", "sharpness": 4.0}
 """How prompts were selected in results that were made before `Siblings` became the default."""
@@ -41,3 +41,9 @@ def spread(values: Mapping[str, Any], digits: int = 3) -> str:
     """A mean and, if there are several values, their standard deviation, as 0.250 ± 0.012."""
     deviation = "" if values["sd"] is None else f" ± {values['sd']:.{digits}f}"
     return f"{values['mean']:.{digits}f}{deviation}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], note: str) -> str:
+    """A Markdown table of cells below their headings, and a note below it."""
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), "", note])

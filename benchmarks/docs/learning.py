@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.results import table
 from dps_pyro.trainers.bench.curves import Curve
 from dps_pyro.trainers.bench.measures import average
 
@@ -46,19 +47,23 @@ def rates(result: dict[str, Any]) -> str:
         rate: {arm: [Curve(**run) for run in of.values()] for arm, of in arms.items() if of} for rate, arms in testbeds
     }
     until = min(run.rollouts[-1] for arms in runs.values() for of in arms.values() for run in of)
-    lines = [f"| arm | {' | '.join(runs)} |", "|---" * (len(runs) + 1) + "|"]
-    for arm in testbeds[0][1]:
-        means = [float(np.mean([average(run, until) for run in arms[arm]])) for arms in runs.values()]
-        ends = [float(np.mean([run.accuracy[-1] for run in arms[arm]])) for arms in runs.values()]
-        cells = [
-            f"**{mean:.3f}** ({end:.3f})" if mean == max(means) else f"{mean:.3f} ({end:.3f})"
-            for mean, end in zip(means, ends, strict=True)
-        ]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    rows = [[arm, *_ways([arms[arm] for arms in runs.values()], until)] for arm in testbeds[0][1]]
     seeds = sorted({seed for _, arms in testbeds for of in arms.values() for seed in of}, key=int)
-    about = f"Mean held-out accuracy over equal rollouts ({until:,.0f}), and in brackets the final one"
-    note = f"{about}; seed {', '.join(seeds)}."
-    return "\n".join([*lines, "", note])
+    return table(["arm", *runs], rows, f"{_ABOUT.format(until)}; seed {', '.join(seeds)}.")
+
+
+_ABOUT = "Mean held-out accuracy over equal rollouts ({:,.0f}), and in brackets the final one"
+
+
+def _ways(ways: Sequence[Sequence[Curve]], until: float) -> list[str]:
+    """The cells of an arm that ran in several ways: its mean accuracy over the first `until` rollouts of each, and the
+    final one in brackets. The best mean is in bold."""
+    means = [float(np.mean([average(run, until) for run in runs])) for runs in ways]
+    ends = [float(np.mean([run.accuracy[-1] for run in runs])) for runs in ways]
+    return [
+        f"**{mean:.3f}** ({end:.3f})" if mean == max(means) else f"{mean:.3f} ({end:.3f})"
+        for mean, end in zip(means, ends, strict=True)
+    ]
 
 
 HALF = ", half"
@@ -71,23 +76,15 @@ def shapes(result: dict[str, Any]) -> str:
     ((_, arms),) = _testbeds([result])
     runs = {arm: [Curve(**run) for run in of.values()] for arm, of in arms.items()}
     until = min(run.rollouts[-1] for of in runs.values() for run in of)
-    means = {arm: float(np.mean([average(run, until) for run in of])) for arm, of in runs.items()}
-    lines = ["| arm | 32 rollouts per step | 16 rollouts per step | rollouts |", "|---|---|---|---|"]
+    rows = []
     for arm in arms:
         if arm.endswith(HALF):
             continue
-        pair = arm, arm + HALF
-        cells = []
-        for one in pair:
-            told = f"{means[one]:.3f}"
-            told = f"**{told}**" if means[one] == max(means[other] for other in pair) else told
-            cells.append(f"{told} ({np.mean([run.accuracy[-1] for run in runs[one]]):.3f})")
-        spent = [float(np.mean([run.rollouts[-1] for run in runs[one]])) for one in pair]
-        told = f"{spent[0]:,.0f}" if spent[0] == spent[1] else f"{spent[0]:,.0f} and {spent[1]:,.0f}"
-        lines.append(f"| {arm} | {' | '.join(cells)} | {told} |")
-    seeds = ", ".join(map(str, result["seeds"]))
-    about = f"Mean held-out accuracy over equal rollouts ({until:,.0f}), and in brackets the final one"
-    return "\n".join([*lines, "", f"{about}; seed {seeds}."])
+        pair = runs[arm], runs[arm + HALF]
+        spent = [f"{np.mean([run.rollouts[-1] for run in one]):,.0f}" for one in pair]
+        rows.append([arm, *_ways(pair, until), " and ".join(dict.fromkeys(spent))])
+    heads = ["arm", "32 rollouts per step", "16 rollouts per step", "rollouts"]
+    return table(heads, rows, f"{_ABOUT.format(until)}; seed {', '.join(map(str, result['seeds']))}.")
 
 
 def ideas(result: dict[str, Any]) -> str:

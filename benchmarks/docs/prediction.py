@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results import table
+
 __all__ = ["reading", "refits", "replay", "strangers"]
 
 REPLAY = {
@@ -32,42 +34,40 @@ def replay(result: dict[str, Any], protocol: str) -> str:
         column: (min if column.endswith("ece") else max)(round(found[column]["mean"], 3) for found in fair)
         for column in columns
     }
-    lines = [
-        f"| model, prior | {' | '.join(REPLAY[column] for column in columns)} |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
+    told = []
     for row, found in ranked:
-        cells = []
+        cells = [row]
         for column in columns:
             mean = found[column]["mean"]
             bold = "**" if found in fair and round(mean, 3) == best[column] else ""
             cells.append(f"{bold}{mean:.3f}{bold}" if mean == mean else "–")
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        told.append(cells)
     settings = result["configuration"]
     note = (
         f"Means over {len(result['logs'])} logs ({', '.join(result['logs'])}), {settings['batch_size']} prompts per "
         f"step, refits every {settings['refit_every']} steps; in bold the best of a column. "
         f"{result['machine']}; {result['date']}."
     )
-    return "\n".join([*lines, "", note])
+    return table(["model, prior", *(REPLAY[column] for column in columns)], told, note)
 
 
 def refits(result: dict[str, Any]) -> str:
     """Refits in the course of a run from the model's own prior and from a fitted prior, log by log."""
     columns = ("log score, own prior", "fitted", "fitted less own", "ECE never visited, own prior", "fitted")
-    lines = [f"| model | log | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+    rows = []
     for row in result["rows"]:
         own, fitted, ahead = row["own"], row["fitted"], row["ahead"]
-        scores = f"{own['log_score']:.3f} | {fitted['log_score']:.3f} | {ahead['mean']:+.4f} ± {ahead['error']:.4f}"
-        errors = " | ".join(f"{way['unvisited']['all']['ece']:.3f}" for way in (own, fitted))
-        lines.append(f"| {row['model']} | {row['log']} | {scores} | {errors} |")
+        scores = [f"{way['log_score']:.3f}" for way in (own, fitted)]
+        errors = [f"{way['unvisited']['all']['ece']:.3f}" for way in (own, fitted)]
+        less = f"{ahead['mean']:+.4f} ± {ahead['error']:.4f}"
+        rows.append([row["model"], row["log"], *scores, less, *errors])
     settings = result["configuration"]
     note = (
         f"{settings['batch_size']} random prompts per step; a fit every {settings['refit_every']} steps to what was "
         f"shown so far. Its prior is the model's own, or was fitted to two other runs. Difference ± standard error "
         f"over prompts. {result['machine']}; {result['date']}."
     )
-    return "\n".join([*lines, "", note])
+    return table(["model", "log", *columns], rows, note)
 
 
 def strangers(result: dict[str, Any]) -> str:
@@ -75,11 +75,11 @@ def strangers(result: dict[str, Any]) -> str:
     columns = ("predicted", "useful", "ECE")
     periods = {"before": "before the first refit", "after": "after it"}
     heads = [f"{column} {told}" for told in periods.values() for column in columns]
-    lines = [f"| model | log | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    rows = []
     for row in result["rows"]:
         parts = [row["fitted"]["unvisited"][period] for period in periods]
         cells = [f"{part[name]:.3f}" for part in parts for name in ("predicted", "useful", "ece")]
-        lines.append(f"| {row['model']} | {row['log']} | {' | '.join(cells)} |")
+        rows.append([row["model"], row["log"], *cells])
     told = {"same": "true", "other": "true, with parameters drawn from its prior"}
     errors = result["simulated"]
     parts = [
@@ -87,21 +87,21 @@ def strangers(result: dict[str, Any]) -> str:
         for kind, what in told.items()
     ]
     note = f"ECE on {len(errors['same'])} simulated logs of each kind, without refits: {'; '.join(parts)}."
-    return "\n".join([*lines, "", note])
+    return table(["model", "log", *heads], rows, note)
 
 
 def reading(result: dict[str, Any]) -> str:
     """How much of the success rates' variance groups and the policy's own reading explain, before and in training."""
     steps = list(dict.fromkeys(row["step"] for row in result["rows"]))
     heads = [f"{told}, {amount}" for told in (f"step {step}" for step in steps) for amount in ("all prompts", "few")]
-    lines = [f"| testbed | regressed on | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    rows = []
     for testbed, name in dict.fromkeys((row["testbed"], row["regressors"]) for row in result["rows"]):
         of = {row["step"]: row for row in result["rows"] if (row["testbed"], row["regressors"]) == (testbed, name)}
         cells = [f"{of[step][amount]:.2f}" for step in steps for amount in ("all", "few")]
-        lines.append(f"| {testbed} | {name} | {' | '.join(cells)} |")
+        rows.append([testbed, name, *cells])
     settings = result["configuration"]
     note = (
         f"Share of the variance between prompts that is explained on prompts left out; {settings['prompts']} prompts, "
         f"{settings['rollouts']} rollouts each; seed {settings['seed']}."
     )
-    return "\n".join([*lines, "", note])
+    return table(["testbed", "regressed on", *heads], rows, note)

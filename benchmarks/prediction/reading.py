@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for step, policy in ((0, None), (options.steps, folder / "policy")):
             solved, trials, states, logps, features = _rolled_out(given, policy)
             groups = {name: _groups(features, name) for name in GROUPS[testbed]}
-            told = explained(solved, trials, states, logps, groups, options.components)
-            rows += [{"testbed": testbed, "step": step, **row} for row in told]
+            shares = explained(solved, trials, states, logps, groups, options.components)
+            rows += [{"testbed": testbed, "step": step, **row} for row in shares]
     result = {
         "what": "the share of the variance of the prompts' success rates that is explained, by what is regressed on",
         "date": results.today(),
