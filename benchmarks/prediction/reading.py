@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from benchmarks import results
+from dps_pyro.dynamics.features import Groups
 from dps_pyro.trainers.bench.plan import read_plan
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.grpo import train
@@ -97,9 +98,8 @@ def _rolled_out(
 
 def _groups(features: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Tensor:
     """Long [N], the number of each prompt's group, which has the same values of the named features."""
-    labels = [tuple(of[name] for name in names) for of in features]
-    known = sorted(set(labels))
-    return torch.tensor([known.index(one) for one in labels])
+    labels = ["+".join(str(of[name]) for name in names) for of in features]
+    return Groups(labels).of(torch.arange(len(labels)), len(labels))
 
 
 def explained(
