@@ -132,16 +132,17 @@ class Late:
         for turn in by_turn.split(torch.bincount(groups.turn).tolist() if len(groups.turn) else []):
             for now in self._together(turn, groups.step[turn]):
                 at, step, trials = groups.at[now], groups.step[now], groups.trials[now]
-                ready = tracker.moves.over(belief[at], kind[at], since[at], step)
+                ready = tracker.waited(belief[at], kind[at], since[at], step)
                 what = self._step(step, trials, groups.trained[now])
                 own = tracker.theta_of(self.rows[at])
                 shown = tracker.shown(own, what, groups.solved[now], trials)
                 found = condition(ready, shown)
                 after = torch.where((trials > 0).unsqueeze(-1), found.belief, ready)
-                belief[at] = predict(after, tracker.dynamics.transition(own, what).probs.to(tracker.dtype))
+                ahead = predict(after, tracker.dynamics.transition(own, what).probs.to(tracker.dtype))
+                belief[at] = tracker.followed(ahead, kind[at], step + 1)
                 since[at] = step + 1
                 score = score.plus(at, found.log_evidence)
-        return Filtered(tracker.moves.over(belief, kind, since, tracker.step), score)
+        return Filtered(tracker.waited(belief, kind, since, tracker.step), score)
 
     def _together(self, which: Tensor, step: Tensor) -> list[Tensor]:
         """Divide groups into parts that are conditioned on together: all, or those of one step if laws depend on it."""

@@ -9,27 +9,29 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.forward import predict, prompt_by_prompt
+from dps_pyro.dynamics.forward import condition, predict, prompt_by_prompt
 from dps_pyro.dynamics.step import Step
 from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
+from dps_pyro.models.siblings.scores import ENOUGH, KNOTS
 from dps_pyro.support import checks
 from dps_pyro.support.devices import device_of, moved
 from dps_pyro.support.places import placed, put
-from dps_pyro.tracking.groups import State
+from dps_pyro.tracking.groups import Groups, State
 from dps_pyro.tracking.tracker import Tracker
 
-__all__ = ["SiblingsTracker"]
+__all__ = ["SiblingsTracker", "tilt", "tilted"]
 
 
 class SiblingsTracker(Tracker):
-    """The exact filter of the visited prompts, and the population's belief of the others.
+    """The filter of the visited prompts, which follow their siblings, and the population's belief of the others.
 
-    The state has, for each prompt, its belief, where the dynamics model alone expects a stranger ("start"), and whether
-    the prompt was rolled out ("seen").
+    The state has, for each prompt, its belief, where the dynamics model alone expects a stranger ("start"), what is
+    believed of strangers in its place ("kin"), and whether the prompt was rolled out ("seen"); with features also what
+    the dynamics model alone believes of it ("alone").
 
     Args:
         dynamics: the model that filters the prompts that were rolled out.
-        pooling: how the others learn from them.
+        pooling: how prompts learn from each other.
         num_prompts: N.
         values: site name -> value of the dynamics model. Sites that are left out have their prior means.
         dtype: the dtype of the beliefs. The default is torch's.
@@ -76,7 +78,10 @@ class SiblingsTracker(Tracker):
 
     def _start(self, num_rows: int, theta: Any) -> State:
         belief = super()._start(num_rows, theta)["belief"]
-        return {"belief": belief, "start": belief.clone(), "seen": torch.zeros(num_rows, dtype=torch.bool)}
+        state = {"belief": belief, "start": belief.clone(), "kin": belief.clone()}
+        if self.pooling.scores is not None:
+            state["alone"] = belief.clone()
+        return {**state, "seen": torch.zeros(num_rows, dtype=torch.bool)}
 
     def _replay(self, rows: Tensor, *arguments: Any, **named: Any) -> Any:
         self._rows = None if len(rows) == self.num_prompts else rows
@@ -85,18 +90,78 @@ class SiblingsTracker(Tracker):
         finally:
             self._rows = None
 
-    def _move(self, state: State, at: Tensor, posterior: Tensor, step: Step, theta: Any) -> State:
+    def _advance(self, state: State, groups: Groups, step: Step, theta: Any) -> tuple[State, Tensor]:
+        shown = self._log_likelihood(groups, step)
+        found = condition(state["belief"][groups.at], shown)
+        visited = groups.trials > 0
+        at = groups.at[visited]
         move = self.laws(theta).moves(step)
-        belief = predict(prompt_by_prompt(state["belief"]).clone().index_copy_(0, at, posterior), move)
-        start, seen = predict(prompt_by_prompt(state["start"]), move), state["seen"].index_fill(0, at, True)
-        coming, group = int(step.number) + 1, self._group
-        if self._rows is None:
-            population = self._past[coming] = self.pooling.visited(belief, group, seen)
+
+        def ahead(belief: Tensor, after: Tensor | None = None) -> Tensor:
+            known = prompt_by_prompt(belief)
+            return predict(known if after is None else known.clone().index_copy_(0, at, after), move)
+
+        seen = state["seen"].index_fill(0, at, True)
+        after = {"belief": ahead(state["belief"], found.belief[visited]), "start": ahead(state["start"]), "seen": seen}
+        if "alone" in state:
+            alone = condition(state["alone"][groups.at], shown).belief
+            after["alone"] = ahead(state["alone"], alone[visited])
+        coming, group, rows = int(step.number) + 1, self._group, self._rows
+        if rows is None:
+            first = visited & ~state["seen"][groups.at]
+            told = self._told(state, groups.at[first], shown[first], int(step.number))
+            self._past[coming] = self._population(after, told, theta, step)
             self._past.pop(coming - REMEMBERED, None)
-        elif coming in self._past:  # some prompts alone: their siblings are where they were
-            population, group = self._past[coming], group[self._rows]
-        else:
-            return {"belief": belief, "start": start, "seen": seen}
-        own = self.pooling.shared(start, group, population)
-        belief = torch.lerp(own, belief, seen.to(belief).unsqueeze(-1))  # as exact as `where`, and thrice as fast
-        return {"belief": belief, "start": start, "seen": seen}
+        elif coming not in self._past:  # too long ago: each prompt for itself
+            return {**after, "kin": ahead(state["kin"])}, found.log_evidence
+        else:  # some prompts alone: their siblings are where they were
+            group = group[rows]
+        population = self._past[coming]
+        kin, number = self.pooling.kin(after["start"], self.pooling.places(group, rows, population), population)
+        own = tilted(after["belief"], tilt(kin, ahead(state["kin"]), number))
+        after["belief"] = torch.lerp(kin, own, seen.to(own).unsqueeze(-1))  # as exact as `where`, and thrice as fast
+        return {**after, "kin": kin}, found.log_evidence
+
+    def _told(self, state: State, at: Tensor, shown: Tensor, number: int) -> Tensor:
+        """float64 [H], the evidence for each way of pooling after the first groups of the prompts `at` [V]."""
+        population = self._past.get(number)
+        if population is None or len(at) == 0:
+            nobody = torch.zeros(self.pooling.ways, dtype=torch.float64)
+            return nobody if population is None else population.evidence
+        places = self.pooling.places(self._group[at], at, population)
+        found = population.evidence + self.pooling.told(state["start"][at], places, population, shown)
+        return found - found.max()
+
+    def _population(self, after: State, evidence: Tensor, theta: Any, step: Step) -> Population:
+        """The population of all prompts before the coming step."""
+        rows = after["seen"].nonzero().squeeze(-1)
+        found, scores = self.pooling.nobody(after["belief"])._replace(evidence=evidence), self.pooling.scores
+        if scores is not None and len(rows) >= ENOUGH:
+            means = self.laws(theta).means(self.coming)
+            logit = means.double().clamp(1e-3, 1 - 1e-3).logit()
+            mine = logit if len(logit) == 1 else logit[rows]
+            weights = scores.learn(after["alone"][rows], after["start"][rows], mine, rows, self._group[rows])
+            levels = torch.linspace(0, 1, KNOTS, dtype=torch.float64)
+            found = found._replace(weights=weights, knots=scores.of(weights, None)[: self.num_prompts].quantile(levels))
+        places = self.pooling.places(self._group[rows], rows, found)
+        return self.pooling.filled(found, after["belief"][rows], torch.ones(len(rows)), places)
+
+
+def tilt(kin: Tensor, expected: Tensor, number: Tensor) -> Tensor:
+    """[V, K], what the beliefs of visited prompts are multiplied by, so that they follow their siblings.
+
+    Args:
+        kin: [V, K], what is believed of strangers in their places.
+        expected: [V, K], what was to be expected of strangers: the belief of the step before, moved by the model.
+        number: [V, 1], how many visited prompts `kin` was learned from, the prompt itself included.
+    """
+    tiny = torch.finfo(kin.dtype).tiny
+    ratio = torch.where(expected > tiny, kin / expected.clamp_min(tiny), 1.0)
+    return ratio.pow(1 - 1 / number.clamp_min(1.0))
+
+
+def tilted(belief: Tensor, factor: Tensor) -> Tensor:
+    """[V, K], beliefs times a factor, normalised."""
+    found = belief * factor
+    total = found.sum(-1, keepdim=True)
+    return torch.where(total > 0, found / total.clamp_min(torch.finfo(found.dtype).tiny), belief)

@@ -9,17 +9,20 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
+from dps_pyro.models.siblings.filter import tilt, tilted
+from dps_pyro.models.siblings.population import REMEMBERED, Kin, Pooling, Population
 from dps_pyro.support import checks
 from dps_pyro.tracking.late import PromptGroups, groups_of
 from dps_pyro.tracking.pools.kinds import Kinds
+from dps_pyro.tracking.pools.moves import moved
 from dps_pyro.tracking.pools.pooled import PooledTracker
 
 __all__ = ["PooledSiblings"]
 
 
 class PooledSiblings(PooledTracker):
-    """The exact filter of the visited prompts, and of each group the population's belief of the others, once.
+    """The filter of the visited prompts, which follow their siblings, and of each group the population's belief of the
+    others, once.
 
     Args:
         dynamics: the model that filters the prompts that were rolled out.
@@ -41,6 +44,7 @@ class PooledSiblings(PooledTracker):
     ) -> None:
         self.pooling = pooling
         self._past: dict[int, Population] = {}  # before which step
+        self._tilts: dict[int, Tensor] = {}  # [G, K], what visited prompts were multiplied by before which step
         super().__init__(dynamics, num_prompts, kinds=kinds, values=values, dtype=dtype)
 
     def observe(
@@ -49,12 +53,13 @@ class PooledSiblings(PooledTracker):
         """See `Filter.observe`."""
         at = self.step if step is None else step
         late = at < self.step
-        for number in range(self.step, at):  # strangers follow their siblings in these steps, too
+        for number in range(self.step, at):  # prompts follow their siblings in these steps, too
             super().observe(rows[:0], solved[:0], trials[:0], number)
-            self._meet()
+            self._meet(self._evidence(number))
+        told = self._evidence(at) if late else self._told(rows, solved, trials, at)
         found = super().observe(rows, solved, trials, at, *others, **named)
         if not late:
-            self._meet()
+            self._meet(told)
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,11 +71,12 @@ class PooledSiblings(PooledTracker):
         """See `PooledTracker.load_state_dict`; a state of the filter that keeps a belief for every prompt will do."""
         saved = checks.instance("state", state, Mapping)
         kept = saved.get("filter")
-        dense = isinstance(kept, Mapping) and set(kept) == {"belief", "start", "seen"}
+        dense = isinstance(kept, Mapping) and set(kept) == {"belief", "start", "kin", "seen"}
         super().load_state_dict(self._of_slots(state) if dense else state)
         self._past = {int(step): Population(**population) for step, population in saved.get("population", {}).items()}
+        self._tilts.clear()
         if dense:
-            self.pool = self._strangers(self.step)
+            self.pool = self._kin(self.step).belief
             events = self.history.events
             visits = torch.bincount(events.prompt[events.trials > 0], minlength=self.num_prompts)
             self.slots.visits.copy_(visits[self.slots.row.long()])
@@ -97,7 +103,7 @@ class PooledSiblings(PooledTracker):
         belief = self.pool[kind]
         for step in first.unique().tolist():
             at = (first == step).nonzero().squeeze(-1)
-            belief[at] = self._strangers(step)[kind[at]]
+            belief[at] = self._kin(step).belief[kind[at]]
         return PromptGroups(*(column[kept] for column in groups)), belief, first
 
     def _find_kinds(self, num_prompts: int) -> Kinds | None:
@@ -106,6 +112,7 @@ class PooledSiblings(PooledTracker):
 
     def _begin(self) -> None:
         self._past.clear()
+        self._tilts.clear()
         self._own = self.pooling.of(self.num_prompts)[self.kinds.example]  # long [G], the group of each kind
         super()._begin()
 
@@ -134,18 +141,80 @@ class PooledSiblings(PooledTracker):
         """See `PooledTracker.stay`: a prompt without rollouts follows its siblings."""
         return trials > 0
 
-    def _meet(self) -> None:
-        """Strangers are where their siblings are before the coming step."""
+    def waited(self, belief: Tensor, kind: Tensor, start: Tensor, stop: Tensor | int) -> Tensor:
+        """See `PooledTracker.waited`: prompts follow their siblings while they wait."""
+        belief, left, end = belief.clone(), start.clone(), torch.as_tensor(stop).expand(start.shape)
+        while bool((left < end).any()):
+            now = int(left[left < end].min())
+            rows = ((left == now) & (left < end)).nonzero().squeeze(-1)
+            ahead = self.moves.over(belief[rows], kind[rows], left[rows], now + 1)
+            belief[rows] = self.followed(ahead, kind[rows], torch.full_like(rows, now + 1))
+            left[rows] = now + 1
+        return belief
+
+    def followed(self, belief: Tensor, kind: Tensor, step: Tensor) -> Tensor:
+        """See `PooledTracker.followed`."""
+        found = belief.clone()
+        for number in step.unique().tolist():
+            rows = (step == number).nonzero().squeeze(-1)
+            factor = self._tilt(number)
+            if factor is not None:
+                found[rows] = tilted(belief[rows], factor[kind[rows]])
+        return found
+
+    def _evidence(self, step: int) -> Tensor:
+        """float64 [H], the evidence for each way of pooling before a step."""
+        known = self._past.get(step)
+        return torch.zeros(self.pooling.ways, dtype=torch.float64) if known is None else known.evidence
+
+    def _told(self, rows: Tensor, solved: Tensor, trials: Tensor, step: int) -> Tensor:
+        """The same after the first groups of prompts among `rows` [V] in the coming step."""
+        before, population = self._evidence(step), self._past.get(step)
+        first = (self.slots.of[rows] < 0) & (trials > 0)
+        if population is None or not bool(first.any()):
+            return before
+        rows, solved, trials = rows[first], solved[first], trials[first]
+        shown = self.shown(self.theta_of(rows), self._step(trials), solved, trials)
+        kind = self.kinds.at(rows)
+        places = self.pooling.places(self._own[kind], None, population)
+        found = before + self.pooling.told(self._starts(step)[kind], places, population, shown)
+        return found - found.max()
+
+    def _meet(self, evidence: Tensor) -> None:
+        """Visited prompts follow their siblings, and strangers are where their siblings are, before the coming step."""
+        self.settle()
         seen = self.kinds.sizes - self.strangers
-        self._past[self.step] = self.pooling.population(self.mass_seen.to(self.dtype), self._own, seen)
-        self._past.pop(self.step - REMEMBERED, None)
-        self.pool = self._strangers(self.step)
+        nobody = self.pooling.nobody(self.pool)._replace(evidence=evidence)
+        places = self.pooling.places(self._own, None, nobody)
+        self._past[self.step] = self.pooling.filled(nobody, self.mass_seen.to(self.dtype), seen, places)
+        kin = self._kin(self.step)
+        factor = self._tilts[self.step] = tilt(kin.belief, self.pool, kin.number)
+        for known in (self._past, self._tilts):
+            known.pop(self.step - REMEMBERED, None)
+        kind = self.kinds.at(self.slots.row.long())
+        self.slots.belief.copy_(tilted(self.slots.belief, factor[kind]))
+        self.mass_seen = self.by_kind(kind, self.slots.belief)
+        self.pool = kin.belief
         self.outlooks.step_on()
 
-    def _strangers(self, step: int) -> Tensor:
-        """[G, K], what is believed of strangers of each kind before a step."""
+    def _tilt(self, step: int) -> Tensor | None:
+        """[G, K], what the visited prompts of each kind were multiplied by before a step; None if it was too long
+        ago."""
+        if step not in self._tilts and step in self._past:
+            kin, before = self._kin(step), self._kin(step - 1).belief
+            known = {name: float(self.level_at(name, step - 1)) for name in ["progress", *self.history.step_columns]}
+            self._tilts[step] = tilt(kin.belief, moved(before, self._waiting(step - 1, known)), kin.number)
+        return self._tilts.get(step)
+
+    def _starts(self, step: int) -> Tensor:
+        """[G, K], where the dynamics model alone expects strangers of each kind before a step."""
         everyone = torch.arange(len(self._own))
         initial = self.dynamics.initial(self._theta).probs.to(self.dtype).expand_as(self.pool)
-        start = self.moves.over(initial, everyone, torch.zeros_like(everyone), step)
-        known = self._past.get(step)
-        return start if known is None else self.pooling.shared(start, self._own, known)
+        return self.moves.over(initial, everyone, torch.zeros_like(everyone), step)
+
+    def _kin(self, step: int) -> Kin:
+        """What is believed of strangers of each kind before a step."""
+        start, known = self._starts(step), self._past.get(step)
+        if known is None:
+            return Kin(start, torch.zeros_like(start[:, :1]))
+        return self.pooling.kin(start, self.pooling.places(self._own, None, known), known)

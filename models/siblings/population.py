@@ -8,33 +8,51 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.features import Groups
+from dps_pyro.models.siblings.scores import KNOTS, Places, Scores
 
-__all__ = ["REMEMBERED", "Pooling", "Population"]
+__all__ = ["REMEMBERED", "START", "Kin", "Pooling", "Population"]
 
 REMEMBERED = 1000
-"""Steps for which the populations are kept, for groups that arrive late."""
+"""The number of steps for which the populations are kept, for groups that arrive late."""
+START = 4.0
+"""The number of visited prompts that weigh as much as the dynamics model's own start does in the population of all
+prompts."""
 
 
 class Population(NamedTuple):
-    """The visited prompts of each group before a step."""
+    """The visited prompts before a step. A cell is a group, or with features a group at one of the knots of the
+    score."""
 
-    mass: Tensor  # [G, K], the sum of their beliefs
-    number: Tensor  # [G, 1], how many they are
+    mass: Tensor  # [C, K], the sum of their beliefs in each cell
+    number: Tensor  # [C, 1], how many they are
+    evidence: Tensor  # float64 [H], how well each way of pooling has predicted first visits: log-probabilities
+    weights: Tensor  # float64 [F], those of the score; empty without features
+    knots: Tensor  # float64 [KNOTS], the scores at the knots; empty without features
+
+
+class Kin(NamedTuple):
+    """What is believed of strangers, and how many visited prompts say so."""
+
+    belief: Tensor  # [V, K]
+    number: Tensor  # [V, 1]
 
 
 class Pooling(NamedTuple):
     """How prompts learn from their siblings; see `Siblings`."""
 
     groups: Groups | None
-    strength: float
+    strengths: Tensor  # float64 [S]
+    scores: Scores | None
 
     def of(self, num_prompts: int) -> Tensor:
         """Long [N], each prompt's group.
 
         Raises:
-            ValueError: there are fewer labels than prompts.
+            ValueError: there are fewer labels or features than prompts.
         """
         everyone = torch.arange(num_prompts)
+        if self.scores is not None:
+            self.scores.check(num_prompts)
         return torch.zeros_like(everyone) if self.groups is None else self.groups.of(everyone, num_prompts)
 
     @property
@@ -42,24 +60,70 @@ class Pooling(NamedTuple):
         """How many groups there can be. The last one has the prompts that belong to none."""
         return 1 if self.groups is None else len(self.groups.labels) + 1
 
-    def population(self, mass: Tensor, group: Tensor, number: Tensor) -> Population:
-        """The population of all groups. Each of V entries has a sum of beliefs, [V, K], a group, long [V], and the
-        number of its prompts, [V]."""
-        nothing = mass.new_zeros(self.number, mass.shape[-1])
-        found = mass.new_zeros(self.number).index_add(0, group, number.to(mass))
-        return Population(nothing.index_add(0, group, mass), found.unsqueeze(-1))
+    @property
+    def ways(self) -> int:
+        """H, how many ways of pooling are weighed: each strength, and with features each with and without them."""
+        return len(self.strengths) * (1 if self.scores is None else 2)
 
-    def visited(self, belief: Tensor, group: Tensor, seen: Tensor) -> Population:
-        """The population of all groups, of N prompts with beliefs [N, K] in the groups [N], of which those that are
-        `seen`, bool [N], were visited."""
-        if self.groups is None:
-            mass = seen.to(belief) @ belief
-            return Population(mass.unsqueeze(0), seen.sum().to(mass).view(1, 1))
-        return self.population(belief[seen], group[seen], torch.ones(int(seen.sum())))
+    def nobody(self, like: Tensor) -> Population:
+        """The population before any prompt was visited, in the dtype of the beliefs `like` [..., K]."""
+        knots = 1 if self.scores is None else KNOTS
+        mass = like.new_zeros(self.number * knots, like.shape[-1])
+        known = torch.zeros(0 if self.scores is None else self.scores.matrix.shape[-1], dtype=torch.float64)
+        level = torch.zeros(0 if self.scores is None else KNOTS, dtype=torch.float64)
+        evidence = torch.zeros(self.ways, dtype=torch.float64)
+        return Population(mass, mass[:, :1].clone(), evidence, known, level)
 
-    def shared(self, start: Tensor, group: Tensor, population: Population) -> Tensor:
-        """[V, K], the belief of strangers of the groups `group` [V], whom the model expects at `start` [V, K]."""
-        mass, number = population
-        everyone = (self.strength * start).add_(mass.sum(0)).div_(self.strength + number.sum())
-        own, size = (mass, number) if self.groups is None else (mass[group], number[group])
-        return everyone.mul_(self.strength).add_(own).div_(self.strength + size)
+    def places(self, group: Tensor, rows: Tensor | None, population: Population) -> Places:
+        """Where the prompts `rows` [V], or all, of the groups `group` [V], stand among the cells."""
+        if self.scores is None:
+            return Places(group, group, None)
+        score = self.scores.of(population.weights, rows)[: len(group)]
+        return Places.among(score, population.knots, group)
+
+    def filled(self, nobody: Population, belief: Tensor, number: Tensor, places: Places) -> Population:
+        """The population of V entries at their places, each with a sum of beliefs, [V, K], of a number of prompts,
+        [V]."""
+        mass, count = nobody.mass, number.to(nobody.mass).unsqueeze(-1)
+        found = nobody.number
+        for cell, share in places.shares(mass):
+            mass = mass.index_add(0, cell, belief if share is None else belief * share)
+            found = found.index_add(0, cell, count if share is None else count * share)
+        return nobody._replace(mass=mass, number=found)
+
+    def kin(self, start: Tensor, places: Places, population: Population) -> Kin:
+        """The belief of strangers at their places, whom the dynamics model expects at `start` [V, K] or [1, K]."""
+        chance = population.evidence.softmax(0).to(start)
+        found: Tensor | float = 0.0
+        size: Tensor | float = 0.0
+        for weight, (own, number) in zip(chance, self._ways(start, places, population), strict=True):
+            found, size = found + weight * own, size + weight * number
+        return Kin(torch.as_tensor(found), torch.as_tensor(size))
+
+    def told(self, start: Tensor, places: Places, population: Population, shown: Tensor) -> Tensor:
+        """float64 [H], the log-probability under each way of pooling of the first groups of V prompts, `shown` [V, K]
+        being the log-probability of each in every state."""
+        shift = shown.amax(-1, keepdim=True)
+        shift = torch.where(shift.isfinite(), shift, 0.0)
+        likelihood = (shown - shift).exp()
+        ways = self._ways(start, places, population)
+        chances = torch.stack([(own * likelihood).sum(-1).double() for own, _ in ways])
+        return chances.clamp_min(torch.finfo(torch.float64).tiny).log().sum(-1)
+
+    def _ways(self, start: Tensor, places: Places, population: Population) -> list[Kin]:
+        """What strangers at some places are believed to be under each way of pooling."""
+        mass, number = population.mass, population.number
+        knots = 1 if self.scores is None else KNOTS
+        everyone = (START * start + mass.sum(0)) / (START + number.sum())
+        of_group = (mass.view(-1, knots, mass.shape[-1]).sum(1), number.view(-1, knots, 1).sum(1))
+        of_all, size = (value[places.lower // knots] for value in of_group)
+        near = None
+        if self.scores is not None:
+            near = places.between(mass), places.between(number)
+        found = []
+        for strength in self.strengths.to(start):
+            own = (strength * everyone + of_all) / (strength + size)
+            found.append(Kin(own, size))
+            if near is not None:
+                found.append(Kin((strength * own + near[0]) / (strength + near[1]), near[1]))
+        return found

@@ -1,4 +1,5 @@
-"""Siblings: the population's belief against a plain computation, and what it buys on prompts that nobody rolled out."""
+"""Siblings: beliefs against a plain computation, and what they buy on prompts that nobody, or hardly anybody, rolled
+out."""
 
 from __future__ import annotations
 
@@ -27,11 +28,13 @@ LABELS = [f"g{row % 3}" for row in range(N)]
 
 
 def plain(model: Siblings, solved: Any, trials: Any, labels: list[str]) -> np.ndarray:
-    """[N, K], by the formulas of the module, prompt by prompt."""
-    dynamics = model.dynamics
+    """[N, K], by the formulas of the module, prompt by prompt and hypothesis by hypothesis."""
+    dynamics, strengths = model.dynamics, model.strengths.tolist()
     theta = dynamics.parameters(N, {}, None)
     start = np.broadcast_to(dynamics.initial(theta).probs.double().numpy(), (N, len(dynamics.states))).copy()
-    belief, seen = start.copy(), np.zeros(N, bool)
+    belief, kin, seen = start.copy(), start.copy(), np.zeros(N, bool)
+    by_strength = np.stack([start] * len(strengths))
+    chances = np.ones(len(strengths))
     for t in range(solved.shape[1]):
         step = Step(torch.from_numpy(trials[:, t]))
         move = np.broadcast_to(
@@ -41,52 +44,118 @@ def plain(model: Siblings, solved: Any, trials: Any, labels: list[str]) -> np.nd
         likelihood = law.log_prob(torch.from_numpy(solved[:, t]).double().unsqueeze(-1)).exp().double().numpy()
         for i in range(N):
             if trials[i, t]:
+                if not seen[i]:
+                    chances *= by_strength[:, i] @ likelihood[i]
                 seen[i] = True
                 belief[i] = belief[i] * likelihood[i] / (belief[i] * likelihood[i]).sum()
-            belief[i], start[i] = belief[i] @ move[i], start[i] @ move[i]
-        for i in np.flatnonzero(~seen):
-            everyone = (model.strength * start[i] + belief[seen].sum(0)) / (model.strength + seen.sum())
+            belief[i], start[i], kin[i] = belief[i] @ move[i], start[i] @ move[i], kin[i] @ move[i]
+        after = belief.copy()
+        for i in range(N):
+            everyone = (4 * start[i] + belief[seen].sum(0)) / (4 + seen.sum())
             own = seen & (np.array(labels) == labels[i])
-            belief[i] = (model.strength * everyone + belief[own].sum(0)) / (model.strength + own.sum())
+            for h, strength in enumerate(strengths):
+                by_strength[h, i] = (strength * everyone + belief[own].sum(0)) / (strength + own.sum())
+            expected, kin[i] = kin[i].copy(), chances @ by_strength[:, i] / chances.sum()
+            if seen[i]:
+                after[i] = belief[i] * (kin[i] / expected) ** (1 - 1 / own.sum())
+                after[i] /= after[i].sum()
+            else:
+                after[i] = kin[i]
+        belief = after
     return belief
 
 
 @pytest.mark.parametrize("dynamics", [LogitWalk(rungs=7), SolvingProgress()])
-@given(seed=st.integers(0, 10**6), strength=st.floats(0.1, 50))
-def test_strangers_are_believed_where_their_siblings_are(dynamics: Any, seed: int, strength: float) -> None:
+@given(seed=st.integers(0, 10**6), strength=st.floats(0.1, 50), several=st.booleans())
+def test_beliefs_are_those_of_the_formulas(dynamics: Any, seed: int, strength: float, several: bool) -> None:
     rng = np.random.default_rng(seed)
     trials = rng.integers(1, 5, (N, STEPS)) * (rng.random((N, STEPS)) < 0.2)
     solved = rng.integers(0, trials + 1)
-    model = Siblings(LABELS, dynamics=dynamics, strength=strength)
+    model = Siblings(LABELS, dynamics=dynamics, strength=[strength, 1.0, 100.0] if several else strength)
     tracker = model.tracker(N, dtype=torch.float64)
     for t in range(STEPS):
         rows = np.flatnonzero(trials[:, t])
         tracker.observe(*(torch.from_numpy(x) for x in (rows, solved[rows, t], trials[rows, t])))
     torch.testing.assert_close(tracker.belief.sum(-1), torch.ones(N, dtype=torch.float64))
-    np.testing.assert_allclose(tracker.belief, plain(model, solved, trials, LABELS), atol=1e-6)
+    np.testing.assert_allclose(tracker.belief, plain(model, solved, trials, LABELS), atol=1e-5)
 
 
-def test_visited_prompts_from_the_first_step_have_the_plain_filter() -> None:
+def test_a_prompt_without_siblings_has_the_plain_filter() -> None:
+    """From its first visit on: there is nobody to follow, and its own rollouts are not counted twice."""
     solved, trials = oracle.random_groups(N, STEPS, seed=3, most=6)
-    both = [Siblings(LABELS).tracker(N), Tracker(LogitWalk(), N)]
+    alone = list(range(N))
+    both = [Siblings(alone).tracker(N), Tracker(LogitWalk(), N)]
     for tracker in both:
         for t in range(STEPS):
             tracker.observe(torch.arange(N), solved[:, t], trials[:, t].clamp(min=1))
     torch.testing.assert_close(both[0].belief, both[1].belief)
 
 
+def test_a_prompt_that_was_rolled_out_once_is_drawn_to_its_siblings() -> None:
+    """Two prompts failed once, early. Later, the siblings of one turn out hopeless and those of the other fair."""
+    labels = ["hard", "fair"] * 40
+    tracker = Siblings(labels).tracker(80, dtype=torch.float64)
+    tracker.observe(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([1, 1]))
+    torch.testing.assert_close(tracker.belief[0], tracker.belief[1])
+    for first in range(2, 42, 10):
+        rows = torch.arange(first, first + 10)
+        tracker.observe(rows, (rows % 2) * 4, torch.full([10], 8))
+    rates = tracker.belief @ LogitWalk().grid.double().sigmoid()
+    assert float(rates[0]) < 0.1 < 0.3 < float(rates[1]) < float(rates[3])
+
+
+def test_a_prompt_of_many_rollouts_stays_where_they_put_it() -> None:
+    tracker = Siblings().tracker(60, dtype=torch.float64)
+    alone = Tracker(LogitWalk(), 60, dtype=torch.float64)
+    for _ in range(3):
+        for each in (tracker, alone):
+            each.observe(torch.tensor([0]), torch.tensor([32]), torch.tensor([64]))
+    for first in range(1, 51, 10):
+        rows = torch.arange(first, first + 10)
+        tracker.observe(rows, torch.zeros(10), torch.full([10], 8))
+        alone.observe(rows, torch.zeros(10), torch.full([10], 8))
+    rates = [float(each.belief[0] @ LogitWalk().grid.double().sigmoid()) for each in (tracker, alone)]
+    assert abs(rates[0] - rates[1]) < 0.06
+    assert rates[0] > 0.4
+
+
+def test_how_much_groups_say_is_learned() -> None:
+    """Groups that tell nothing are not believed; groups that tell all are."""
+    rng = np.random.default_rng(0)
+    rates = torch.from_numpy(rng.permutation(np.repeat([0.02, 0.5], 100)))
+    chosen = {}
+    for name, labels in (("true", rates.tolist()), ("noise", rng.integers(0, 20, 200).tolist())):
+        tracker: Any = Siblings(labels).tracker(200)
+        for first in range(0, 160, 8):
+            rows = torch.arange(first, first + 8)
+            solved = torch.from_numpy(rng.binomial(8, rates[rows].numpy()))
+            tracker.observe(rows, solved, torch.full([8], 8))
+        chosen[name] = tracker.state_dict()["population"]["20"]["evidence"].softmax(0)
+    assert float(chosen["true"][0]) > 0.8
+    assert float(chosen["noise"][0]) < 0.1
+
+
 def test_a_late_group_belongs_to_what_was_believed_at_its_step() -> None:
-    tracker = Siblings(LABELS).tracker(N, dtype=torch.float64)
-    for t in range(4):
-        tracker.observe(torch.tensor([t]), torch.tensor([4]), torch.tensor([4]))
+    """The prompt starts from the belief of strangers of that step, and follows its siblings as they went."""
+    model = Siblings(LABELS)
+    tracker: Any = model.tracker(N, dtype=torch.float64)
+    strangers = [tracker.belief[11].clone()]
+    for rows in ([0, 1], [2], [3, 5], [4], [0, 1]):  # 2 and 5 are of its group
+        tracker.observe(torch.tensor(rows), torch.full([len(rows)], 4), torch.full([len(rows)], 4))
+        strangers.append(tracker.belief[11].clone())
     others = tracker.belief.clone()
-    at_step = Siblings(LABELS).tracker(N, dtype=torch.float64)
-    for t in range(4):
-        rows = torch.tensor([t] if t != 2 else [t, 8])
-        at_step.observe(rows, torch.full(rows.shape, 4), torch.full(rows.shape, 4))
+    theta = model.dynamics.parameters(N, {}, None)
+    move = model.dynamics.transition(theta, Step(torch.zeros(1))).probs.double()
+    likelihood = model.dynamics.emission(theta, Step(torch.tensor([4]))).log_prob(torch.tensor(4.0)).exp().double()
+    belief = strangers[2]
+    for t in range(2, 5):
+        belief = belief * likelihood / (belief * likelihood).sum() if t == 2 else belief
+        number = float(tracker.state_dict()["population"][str(t + 1)].get("number")[2])
+        belief = (belief @ move) * (strangers[t + 1] / (strangers[t] @ move)) ** (1 - 1 / max(number, 1))
+        belief = belief / belief.sum()
     tracker.observe(torch.tensor([8]), torch.tensor([4]), torch.tensor([4]), step=2)
-    torch.testing.assert_close(tracker.belief[8], at_step.belief[8])
-    torch.testing.assert_close(tracker.belief[:4], others[:4])
+    torch.testing.assert_close(tracker.belief[8], belief.squeeze(0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tracker.belief[:8], others[:8])
 
 
 def test_it_tells_easy_from_hard_prompts_that_nobody_rolled_out() -> None:
@@ -99,7 +168,8 @@ def test_it_tells_easy_from_hard_prompts_that_nobody_rolled_out() -> None:
     for name, model in (("alone", LogitWalk()), ("siblings", Siblings(labels))):
         tracker = track(model, 200)
         solved = torch.bernoulli(rates[:40].unsqueeze(-1).expand(-1, 8), generator=generator).sum(-1)
-        tracker.observe(torch.arange(40), solved, torch.full((40,), 8))
+        for rows in torch.arange(40).split(10):
+            tracker.observe(rows, solved[rows], torch.full((10,), 8))
         chance = tracker.informative(8)[40:].double()
         truth = torch.where(rates[40:] > 0, 1 - 2 * 0.5**8, 0.0).double()
         scores[name] = float((truth * chance.log() + (1 - truth) * (1 - chance).log()).mean())
@@ -205,6 +275,8 @@ def test_what_it_does_not_take() -> None:
         Siblings(dynamics=BetaBernoulli())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="strength"):
         Siblings(strength=0.0)
+    with pytest.raises(ValueError, match="strength: expected a positive number or several, got none"):
+        Siblings(strength=[])
     with pytest.raises(ValueError, match="groups: expected a label for each of 3 prompts, got 2"):
         Siblings(["a", "b"]).tracker(3)
 

@@ -326,6 +326,16 @@ class PooledTracker(Tracker):
         first = self.dynamics.initial(self._theta).probs.to(self.dtype).expand_as(self.pool)
         return groups, first[kind], torch.zeros_like(kind)
 
+    def waited(self, belief: Tensor, kind: Tensor, start: Tensor, stop: Tensor | int) -> Tensor:
+        """[V, K], the beliefs [V, K] of prompts of the kinds [V] before the steps `start` [V], after they waited up to
+        the steps `stop`, [V] or one number."""
+        return self.moves.over(belief, kind, start, stop)
+
+    def followed(self, belief: Tensor, kind: Tensor, step: Tensor) -> Tensor:
+        """[V, K], the beliefs [V, K] of prompts of the kinds [V] before the steps [V], in which their own rollouts are,
+        after they followed other prompts."""
+        return belief
+
     def _count(self) -> None:
         visited = torch.bincount(self.kinds.at(self.slots.row.long()), minlength=len(self.kinds.sizes))
         self.strangers = self.kinds.sizes - visited
