@@ -89,13 +89,15 @@ def observe_late(tracker: PooledTracker, rows: Tensor, step: int, groups: dict[s
 
     Args:
         tracker: whose beliefs.
-        rows: long [V], at least one.
+        rows: long [V].
         step: the groups' step.
         groups: their columns, for `RolloutHistory.append`.
 
     Returns:
         [V], what each group adds to the log-probability of its prompt's history.
     """
+    if len(rows) == 0:
+        return torch.zeros(0, dtype=tracker.dtype)
     kind = tracker.kinds.at(rows)
     late = Late(tracker, rows, kind)
     before = late.run(groups_of(tracker.history, rows))

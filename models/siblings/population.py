@@ -92,13 +92,11 @@ class Pooling(NamedTuple):
         return nobody._replace(mass=mass, number=found)
 
     def kin(self, start: Tensor, places: Places, population: Population) -> Kin:
-        """The belief of strangers at their places, whom the dynamics model expects at `start` [V, K] or [1, K]."""
+        """The belief of strangers at their places, whom the dynamics model expects at `start` [V, K]."""
         chance = population.evidence.softmax(0).to(start)
-        found: Tensor | float = 0.0
-        size: Tensor | float = 0.0
-        for weight, (own, number) in zip(chance, self._ways(start, places, population), strict=True):
-            found, size = found + weight * own, size + weight * number
-        return Kin(torch.as_tensor(found), torch.as_tensor(size))
+        ways = zip(*self._ways(population), strict=True)
+        known, unknown, number = (places.between(torch.tensordot(chance, torch.stack(way), 1)) for way in ways)
+        return Kin(torch.addcmul(known, unknown, start), number)
 
     def told(self, start: Tensor, places: Places, population: Population, shown: Tensor) -> Tensor:
         """float64 [H], the log-probability under each way of pooling of the first groups of V prompts, `shown` [V, K]
@@ -106,24 +104,31 @@ class Pooling(NamedTuple):
         shift = shown.amax(-1, keepdim=True)
         shift = torch.where(shift.isfinite(), shift, 0.0)
         likelihood = (shown - shift).exp()
-        ways = self._ways(start, places, population)
-        chances = torch.stack([(own * likelihood).sum(-1).double() for own, _ in ways])
+        chances = torch.stack(
+            [
+                (torch.addcmul(places.between(known), places.between(unknown), start) * likelihood).sum(-1).double()
+                for known, unknown, _ in self._ways(population)
+            ]
+        )
         return chances.clamp_min(torch.finfo(torch.float64).tiny).log().sum(-1)
 
-    def _ways(self, start: Tensor, places: Places, population: Population) -> list[Kin]:
-        """What strangers at some places are believed to be under each way of pooling."""
+    def _ways(self, population: Population) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Under each way of pooling, what strangers in each cell are believed to be: what visited prompts say, [C, K],
+        and how much of what the dynamics model expects is to be added, [C, 1]; and how many visited prompts there are,
+        [C, 1]."""
         mass, number = population.mass, population.number
         knots = 1 if self.scores is None else KNOTS
-        everyone = (START * start + mass.sum(0)) / (START + number.sum())
-        of_group = (mass.view(-1, knots, mass.shape[-1]).sum(1), number.view(-1, knots, 1).sum(1))
-        of_all, size = (value[places.lower // knots] for value in of_group)
-        near = None
-        if self.scores is not None:
-            near = places.between(mass), places.between(number)
+        group = torch.arange(len(mass)) // knots
+        of_group = mass.view(-1, knots, mass.shape[-1]).sum(1)[group]
+        size = number.view(-1, knots, 1).sum(1)[group]
+        share = START / (START + number.sum())
+        everyone = mass.sum(0) * (share / START)
         found = []
-        for strength in self.strengths.to(start):
-            own = (strength * everyone + of_all) / (strength + size)
-            found.append(Kin(own, size))
-            if near is not None:
-                found.append(Kin((strength * own + near[0]) / (strength + near[1]), near[1]))
+        for strength in self.strengths.to(mass):
+            drawn = strength / (strength + size)
+            known, unknown = drawn * everyone + of_group / (strength + size), drawn * share
+            found.append((known, unknown, size))
+            if self.scores is not None:
+                drawn = strength / (strength + number)
+                found.append((drawn * known + mass / (strength + number), drawn * unknown, number))
         return found

@@ -162,8 +162,6 @@ class PooledTracker(Tracker):
         useful = useful_by_sum(solved, trials, self.tolerance) if useful is None else useful
         groups: dict[str, Any] = {"solved": solved, "trials": trials, "predicted": predicted, "trained": trained}
         if at < self.step:
-            if len(rows) == 0:
-                return torch.zeros(0, dtype=self.dtype)
             return observe_late(self, rows, at, {**groups, "useful": useful})
         known = self._known | dict(columns or {}) | ({} if progress is None else {"progress": progress})
         pool, mass, moves = self.pool, self.mass_seen, []
@@ -227,8 +225,6 @@ class PooledTracker(Tracker):
         """Bring all slots up to date. Only the cost of the next look at many of them changes."""
         self.waiting.settle(self.kinds, self.step)
 
-    # ------------------------------------------------------------------------------------- what else a filter does
-
     def add(self, prompts: int | Sequence[str], features: Features | None = None) -> None:
         """See `Filter.add`."""
         old = self.num_prompts
@@ -286,8 +282,6 @@ class PooledTracker(Tracker):
         self.waiting.resume(int(state["settled"]), state["touched"].long())
         self._count()
 
-    # ------------------------------------------------------------------------------------------------- the parts
-
     def _check(self, saved: Mapping[str, Tensor], names: Sequence[str]) -> None:
         """Raise a ValueError if a saved filter is of other kinds or more prompts."""
         shapes = {"pool": self.pool.shape, "mass": self.mass_seen.shape}
@@ -327,13 +321,11 @@ class PooledTracker(Tracker):
         return groups, first[kind], torch.zeros_like(kind)
 
     def waited(self, belief: Tensor, kind: Tensor, start: Tensor, stop: Tensor | int) -> Tensor:
-        """[V, K], the beliefs [V, K] of prompts of the kinds [V] before the steps `start` [V], after they waited up to
-        the steps `stop`, [V] or one number."""
+        """[V, K], the beliefs [V, K] before the steps `start` [V] of prompts that wait until `stop`, [V] or one step."""
         return self.moves.over(belief, kind, start, stop)
 
     def followed(self, belief: Tensor, kind: Tensor, step: Tensor) -> Tensor:
-        """[V, K], the beliefs [V, K] of prompts of the kinds [V] before the steps [V], in which their own rollouts are,
-        after they followed other prompts."""
+        """[V, K], the beliefs [V, K] by the prompts' own rollouts before the steps [V], after they followed others."""
         return belief
 
     def _count(self) -> None:
