@@ -202,11 +202,11 @@ class SelectionSection(Section):
     """How prompts are predicted and chosen."""
 
     dynamics: str = "Siblings"
-    """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name. The default, Siblings, expects
-    prompts that were never rolled out to be where the visited prompts of their group are."""
+    """The model of solving progress: a name in dps_pyro.models, or path/to/file.py:Name. In the default,
+    Siblings, prompts learn from the rollouts of similar prompts."""
     dynamics_args: Arguments = Field(default_factory=dict)
     """Arguments of the model's constructor. Set them in the YAML file. Models with groups or features accept the names
-    of the task's features, for instance {groups: operands}."""
+    of the task's features, for instance {groups: operands}. Models with features use all of them by default."""
     groups: str = "auto"
     """The feature of the prompts by which a model with groups pools them, or several features joined by +, as in
     blocks+moves. "auto" is the task's own choice, and "none" treats all prompts as one population."""
@@ -232,7 +232,7 @@ class SelectionSection(Section):
     when this chance falls again."""
     read_prompts: CountOrNone = 0
     """Number of principal components of the policy's hidden state at the end of each prompt that models such as
-    Covariate get as features, together with the prompt's log-probability. 0 gives none."""
+    Siblings and Covariate get as features, together with the prompt's log-probability. 0 gives none."""
     oracle_rollouts: CountOrNone = 0
     """Number of rollouts per prompt whose outcomes the dynamics "Oracle" is told before a selection. These rollouts are
     not counted. The result of such a run bounds what any prediction can achieve."""

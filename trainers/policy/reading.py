@@ -2,7 +2,7 @@
 
 One forward pass over every prompt gives the hidden state at its last token, which is what the completion starts from,
 and how likely the policy finds the prompt's own words. Reduced to a few components they are features for models that
-regress on features (`Covariate`): a prompt that was never rolled out then has an informed belief, as far as the
+regress on features (`Siblings`, `Covariate`): a prompt that was never rolled out then has an informed belief, as far as the
 policy's state tells whether it will succeed.
 """
 
