@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.features import MOST_STRINGS
 from dps_pyro.history.log import Features
 from dps_pyro.inference.posterior import Posterior
 from dps_pyro.support import plugins
@@ -28,7 +29,8 @@ def make(
         name: the model.
         arguments: of its constructor. For one that takes `groups`, the name of a feature stands for its column, and
             names joined by "+", such as "blocks+moves", stand for the pairs of their values; for one that takes
-            `features`, a list of names stands for their columns, and all of them are taken where it is left out.
+            `features`, a list of names stands for their columns. Where it is left out, all of them are taken, but for
+            those with too many different strings.
         features: what is known of the prompts: name -> one value a prompt.
         optional: those of the arguments that a model may do without: left out of one that does not take them.
         posterior: of other prompts, that the model is to start from: the labels of its groups, or its reference
@@ -50,7 +52,7 @@ def make(
     if "groups" in taken and isinstance(given.get("groups"), str):
         given["groups"] = _labels(table, given["groups"])
     if "features" in taken:
-        names = given.get("features", list(table))
+        names = given.get("features", [column for column, values in table.items() if _readable(values)])
         if isinstance(names, list) and all(isinstance(column, str) for column in names):
             given["features"] = {column: _column(table, column) for column in names}
     grouped = "groups" not in taken or given.get("groups") is not None
@@ -66,6 +68,11 @@ def _labels(table: dict[str, Any], named: str) -> list[str]:
     """The labels of a feature, or of several that are joined by "+"."""
     names = [named] if named in table else named.split("+")
     return ["+".join(map(str, values)) for values in zip(*(_column(table, name) for name in names), strict=True)]
+
+
+def _readable(values: Sequence[Any]) -> bool:
+    """Whether a design matrix can have a feature: it is of numbers, or of not too many different strings."""
+    return len({value for value in values if isinstance(value, str)}) <= MOST_STRINGS
 
 
 def _column(table: dict[str, Any], name: str) -> Any:

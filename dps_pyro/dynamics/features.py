@@ -12,7 +12,7 @@ from torch import Tensor
 from dps_pyro.history.log import Features
 from dps_pyro.support import checks
 
-__all__ = ["Design", "Groups", "design_matrix", "design_of"]
+__all__ = ["MOST_STRINGS", "Design", "Groups", "design_matrix", "design_of"]
 
 MOST_STRINGS = 1000
 """Different strings that one feature may have; more are hardly labels, and each is a column."""

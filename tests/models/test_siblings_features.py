@@ -172,6 +172,9 @@ def test_features_by_name() -> None:
     assert model.scores.matrix.shape == (3, 1)
     model = make("Siblings", {"groups": "subject"}, table)
     assert model.scores.matrix.shape == (3, 3)  # all that is known, if nothing else is said
+    many: dict[str, Any] = {"id": [f"p{row}" for row in range(1500)], "length": [float(row) for row in range(1500)]}
+    model = make("Siblings", {}, many)
+    assert model.scores.matrix.shape == (1500, 1)  # not those that name the prompts
     model = make("Siblings", {"features": []}, table)
     assert model.scores is None
     assert make("Siblings", {}, {}).scores is None  # type: ignore[union-attr]

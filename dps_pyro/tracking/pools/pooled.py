@@ -321,7 +321,7 @@ class PooledTracker(Tracker):
         return groups, first[kind], torch.zeros_like(kind)
 
     def waited(self, belief: Tensor, kind: Tensor, start: Tensor, stop: Tensor | int) -> Tensor:
-        """[V, K], the beliefs [V, K] before the steps `start` [V] of prompts that wait until `stop`, [V] or one step."""
+        """[V, K], the beliefs [V, K] before the steps `start` [V] of prompts that wait until `stop` [V]."""
         return self.moves.over(belief, kind, start, stop)
 
     def followed(self, belief: Tensor, kind: Tensor, step: Tensor) -> Tensor:
