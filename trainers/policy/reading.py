@@ -2,8 +2,8 @@
 
 One forward pass over every prompt gives the hidden state at its last token, which is what the completion starts from,
 and how likely the policy finds the prompt's own words. Reduced to a few components they are features for models that
-regress on features (`Siblings`, `Covariate`): a prompt that was never rolled out then has an informed belief, as far as the
-policy's state tells whether it will succeed.
+regress on features (`Siblings`, `Covariate`): a prompt that was never rolled out then has an informed belief, as far as
+the policy's state tells whether it will succeed.
 """
 
 from __future__ import annotations
