@@ -5,14 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 
-import pyro
 import pytest
-import torch
-from hypothesis import settings
-
-torch.set_num_threads(1)
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25, database=None)
-settings.load_profile("suite")
 
 
 LONG = (
@@ -36,6 +29,19 @@ LONG = (
 """Files and folders with tests that take longest, the longest first."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Set up a process that runs tests. The one that hands them out to others (`-n 3`) imports nothing: they wait for
+    it, and it would take three seconds."""
+    if config.getoption("numprocesses", None):
+        return
+    import torch
+    from hypothesis import settings
+
+    torch.set_num_threads(1)
+    settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25, database=None)
+    settings.load_profile("suite")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put long files first, as wholes, so that of several test processes none is left with a long test at the end."""
@@ -56,6 +62,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
+    import pyro
+    import torch
+
     torch.manual_seed(0)
     pyro.clear_param_store()
     yield
