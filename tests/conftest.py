@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-
 LONG = (
     "tests/integrations/test_trl.py",
     "tests/trainers/run/test_resume.py",

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dps_pyro.report.measures import crossing
 from dps_pyro.trainers.bench.curves import Curve
@@ -128,7 +128,9 @@ def ratios(own: Arm, other: Arm, shares: Sequence[float], draws: int = DRAWS, se
         seed: The random seed of the resampling.
     """
     seeds = sorted(own.runs.keys() & other.runs.keys(), key=int)
-    drawn = [_parts(own, other, [seeds[place] for place in pick]) for pick in _picks(len(seeds), draws, seed)]
+    picks = _picks(len(seeds), draws, seed)
+    parts = {pick: _parts(own, other, [seeds[place] for place in pick]) for pick in set(picks)}
+    drawn = [parts[pick] for pick in picks]
     tokens, trained = _parts(own, other, seeds)
     return [
         _with_interval(_weighed(share, tokens, trained), [_weighed(share, *parts) for parts in drawn])
@@ -140,9 +142,9 @@ def _weighed(share: float, tokens: float, trained: float) -> float:
     return math.inf if math.isinf(tokens) else share * tokens + (1 - share) * trained
 
 
-def _picks(seeds: int, draws: int, seed: int) -> NDArray[np.int64]:
-    """[draws, seeds] places of seeds: resamples of them."""
-    return np.random.default_rng(seed).integers(seeds, size=(draws, seeds))
+def _picks(seeds: int, draws: int, seed: int) -> list[tuple[int, ...]]:
+    """Places of seeds: resamples of them, each in order, as many are then the same: of five seeds there are 126."""
+    return [tuple(sorted(pick)) for pick in np.random.default_rng(seed).integers(seeds, size=(draws, seeds)).tolist()]
 
 
 def _with_interval(mean: float, drawn: Sequence[float]) -> Ratio:
@@ -234,11 +236,12 @@ def nothing(result: Mapping[str, Any]) -> str:
         name: (np.array(arm["rollouts_by_step"], dtype=np.float64), np.array(arm["accuracy"], dtype=np.float64))
         for name, arm in result["arms"].items()
     }
-    whole, picks = np.arange(len(result["seeds"])), _picks(len(result["seeds"]), DRAWS, SEED)
+    whole, picks = tuple(range(len(result["seeds"]))), _picks(len(result["seeds"]), DRAWS, SEED)
 
-    def share(name: str, pick: NDArray[np.int64]) -> float:
+    @cache
+    def share(name: str, pick: tuple[int, ...]) -> float:
         (own, height), (rollouts, accuracy) = (
-            tuple(part[pick].mean(0) for part in arms[arm]) for arm in (name, "uniform")
+            tuple(part[list(pick)].mean(0) for part in arms[arm]) for arm in (name, "uniform")
         )
         target = float(accuracy[-1])
         return crossing(own, height, target) / crossing(rollouts, accuracy, target)
