@@ -116,8 +116,8 @@ def test_tempered_copies_find_modes_that_a_chain_alone_does_not() -> None:
         size = 32 * len(powers)
         start = {"place": torch.linspace(-2.5, 2.5, 8).repeat_interleave(4).repeat(len(powers)).view(-1, 1)}
         posteriors = Posteriors(lambda: model(len(powers)), {"seen": torch.full((size, 1), 4.0)}, start)
-        chains = hmc(posteriors, warmup=100, draws=400, thin=1, powers=powers, seed=0, progress=False)
-        assert chains.draws["place"].shape == (400, 32, 1) and chains.log_likelihood.shape == (400, 32)
+        chains = hmc(posteriors, warmup=100, draws=200, thin=1, powers=powers, seed=0, progress=False)
+        assert chains.draws["place"].shape == (200, 32, 1) and chains.log_likelihood.shape == (200, 32)
         assert chains.exchanged.shape == (len(powers) - 1, 32)
         torch.testing.assert_close(
             chains.log_likelihood, dist.Normal(chains.draws["place"].square(), 0.5).log_prob(torch.tensor(4.0))[..., 0]
@@ -300,7 +300,8 @@ def test_a_model_is_calibrated_and_a_wrong_one_is_not(draws: int, warmup: int) -
             right.__class__ = Twice
             return right
 
-    assert not sbc(Careless(), schedule, **settings).uniform(10)
+    # It is told from fewer simulations than the right one is held to.
+    assert not sbc(Careless(), schedule, **{**settings, "simulations": 60}).uniform(10)
 
 
 def test_every_fitted_model_of_the_gallery_is_calibrated() -> None:

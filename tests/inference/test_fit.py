@@ -16,13 +16,14 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor
 
 from dps_pyro import NUTS, Posterior, PromptSampler, RolloutHistory, fit
+from dps_pyro.inference import svi as search
 from dps_pyro.inference.methods import method_named
 from dps_pyro.inference.svi import flat
 from dps_pyro.models import Covariate, Hierarchical, PaperDPS, SolvingProgress
 
 
 def test_svi_finds_the_parameters_that_made_the_history() -> None:
-    posterior = svi(SolvingProgress(), simulated(300, 30), steps=350, draws=100, progress=False)
+    posterior = svi(SolvingProgress(), simulated(300, 30), steps=200, draws=100, progress=False)
     for name, tolerance in (("gaps", 0.03), ("initial", 0.08), ("transition", 0.05)):
         torch.testing.assert_close(posterior.point[name], TRUTH[name], atol=tolerance, rtol=0)
         assert posterior.draws[name].shape == (100, *TRUTH[name].shape)
@@ -46,12 +47,13 @@ def test_the_seed_decides_the_fit_and_nothing_is_left_behind() -> None:
     assert not torch.equal(one.point["gaps"], other.point["gaps"])
 
 
-def test_a_flat_elbo_ends_the_fit_early() -> None:
+def test_a_flat_elbo_ends_the_fit_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "WINDOW", 40)  # steps, where it is a hundred
     history = simulated(20, 5)
     flat = quick(history, steps=1000, tolerance=1.0)
     assert flat.converged
     # Three windows until it is flat, and two more with small steps.
-    assert len(flat.losses) == flat.about["steps"] == 500
+    assert len(flat.losses) == flat.about["steps"] == 200
     hasty = quick(history, steps=10)
     assert not hasty.converged
     assert len(hasty.losses) == 10
@@ -163,7 +165,7 @@ def one_group(num_prompts: int, solved: float, trials: int, num_steps: int = 4) 
 
 
 def test_only_missing_steps_leave_the_prior() -> None:
-    posterior = quick(one_group(4, 0, 0), steps=300, draws=400)
+    posterior = quick(one_group(4, 0, 0), steps=200, draws=400)
     prior = SolvingProgress().parameters(4)
     torch.testing.assert_close(posterior.point["initial"], prior.initial, atol=0.1, rtol=0)
     torch.testing.assert_close(posterior.point["transition"], prior.matrix, atol=0.06, rtol=0)

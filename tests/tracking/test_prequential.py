@@ -24,7 +24,7 @@ from dps_pyro.dynamics.laws import narrow, unchecked
 from dps_pyro.evaluation.smoothing import law
 from dps_pyro.models import SolvingProgress
 
-N, T = 6, 7
+N, T = 6, 5
 EXACT = 1e-9
 """In double precision."""
 
