@@ -28,7 +28,7 @@ PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if WR
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut every fit short: blocks are to run as they are written, and what a fit finds is tested elsewhere."""
     limits: dict[Any, dict[str, int]] = {
-        SVI: {"steps": 40, "draws": 40},
+        SVI: {"steps": 20, "draws": 20},
         NUTS: {"warmup": 4, "draws": 4, "max_tree_depth": 3},
     }
     for method, most in limits.items():

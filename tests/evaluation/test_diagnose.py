@@ -182,8 +182,8 @@ def test_k_hat_tells_a_good_guide_from_a_narrow_one() -> None:
 
 def test_weights_of_a_good_guide_correct_the_score() -> None:
     """Draws from a guide twice as wide as it should be, weighted, give the posterior's score."""
-    exact = svi(SolvingProgress(), log(), steps=100, draws=200)
-    flat = Posterior(exact.draws, exact.point, exact.losses, True, log_weights=torch.zeros(200))
+    exact = svi(SolvingProgress(), log(), steps=100, draws=100)
+    flat = Posterior(exact.draws, exact.point, exact.losses, True, log_weights=torch.zeros(100))
     assert loo(SolvingProgress(), log(), flat).corrected is False  # all weights the same: their k is not known
     tilted = flat.__class__(**{**vars(flat), "log_weights": exact.draws["gaps"][:, 1].double()})
     one, other = loo(SolvingProgress(), log(), tilted), loo(SolvingProgress(), log(), flat)

@@ -65,7 +65,7 @@ def test_laplace_finds_what_made_the_history_and_is_the_default() -> None:
     history = simulated(200, 20)
     posterior = fit(SolvingProgress(), history, progress=False)
     assert posterior.about["method"] == "laplace" and posterior.converged
-    reference = quick(history, steps=400, draws=200)
+    reference = quick(history, steps=250, draws=200)
     for name in TRUTH:
         torch.testing.assert_close(posterior.point[name], reference.point[name], atol=0.03, rtol=0)
         ratio = posterior.draws[name].std(0).mean() / reference.draws[name].std(0).mean()
@@ -167,7 +167,7 @@ def test_a_fit_of_a_primed_model_begins_where_its_prior_stands(guide: Any) -> No
     known = {"gaps": [0.1, 0.4, 0.3, 0.2], "initial": [0.7, 0.2, 0.1], "transition": [[0.98, 0.01, 0.01]] * 3}
     narrow = {name: dist.Dirichlet(1e4 * torch.tensor(value)).sample(torch.Size([50])) for name, value in known.items()}
     learned = Posterior(narrow, {}, torch.zeros(0), True)
-    found = quick(RolloutHistory.from_dense(torch.tensor([[4.0]]), 8), steps=1, draws=400, guide=guide, prior=learned)
+    found = quick(RolloutHistory.from_dense(torch.tensor([[4.0]]), 8), steps=1, draws=200, guide=guide, prior=learned)
     for name, value in known.items():
         torch.testing.assert_close(found.draws[name].median(0).values, torch.tensor(value), atol=0.03, rtol=0.05)
 

@@ -27,16 +27,16 @@ def sampled(**settings: Any) -> Posterior:
 
 def test_nuts_and_svi_agree_on_a_small_history() -> None:
     history = simulated(10, 4, missing=0.2)
-    approximate = svi(SolvingProgress(), history, steps=250, draws=200)
+    approximate = svi(SolvingProgress(), history, steps=150, draws=100)
     exact = fit(
-        SolvingProgress(), history, NUTS(warmup=60, draws=30, max_tree_depth=4, start=approximate), progress=False
+        SolvingProgress(), history, NUTS(warmup=40, draws=30, max_tree_depth=4, start=approximate), progress=False
     )
     for name, truth in TRUTH.items():
         assert exact.draws[name].shape == (30, *truth.shape)
         spread = exact.draws[name].std(0) + 0.02
         assert bool(((approximate.point[name] - exact.point[name]).abs() < 3 * spread).all()), name
     assert len(exact.losses) == 0
-    assert (exact.about["steps"], exact.about["draws"]) == (60, 30)
+    assert (exact.about["steps"], exact.about["draws"]) == (40, 30)
     assert exact.converged == (exact.about["divergences"] == 0 and exact.about["r_hat"] < 1.05)
 
 

@@ -278,7 +278,7 @@ def test_an_embedding_will_do() -> None:
     weights[0, 3] = 4.0
     history = simulated(table, weights, 100, 6)
     model = Covariate(embedding, levels=3)
-    posterior = svi(model, history, steps=200, batch_size=50, progress=False)
+    posterior = svi(model, history, steps=120, batch_size=50, progress=False)
     found = posterior.point["weights"][0]
     assert int(found.argmax()) == 3
     assert float(found[3]) > 4 * float(torch.cat([found[:3], found[4:]]).abs().max())

@@ -220,7 +220,7 @@ def test_no_seed_permutes_the_groups() -> None:
 def fitted() -> tuple[list[str], RolloutHistory, dict[str, Tensor], Posterior]:
     """Fitted in mini-batches, to a history whose prompts 0..39 were never rolled out."""
     groups, history, drawn = easy_and_hard(400, 25)
-    options = {"steps": 300, "learning_rate": 0.1, "batch_size": 100, "draws": 100, "progress": False}
+    options = {"steps": 200, "learning_rate": 0.1, "batch_size": 100, "draws": 100, "progress": False}
     return groups, history, drawn, svi(three(groups), history, **options)  # type: ignore[arg-type]
 
 
