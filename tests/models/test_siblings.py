@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import oracle
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dps_pyro import PromptSampler, RolloutHistory, fit
@@ -190,6 +190,7 @@ def test_a_sampler_goes_on_from_its_state() -> None:
     assert torch.equal(samplers[0].select(4), samplers[1].select(4))
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([Siblings, LogitWalk]), st.booleans())
 @example(216, LogitWalk, False)
 @example(205, Siblings, False)
