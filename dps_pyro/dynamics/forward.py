@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dps_pyro.dynamics.laws import together
+
 __all__ = [
     "Conditioned",
     "Filtered",
@@ -205,7 +207,7 @@ def _filter(initial: Tensor, transition: Tensor, emitted: Tensor, moves: Leaps) 
     shift = likelihood.amax(-2, keepdim=True)
     likelihood = (likelihood - shift).exp_()
     matrices, shared = _matrices(transition)
-    batch = torch.broadcast_shapes(initial.shape[:-1], emitted.shape[1:-1], transition.shape[1:-2])
+    batch = together(initial.shape[:-1], emitted.shape[1:-1], transition.shape[1:-2])
     belief = initial.expand(*batch, -1).mT
     filtered = belief.new_empty(len(emitted), *belief.shape)
     evidence = filtered.new_empty(len(emitted), *batch[:-1], 1, batch[-1])
@@ -229,7 +231,7 @@ def _filter(initial: Tensor, transition: Tensor, emitted: Tensor, moves: Leaps) 
 
 def _filter_safely(initial: Tensor, transition: Tensor, emitted: Tensor, moves: Leaps) -> _Pass:
     """The same by `condition` and `predict`, differentiable."""
-    belief = initial.expand(torch.broadcast_shapes(initial.shape, emitted.shape[1:], transition.shape[1:-1]))
+    belief = initial.expand(together(initial.shape, emitted.shape[1:], transition.shape[1:-1]))
     filtered, terms = [], []
     before: list[list[Tensor]] = []
     for shown, steps in zip(emitted, moves, strict=True):

@@ -1,4 +1,4 @@
-"""The laws of outcomes as the likelihood wants them: without checks, and without copies."""
+"""The laws of outcomes as the likelihood wants them: without checks, and without copies. And the shape of several."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
-__all__ = ["narrow", "unchecked"]
+__all__ = ["narrow", "together", "unchecked"]
 
 
 def unchecked(law: Any) -> Any:
@@ -57,3 +58,13 @@ def narrow(law: Any) -> Any:
             once = tuple(slice(1) if stride == 0 else slice(None) for stride in whole.stride())
             setattr(law, name, whole[once])
     return law
+
+
+def together(*shapes: tuple[int, ...]) -> torch.Size:
+    """The shape that tensors of these shapes broadcast to. `torch.broadcast_shapes` takes a hundred times as long: a
+    tenth of a millisecond, several times in each step of a fit.
+
+    Raises:
+        ValueError: the shapes do not broadcast.
+    """
+    return torch.Size(broadcast_shape(*shapes))

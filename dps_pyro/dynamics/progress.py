@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dps_pyro.dynamics import sparse
 from dps_pyro.dynamics.forward import Filtered, condition, filter_all, log_likelihood, predict
-from dps_pyro.dynamics.laws import narrow, unchecked
+from dps_pyro.dynamics.laws import narrow, together, unchecked
 from dps_pyro.dynamics.step import Chain, Step
 
 Theta = TypeVar("Theta")
@@ -55,7 +55,7 @@ class Progress(TorchDistribution):
         moving = dynamics.transition(theta, _time_first(steps, self._lead)).probs
         # [T, ..., N or 1, K, K]; or [1, ..., N or 1, K, K] where it does not depend on the step
         self._transition = moving.reshape(*[1] * (self._lead + 4 - moving.ndim), *moving.shape)
-        batch = torch.broadcast_shapes(self._initial.batch_shape, steps.trials.shape[:-1], shown[:-1], moves[:-1])
+        batch = together(self._initial.batch_shape, steps.trials.shape[:-1], shown[:-1], moves[:-1])
         super().__init__(batch, torch.Size([steps.trials.shape[-1]]), validate_args=False)
         self._blocks = self._worth_splitting()
 
@@ -117,7 +117,7 @@ class Progress(TorchDistribution):
     def _by_blocks(self, value: Tensor, blocks: list[sparse.Block]) -> Tensor:
         """`log_prob`, block by block. A prompt without rollouts is in none: whatever it does is certain."""
         initial, size, (num_steps,) = self._initial.probs, self.batch_shape[-1], self.event_shape
-        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
+        batch = together(self.batch_shape, value.shape[:-1])
         value = value.expand(*batch, -1)
         found = []
         for block in blocks:
@@ -142,7 +142,7 @@ class Progress(TorchDistribution):
         """[T, ..., N, K], `log p(y_t | z_t)` for outcomes [..., N, T] of some steps; 0 where missing. `batch` [..., N]
         is the law's own, unless the outcomes are those of some prompts."""
         timed = _time_first(steps, self._lead)
-        batch = torch.broadcast_shapes(batch or self.batch_shape, value.shape[:-1])
+        batch = together(batch or self.batch_shape, value.shape[:-1])
         seen = (timed.trials > 0).unsqueeze(-1)
         # [sample dimensions of the value alone, T, ..., N, 1]: time lines up with the law's own
         outcome = value.expand(*batch, -1).movedim(-1, -self._lead - 2).unsqueeze(-1)
@@ -200,7 +200,7 @@ class Shown(TorchDistribution):
 
     def __init__(self, emission: TorchDistribution, z: Tensor) -> None:
         self._emission, self._z = unchecked(emission), z
-        batch = torch.broadcast_shapes(emission.batch_shape[:-1], z.shape)
+        batch = together(emission.batch_shape[:-1], z.shape)
         super().__init__(batch, validate_args=False)
 
     def expand(self, batch_shape: Size, _instance: Shown | None = None) -> Shown:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dps_pyro.dynamics.forward import Leaps, _ahead, _back, _matrices, leaps_over, log_likelihood
+from dps_pyro.dynamics.laws import together
 
 __all__ = ["Block", "blocks_of", "log_likelihood_of_rounds"]
 
@@ -96,7 +97,7 @@ def log_likelihood_of_rounds(
         leaps = leaps_over(gaps, transition.dtype)
         if sum(map(len, leaps)) < num_steps / 2:
             return log_likelihood(initial, transition, emitted, leaps)
-    batch = torch.broadcast_shapes(initial.shape[:-1], emitted.shape[1:-1], transition.shape[1:-2])
+    batch = together(initial.shape[:-1], emitted.shape[1:-1], transition.shape[1:-2])
     steps = at.mT.flatten()
     order = steps.argsort(stable=True)[: int(seen.sum())]
     prompt, counts = order % len(at), torch.bincount(steps[order], minlength=num_steps).tolist()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.forward import log_likelihood
-from dps_pyro.dynamics.laws import unchecked
+from dps_pyro.dynamics.laws import together, unchecked
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.dynamics.step import steps_of
 from dps_pyro.history.log import Outcomes, RolloutHistory, observed
@@ -79,7 +79,7 @@ def smooth(initial: Tensor, transition: Tensor, emitted: Tensor) -> Tensor:
 
     It is the gradient of `log_likelihood` in `emitted` (Fisher's identity), whose backward pass is the smoother.
     """
-    batch = torch.broadcast_shapes(initial.shape[:-1], emitted.shape[1:-1])
+    batch = together(initial.shape[:-1], emitted.shape[1:-1])
     with torch.enable_grad():
         shown = emitted.detach().expand(len(emitted), *batch, -1).clone().requires_grad_()
         total = log_likelihood(initial.detach(), transition.detach(), shown)

@@ -18,7 +18,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.laws import unchecked
+from dps_pyro.dynamics.laws import together, unchecked
 from dps_pyro.dynamics.step import Step, steps_of
 from dps_pyro.history.log import Features, RolloutHistory
 
@@ -267,8 +267,8 @@ class Case:
         if states and batch and batch[-1] not in (self.num_states, 1, *whole):
             raise self._miscounted(method, batch[-1])
         try:
-            fits = list(torch.broadcast_shapes(batch, tuple(whole))) == whole
-        except RuntimeError:
+            fits = list(together(batch, tuple(whole))) == whole
+        except ValueError:
             fits = False
         if not fits or (states and batch[-1:] != (self.num_states,)):
             axes = f"[{self.num_prompts} prompts or 1{f', {self.num_states} states' if states else ''}]"
