@@ -66,6 +66,7 @@ def plain(model: Siblings, solved: Any, trials: Any, labels: list[str]) -> np.nd
 
 
 @pytest.mark.parametrize("dynamics", [LogitWalk(rungs=7), SolvingProgress()])
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), strength=st.floats(0.1, 50), several=st.booleans())
 def test_beliefs_are_those_of_the_formulas(dynamics: Any, seed: int, strength: float, several: bool) -> None:
     rng = np.random.default_rng(seed)
