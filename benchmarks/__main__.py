@@ -66,6 +66,7 @@ BENCHMARKS = {
     "replay": Benchmark("prediction.replay", _to("replay")),
     "refits": Benchmark("prediction.refits", _to("refits")),
     "reading": Benchmark("prediction.reading", _to("reading")),
+    "told": Benchmark("prediction.told", _to("told")),
     "signal": Benchmark("prediction.signal", _to("signal")),
     "sbc": Benchmark("inference.sbc", _to("sbc")),
     "recovery": Benchmark("inference.recovery", _to("recovery")),

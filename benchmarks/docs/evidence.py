@@ -72,6 +72,7 @@ def render(page: str) -> str:
         "replay": lambda: prediction.replay(_read("replay"), "uniform"),
         "refits": lambda: prediction.refits(_read("refits")),
         "reading": lambda: prediction.reading(_read("reading")),
+        "told": lambda: prediction.told(_read("told")),
         "strangers": lambda: prediction.strangers(_read("refits")),
         "replay-own": lambda: prediction.replay(_read("replay"), "own"),
         "recovery": lambda: recovery(_read("recovery")),

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.results import table
 
-__all__ = ["reading", "refits", "replay", "strangers"]
+__all__ = ["reading", "refits", "replay", "strangers", "told"]
 
 REPLAY = {
     "log_score": "log score",
@@ -105,3 +105,17 @@ def reading(result: dict[str, Any]) -> str:
         f"{settings['rollouts']} rollouts each; seed {settings['seed']}."
     )
     return table(["testbed", "regressed on", *heads], rows, note)
+
+
+def told(result: dict[str, Any]) -> str:
+    """The log-probability of groups before they were seen, by what `Siblings` is told."""
+    rows = [
+        [row["testbed"], row["told"], *(f"{row[part]:.3f}" for part in ("all", "first", "again"))]
+        for row in result["rows"]
+    ]
+    settings = result["configuration"]
+    note = (
+        f"Mean log-probability of a group of four, in nats; {settings['steps']} steps with prompts chosen at random; "
+        f"the reading has {settings['components']} components; seed {settings['seed']}."
+    )
+    return table(["testbed", "told", "all groups", "first of a prompt", "later ones"], rows, note)
