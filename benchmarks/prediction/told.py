@@ -2,11 +2,11 @@
 
     python -m benchmarks.prediction.told --out benchmarks/results/told.json
 
-On the testbeds *planning* and *formulas*, a policy is trained on prompts chosen at random, in groups of four. The log is
-then played through the filter, and each group is scored by the log-probability that it was given before it was seen: all
-groups, and those of prompts that were rolled out for the first time. The filter is told nothing, the groups that the
-testbed names, the prompts' features, the policy's own reading of each prompt before training, or noise of as many columns.
-Beside it stands `LogitWalk` alone, which treats every prompt by itself.
+On the testbeds *planning* and *formulas*, a policy is trained on prompts chosen at random, in groups of four. The log
+is then played through the filter, and each group is scored by the log-probability that it was given before it was
+seen: all groups, and those of prompts that were rolled out for the first time. The filter is told nothing, the groups
+that the testbed names, the prompts' features, the policy's own reading of each prompt before training, or noise of as
+many columns. Beside it stands `LogitWalk` alone, which treats every prompt by itself.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.forward import condition, predict, prompt_by_prompt
 from dps_pyro.dynamics.step import Step
-from dps_pyro.models.siblings.population import REMEMBERED, Pooling, Population
+from dps_pyro.models.siblings.population import Pooling, Population
 from dps_pyro.models.siblings.scores import ENOUGH, KNOTS
 from dps_pyro.support import checks
 from dps_pyro.support.devices import device_of, moved
@@ -111,7 +111,7 @@ class SiblingsTracker(Tracker):
             first = visited & ~state["seen"][groups.at]
             told = self._told(state, groups.at[first], shown[first], int(step.number))
             self._past[coming] = self._population(after, told, theta, step)
-            self._past.pop(coming - REMEMBERED, None)
+            self._past.pop(coming - self._past[coming].remembered, None)
         elif coming not in self._past:  # too long ago: each prompt for itself
             return {**after, "kin": ahead(state["kin"])}, found.log_evidence
         else:  # some prompts alone: their siblings are where they were

@@ -37,8 +37,8 @@ which are quantiles of the scores, and the populations of the knots are drawn to
 believing is once more a hypothesis, weighed by the same evidence, so that features that tell nothing do no harm.
 
 A prompt's belief is its own from its first rollout on: it starts from its siblings' belief of that step. A group that
-arrives late is filtered with what was believed of its siblings at its step, for up to 1,000 steps, and changes no other
-prompt's belief of the steps that have passed.
+arrives late is filtered with what was believed of its siblings at its step, for up to 1,000 steps (fewer with thousands
+of groups), and changes no other prompt's belief of the steps that have passed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.models.siblings.filter import tilt, tilted
-from dps_pyro.models.siblings.population import REMEMBERED, Kin, Pooling, Population
+from dps_pyro.models.siblings.population import Kin, Pooling, Population
 from dps_pyro.support import checks
 from dps_pyro.tracking.late import PromptGroups, groups_of
 from dps_pyro.tracking.pools.kinds import Kinds
@@ -190,7 +190,7 @@ class PooledSiblings(PooledTracker):
         kin = self._kin(self.step)
         factor = self._tilts[self.step] = tilt(kin.belief, self.pool, kin.number)
         for known in (self._past, self._tilts):
-            known.pop(self.step - REMEMBERED, None)
+            known.pop(self.step - self._past[self.step].remembered, None)
         kind = self.kinds.at(self.slots.row.long())
         self.slots.belief.copy_(tilted(self.slots.belief, factor[kind]))
         self.mass_seen = self.by_kind(kind, self.slots.belief)

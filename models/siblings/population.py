@@ -10,10 +10,14 @@ from torch import Tensor
 from dps_pyro.dynamics.features import Groups
 from dps_pyro.models.siblings.scores import KNOTS, Places, Scores
 
-__all__ = ["REMEMBERED", "START", "Kin", "Pooling", "Population"]
+__all__ = ["START", "Kin", "Pooling", "Population"]
 
 REMEMBERED = 1000
-"""The number of steps for which the populations are kept, for groups that arrive late."""
+"""The largest number of steps for which the populations are kept, for groups that arrive late."""
+LEAST = 16
+"""The number of steps for which the populations are kept whatever their size."""
+BYTES = 64 << 20
+"""The size of the populations, in bytes, beyond which fewer steps are kept."""
 START = 4.0
 """The number of visited prompts that weigh as much as the dynamics model's own start does in the population of all
 prompts."""
@@ -28,6 +32,11 @@ class Population(NamedTuple):
     evidence: Tensor  # float64 [H], how well each way of pooling has predicted first visits: log-probabilities
     weights: Tensor  # float64 [F], those of the score; empty without features
     knots: Tensor  # float64 [KNOTS], the scores at the knots; empty without features
+
+    @property
+    def remembered(self) -> int:
+        """The number of steps for which populations of this size are kept."""
+        return max(LEAST, min(REMEMBERED, BYTES // max(1, self.mass.nbytes)))
 
 
 class Kin(NamedTuple):

@@ -21,6 +21,7 @@ from dps_pyro.inference.methods import SVI
 from dps_pyro.inference.refit import Refit
 from dps_pyro.models import BetaBernoulli, LogitWalk, Siblings, SolvingProgress
 from dps_pyro.models.by_name import make
+from dps_pyro.models.siblings import population
 from dps_pyro.tracking.tracker import Tracker, fitted_part, track
 
 N, STEPS = 12, 5
@@ -157,6 +158,18 @@ def test_a_late_group_belongs_to_what_was_believed_at_its_step() -> None:
     tracker.observe(torch.tensor([8]), torch.tensor([4]), torch.tensor([4]), step=2)
     torch.testing.assert_close(tracker.belief[8], belief.squeeze(0), atol=1e-6, rtol=0)
     torch.testing.assert_close(tracker.belief[:8], others[:8])
+
+
+def test_populations_of_many_groups_are_kept_for_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(population, "BYTES", 20_000)
+    model = Siblings(list(range(50)))
+    both: list[Any] = [model.tracker(50), Siblings(LABELS * 5).tracker(50)]
+    for tracker in both:
+        for _ in range(30):
+            tracker.observe(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([2, 2]))
+        tracker.observe(torch.tensor([3]), torch.tensor([1]), torch.tensor([2]), step=2)  # longer ago than that
+        assert tracker.belief.isfinite().all()
+    assert [len(tracker.state_dict()["population"]) for tracker in both] == [16, 30]
 
 
 def test_it_tells_easy_from_hard_prompts_that_nobody_rolled_out() -> None:
