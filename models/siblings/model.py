@@ -28,7 +28,7 @@ of their group, and prompts with many are not.
 
 **How much the groups say is learned, too.** Every `strength` is a hypothesis: a small one believes a few siblings, and
 a very large one holds that groups say nothing. Each predicts the first rollouts of strangers before they are seen, and
-is weighed by the product of the chances that it gave them: exact Bayesian averaging over a few values.
+is weighed by the product of the chances that it gave them, as in Bayesian model averaging.
 
 **With features** (a length, a difficulty, the policy's own reading of the prompt), strangers differ within their group.
 A regression on the features of the visited prompts, made anew at every step, scores how easy each prompt should be for
