@@ -47,7 +47,6 @@ BENCHMARKS = {
     "visits": Benchmark("learning.planning", _plan("visits")),
     "easy": Benchmark("learning.planning", _plan("easy")),
     "formulas": Benchmark("learning.planning", _plan("formulas")),
-    "finer": Benchmark("learning.planning", _plan("finer")),
     "rates": Benchmark("learning.planning", _plan("rates")),
     "shapes": Benchmark("learning.planning", _plan("shapes")),
     "best": Benchmark("learning.planning", _plan("best")),

@@ -60,7 +60,6 @@ def render(page: str) -> str:
         "admission": lambda: learning.admission([_read(name) for name in TESTBEDS]),
         "candidates": lambda: learning.admission([_read("candidates")]),
         "long-runs": lambda: learning.long_runs(_read("visits")),
-        "finer": lambda: bench_table(_read("finer")),
         "best": lambda: bench_table(_read("best")),
         "shapes": lambda: learning.shapes(_read("shapes")),
         "rates": lambda: learning.rates(_read("rates")),
