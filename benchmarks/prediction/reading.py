@@ -58,12 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     rows = []
     for testbed in options.testbeds:
-        jobs = read_plan(PLANS / f"{testbed}.yaml").jobs
-        given = dict(next(job.settings for job in jobs if job.arm == "Siblings, soft"))
-        given["task_args"] = {**given["task_args"], "train_size": options.prompts}
-        given |= {"steps": options.steps, "eval_every": options.steps, "seed": options.seed}
         folder = options.runs / testbed
-        train(TrainConfig.flat(**given, out=folder, resume=folder.exists()))
+        given = trained(testbed, folder, options.steps, options.seed, train_size=options.prompts)
         for step, policy in ((0, None), (options.steps, folder / "policy")):
             solved, trials, states, logps, features = _rolled_out(given, policy)
             groups = {name: _groups(features, name) for name in GROUPS[testbed]}
@@ -79,6 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results.write(options.out, result)
     for row in rows:
         print(row)
+
+
+def trained(
+    testbed: str, folder: Path, steps: int, seed: int, train_size: int | None = None, **changed: Any
+) -> dict[str, Any]:
+    """Train the policy of a testbed in `folder`, or go on there, and return the settings of the run: those of the arm
+    "Siblings, soft" of its plan, but for some that are `changed`, with `train_size` prompts."""
+    jobs = read_plan(PLANS / f"{testbed}.yaml").jobs
+    given = dict(next(job.settings for job in jobs if job.arm == "Siblings, soft"))
+    if train_size is not None:
+        given["task_args"] = {**given["task_args"], "train_size": train_size}
+    given |= {"steps": steps, "eval_every": steps, "seed": seed, **changed}
+    train(TrainConfig.flat(**given, out=folder, resume=folder.exists()))
+    return given
 
 
 def _rolled_out(

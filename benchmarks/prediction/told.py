@@ -20,14 +20,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
-from benchmarks.prediction.reading import PLANS
+from benchmarks.prediction.reading import trained
 from dps_pyro import RolloutHistory
 from dps_pyro.models import LogitWalk, Siblings
 from dps_pyro.tracking.predictor import Filter
 from dps_pyro.tracking.tracker import track
-from dps_pyro.trainers.bench.plan import read_plan
 from dps_pyro.trainers.config.settings import TrainConfig
-from dps_pyro.trainers.grpo import train
 from dps_pyro.trainers.parts import make_task
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.policy.reading import reading_features
@@ -50,11 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     rows = []
     for testbed in options.testbeds:
-        jobs = read_plan(PLANS / f"{testbed}.yaml").jobs
-        given = dict(next(job.settings for job in jobs if job.arm == "Siblings, soft"))
-        given |= {"acquisition": "uniform", "seed": options.seed, "steps": options.steps, "eval_every": options.steps}
         folder = options.runs / testbed
-        train(TrainConfig.flat(**given, out=folder, resume=folder.exists()))
+        given = trained(testbed, folder, options.steps, options.seed, acquisition="uniform")
         history = RolloutHistory.from_parquet(folder / "history.parquet")
         reading = _reading(given, history.ids, options.components)
         for name, model in models(history, GROUPS[testbed].split("+"), reading).items():

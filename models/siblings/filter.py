@@ -11,7 +11,7 @@ from torch import Tensor
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.forward import condition, predict, prompt_by_prompt
 from dps_pyro.dynamics.step import Step
-from dps_pyro.models.siblings.population import Pooling, Population
+from dps_pyro.models.siblings.population import Pooling, Population, tilt, tilted
 from dps_pyro.models.siblings.scores import ENOUGH, KNOTS
 from dps_pyro.support import checks
 from dps_pyro.support.devices import device_of, moved
@@ -19,7 +19,7 @@ from dps_pyro.support.places import placed, put
 from dps_pyro.tracking.groups import Groups, State
 from dps_pyro.tracking.tracker import Tracker
 
-__all__ = ["SiblingsTracker", "tilt", "tilted"]
+__all__ = ["SiblingsTracker"]
 
 
 class SiblingsTracker(Tracker):
@@ -129,8 +129,7 @@ class SiblingsTracker(Tracker):
             nobody = torch.zeros(self.pooling.ways, dtype=torch.float64)
             return nobody if population is None else population.evidence
         places = self.pooling.places(self._group[at], at, population)
-        found = population.evidence + self.pooling.told(state["start"][at], places, population, shown)
-        return found - found.max()
+        return self.pooling.told(state["start"][at], places, population, shown)
 
     def _population(self, after: State, evidence: Tensor, theta: Any, step: Step) -> Population:
         """The population of all prompts before the coming step."""
@@ -145,23 +144,3 @@ class SiblingsTracker(Tracker):
             found = found._replace(weights=weights, knots=scores.of(weights, None)[: self.num_prompts].quantile(levels))
         places = self.pooling.places(self._group[rows], rows, found)
         return self.pooling.filled(found, after["belief"][rows], torch.ones(len(rows)), places)
-
-
-def tilt(kin: Tensor, expected: Tensor, number: Tensor) -> Tensor:
-    """[V, K], what the beliefs of visited prompts are multiplied by, so that they follow their siblings.
-
-    Args:
-        kin: [V, K], what is believed of strangers in their places.
-        expected: [V, K], what was to be expected of strangers: the belief of the step before, moved by the model.
-        number: [V, 1], how many visited prompts `kin` was learned from, the prompt itself included.
-    """
-    tiny = torch.finfo(kin.dtype).tiny
-    ratio = torch.where(expected > tiny, kin / expected.clamp_min(tiny), 1.0)
-    return ratio.pow(1 - 1 / number.clamp_min(1.0))
-
-
-def tilted(belief: Tensor, factor: Tensor) -> Tensor:
-    """[V, K], beliefs times a factor, normalised."""
-    found = belief * factor
-    total = found.sum(-1, keepdim=True)
-    return torch.where(total > 0, found / total.clamp_min(torch.finfo(found.dtype).tiny), belief)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.models.siblings.filter import tilt, tilted
-from dps_pyro.models.siblings.population import Kin, Pooling, Population
+from dps_pyro.models.siblings.population import Kin, Pooling, Population, tilt, tilted
 from dps_pyro.support import checks
 from dps_pyro.tracking.late import PromptGroups, groups_of
 from dps_pyro.tracking.pools.kinds import Kinds
@@ -169,16 +168,15 @@ class PooledSiblings(PooledTracker):
 
     def _told(self, rows: Tensor, solved: Tensor, trials: Tensor, step: int) -> Tensor:
         """The same after the first groups of prompts among `rows` [V] in the coming step."""
-        before, population = self._evidence(step), self._past.get(step)
+        population = self._past.get(step)
         first = (self.slots.of[rows] < 0) & (trials > 0)
         if population is None or not bool(first.any()):
-            return before
+            return self._evidence(step)
         rows, solved, trials = rows[first], solved[first], trials[first]
         shown = self.shown(self.theta_of(rows), self._step(trials), solved, trials)
         kind = self.kinds.at(rows)
         places = self.pooling.places(self._own[kind], None, population)
-        found = before + self.pooling.told(self._starts(step)[kind], places, population, shown)
-        return found - found.max()
+        return self.pooling.told(self._starts(step)[kind], places, population, shown)
 
     def _meet(self, evidence: Tensor) -> None:
         """Visited prompts follow their siblings, and strangers are where their siblings are, before the coming step."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from dps_pyro.dynamics.features import Groups
 from dps_pyro.models.siblings.scores import KNOTS, Places, Scores
 
-__all__ = ["START", "Kin", "Pooling", "Population"]
+__all__ = ["START", "Kin", "Pooling", "Population", "tilt", "tilted"]
 
 REMEMBERED = 1000
 """The largest number of steps for which the populations are kept, for groups that arrive late."""
@@ -108,8 +108,8 @@ class Pooling(NamedTuple):
         return Kin(torch.addcmul(known, unknown, start), number)
 
     def told(self, start: Tensor, places: Places, population: Population, shown: Tensor) -> Tensor:
-        """float64 [H], the log-probability under each way of pooling of the first groups of V prompts, `shown` [V, K]
-        being the log-probability of each in every state."""
+        """float64 [H], the evidence for each way of pooling after the first groups of V prompts, `shown` [V, K] being
+        the log-probability of each in every state. The largest is 0."""
         shift = shown.amax(-1, keepdim=True)
         shift = torch.where(shift.isfinite(), shift, 0.0)
         likelihood = (shown - shift).exp()
@@ -119,7 +119,8 @@ class Pooling(NamedTuple):
                 for known, unknown, _ in self._ways(population)
             ]
         )
-        return chances.clamp_min(torch.finfo(torch.float64).tiny).log().sum(-1)
+        found = population.evidence + chances.clamp_min(torch.finfo(torch.float64).tiny).log().sum(-1)
+        return found - found.max()
 
     def _ways(self, population: Population) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Under each way of pooling, what strangers in each cell are believed to be: what visited prompts say, [C, K],
@@ -141,3 +142,23 @@ class Pooling(NamedTuple):
                 drawn = strength / (strength + number)
                 found.append((drawn * known + mass / (strength + number), drawn * unknown, number))
         return found
+
+
+def tilt(kin: Tensor, expected: Tensor, number: Tensor) -> Tensor:
+    """[V, K], what the beliefs of visited prompts are multiplied by, so that they follow their siblings.
+
+    Args:
+        kin: [V, K], what is believed of strangers in their places.
+        expected: [V, K], what was to be expected of strangers: the belief of the step before, moved by the model.
+        number: [V, 1], how many visited prompts `kin` was learned from, the prompt itself included.
+    """
+    tiny = torch.finfo(kin.dtype).tiny
+    ratio = torch.where(expected > tiny, kin / expected.clamp_min(tiny), 1.0)
+    return ratio.pow(1 - 1 / number.clamp_min(1.0))
+
+
+def tilted(belief: Tensor, factor: Tensor) -> Tensor:
+    """[V, K], beliefs times a factor, normalised."""
+    found = belief * factor
+    total = found.sum(-1, keepdim=True)
+    return torch.where(total > 0, found / total.clamp_min(torch.finfo(found.dtype).tiny), belief)
