@@ -74,8 +74,8 @@ def selectors(result: dict[str, Any], path: Path) -> None:
 
 PLANNED = {
     "dynamic sampling": "#000000",
-    "Siblings, soft, 600 steps": "#0072B2",
-    "Siblings without groups, soft": "#56B4E9",
+    "Siblings, groups of 1": "#0072B2",
+    "Siblings, soft": "#56B4E9",
     "SPO": "#E69F00",
     "MoPPS": "#009E73",
     "SolvingProgress, soft": "#CC79A7",
