@@ -80,6 +80,7 @@ MODELS: dict[str, Callable[[Features, Features], Any]] = {
     "LogitWalk, groups": lambda own, _: LogitWalk(_operands(own), LABELS),
     "Siblings": lambda *_: Siblings(),
     "Siblings, groups": lambda own, _: Siblings(_operands(own)),
+    "Siblings, features": lambda own, _: Siblings(features=own),
 }
 """Each from the features of the prompts to be tracked, and those of the development logs, which say what an average
 feature is. Groups are the numbers of operands."""
@@ -98,6 +99,7 @@ FITTED = (
     "LogitWalk, groups",
     "Siblings",
     "Siblings, groups",
+    "Siblings, features",
 )
 """Models that are played from a fitted prior, too; `Siblings` from the prior of `LogitWalk`, which it filters with."""
 ONLINE = ("Covariate", "SolvingProgress", "RunStart", "LogitWalk")
