@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pyro
@@ -28,6 +27,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.draws import traces_at
 from dps_pyro.dynamics.sites import own_sites
 from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import RolloutHistory, observed
@@ -227,22 +227,30 @@ def log_likelihood(
         raise ValueError(f"draws: expected those of {', '.join(own)}, got none of {', '.join(missing)}")
     averaged = copies if any(own.values()) else 0
     given = {name: draws[name] for name, is_own in own.items() if not (is_own and averaged)}
-    rows = []
+    checks.count("seed", seed, 0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
+        if not averaged:
+            return torch.cat([_terms(trace) for trace in traces_at(dynamics, history, given)])
+        rows = []
         for values in _each_draw(given):
-            torch.manual_seed(checks.count("seed", seed, 0))  # the same copies for every draw: their noise cancels
-            rows.append(_likelihood(dynamics, history, values, averaged))
-    return torch.stack(rows)
+            torch.manual_seed(seed)  # the same copies for every draw: their noise cancels
+            rows.append(_averaged(dynamics, history, values, averaged))
+        return torch.stack(rows)
 
 
-def _likelihood(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[str, Tensor], copies: int) -> Tensor:
-    """Float64 [N], by the model's own likelihood; averaged over `copies` draws of the sites not given."""
-    wide = {name: value.expand(copies, 1, *value.shape) for name, value in values.items()} if copies else values
-    with _Even(copies), pyro.plate("copies", copies, dim=-2) if copies else nullcontext():
-        trace = poutine.trace(poutine.condition(dynamics.model, data=dict(wide))).get_trace(history)
-    site: Any = trace.nodes["outcomes"]
+def _averaged(dynamics: Dynamics[Any], history: RolloutHistory, values: Mapping[str, Tensor], copies: int) -> Tensor:
+    """Float64 [N], the mean of the model's own likelihood over `copies` draws of the sites not given."""
+    wide = {name: value.expand(copies, 1, *value.shape) for name, value in values.items()}
+    with _Even(copies), pyro.plate("copies", copies, dim=-2):
+        trace = poutine.trace(poutine.condition(dynamics.model, data=wide)).get_trace(history)
+    return _terms(trace).logsumexp(0) - math.log(copies)
+
+
+def _terms(trace: Any) -> Tensor:
+    """Float64 [..., N], what each prompt's outcomes add to the log density of a trace."""
+    site = trace.nodes["outcomes"]
     terms: Tensor = site["fn"].log_prob(site["value"]).double()
-    return terms.logsumexp(0) - math.log(copies) if copies else terms
+    return terms
 
 
 class _Even(Messenger):
@@ -254,7 +262,7 @@ class _Even(Messenger):
         self.copies = copies
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or msg["value"] is not None or not self.copies or site_is_subsample(msg):
+        if msg["is_observed"] or msg["value"] is not None or site_is_subsample(msg):
             return
         law, event = msg["fn"], msg["fn"].event_shape.numel()
         inner = law.base_dist if isinstance(law, torch.distributions.Independent) else law

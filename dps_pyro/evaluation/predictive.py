@@ -19,6 +19,7 @@ from pyro import poutine
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.draws import MOST_AT_ONCE
 from dps_pyro.dynamics.progress import Progress
 from dps_pyro.dynamics.sites import sites_of
 from dps_pyro.history.layouts import layout
@@ -32,8 +33,6 @@ FEW = 10
 one is left out if fewer than half as many prompts have it as any other."""
 
 
-MOST_AT_ONCE = 4_000_000
-"""Numbers in a tensor of many draws, prompts, steps and states."""
 RANKS = 10
 """Bins of predictive ranks."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.draws import MOST_AT_ONCE
 from dps_pyro.dynamics.sites import beginning, sites_of
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.pareto import psis
@@ -37,8 +38,6 @@ WIDEST = 6.0
 """The largest factor by which one side is made wider for that."""
 REACH = 0.02
 """How far to either side gradients are compared, in unconstrained space."""
-MOST_AT_ONCE = 4_000_000
-"""Numbers in a tensor of many points, prompts, steps and states."""
 FLATTEST = 0.1
 """The least curvature that is believed in any direction: where there is less, the log density is flat, or a saddle."""
 

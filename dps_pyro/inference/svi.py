@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from dps_pyro.dynamics.contract import Dynamics
+from dps_pyro.dynamics.draws import traces_at
 from dps_pyro.dynamics.sites import beginning, is_own, sites_of
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.methods import SVI, Guide
@@ -82,6 +83,12 @@ def search(dynamics: Dynamics[Any], history: RolloutHistory, plan: SVI, weigh: b
     return Found(draws, log_weights, torch.tensor(best.losses), stopped, judged)
 
 
+def _checked(*, first: bool) -> Any:
+    """A block in which Pyro checks what a model's laws are given only if it is the first of its kind: to check takes a
+    third of the time, and in later ones a number that is none tells."""
+    return pyro.validation_enabled(pyro.distributions.is_validation_enabled() and first)
+
+
 class _Clock:
     """How much of the steps, or of the seconds, is used up."""
 
@@ -101,7 +108,7 @@ class _Run:
     """One guide on its way: parameters, optimizer and losses of its own."""
 
     def __init__(self, dynamics: Dynamics[Any], history: RolloutHistory, plan: SVI, again: bool) -> None:
-        self.model, self.history, self.plan = dynamics.model, history, plan
+        self.dynamics, self.history, self.plan = dynamics, history, plan
         self.batch_size = plan.batch_size if (plan.batch_size or 0) < history.num_prompts else None
         init = init_to_sample if again else beginning
         start = None if again else plan.start
@@ -114,7 +121,7 @@ class _Run:
         # Without a limit to the gradients: those of mini-batches have long tails, whose middle is not their mean. With
         # a shorter memory of their size than Adam's own, as the first ones are the largest by far.
         self._optimizer = PyroOptim(torch.optim.Adam, {"lr": plan.learning_rate, "betas": (0.9, 0.99)})
-        self._svi = infer.SVI(self.model, self.guide, self._optimizer, infer.Trace_ELBO())
+        self._svi = infer.SVI(dynamics.model, self.guide, self._optimizer, infer.Trace_ELBO())
         if isinstance(self.guide, AutoGuide):
             with self._own_store(), torch.no_grad():
                 self.guide(history)  # makes its parameters, for all prompts
@@ -154,9 +161,7 @@ class _Run:
         return "steps"
 
     def _step(self, clock: _Clock, advance: Callable[[str], None]) -> None:
-        # What a model's laws are given is checked in the first step; later a loss that is no number tells.
-        checked = pyro.validation_enabled(pyro.distributions.is_validation_enabled() and not self.losses)
-        with self._own_store(), _Rows(next(self._batches)), checked:
+        with self._own_store(), _Rows(next(self._batches)), _checked(first=not self.losses):
             loss = float(self._svi.step(self.history, self.batch_size))
         self.losses.append(loss)
         if not math.isfinite(loss):
@@ -176,20 +181,31 @@ class _Run:
                 self.guide = self.guide.laplace_approximation(self.history)
         count = 1 if isinstance(self.guide, AutoDelta) else self.plan.draws
         drawn: dict[str, list[Tensor]] = {}
-        weights = []
+        own = []
         with torch.no_grad(), self._own_store():
-            for _ in range(count):
-                trace = poutine.trace(self.guide).get_trace(self.history)
+            for number in range(count):
+                with _checked(first=number == 0):
+                    trace = poutine.trace(self.guide).get_trace(self.history)
+                    if weigh:
+                        own.append(trace.log_prob_sum())
                 for name, site in trace.iter_stochastic_nodes():
                     if not site_is_subsample(site) and not site["infer"].get("is_auxiliary"):
                         drawn.setdefault(name, []).append(site["value"])
-                if weigh and count > 1:
-                    joint = poutine.trace(poutine.replay(self.model, trace=trace)).get_trace(self.history)
-                    weights.append(joint.log_prob_sum() - trace.log_prob_sum())
         draws = {name: torch.stack(values) for name, values in drawn.items()}
         if all(bool((value == value[:1]).all()) for value in draws.values()):
             return {name: value[:1] for name, value in draws.items()}, None
-        return draws, torch.stack(weights) if weights else None
+        return draws, self._densities(draws) - torch.stack(own) if weigh else None
+
+    def _densities(self, draws: dict[str, Tensor]) -> Tensor:
+        """[S], the joint log densities of draws and outcomes."""
+        found = []
+        with torch.no_grad(), self._own_store():
+            for trace in traces_at(self.dynamics, self.history, draws):
+                trace.compute_log_prob()
+                sites = [node for node in trace.nodes.values() if node["type"] == "sample"]
+                terms = [site["log_prob"].flatten(1).sum(1) for site in sites if not site_is_subsample(site)]
+                found.append(torch.stack(terms).sum(0))
+        return torch.cat(found)
 
     def _own_store(self) -> Any:
         """Pyro's parameter store with this run's parameters alone: other runs' have the same names."""
