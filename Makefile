@@ -29,7 +29,7 @@ RUNTIME := .venv/.runtime
 DEV     := .venv/.dev
 DOCS    := .venv/.docs
 # --no-compile: byte code is written when a module is first imported instead of for all of torch at once, which takes
-# most of a minute on two cores and is never needed.
+# most of a minute on two cores and is never needed. (The tests need more of it than anything else: see BYTE_CODE.)
 PIP_INSTALL := .venv/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-compile \
   --prefer-binary --constraint $(CONSTRAINTS)
 
@@ -151,9 +151,20 @@ $(RUNTIME): pyproject.toml $(CONSTRAINTS)
 	@$(PIP_INSTALL) --editable '.[all]'
 	@touch $@
 
+# The packages with most of the code that the tests import, and the parts of them that no test does. Their byte code is
+# made beforehand, on all cores: each of several test processes would make all of it for itself, since they begin by
+# importing the same modules at the same time.
+BYTE_CODE = torch transformers sympy scipy pandas numpy matplotlib pyro peft trl datasets huggingface_hub mpmath \
+  accelerate antlr4 hypothesis rich pydantic fastapi graphviz tyro lark PIL arviz xarray tensorboard google pyparsing \
+  mpl_toolkits reasoning_gym latex2sympy2_extended/gen/antlr4_13_2
+NO_BYTE_CODE = /(tests?|testing|_inductor|experimental|distutils|contrib|_vendor|quantum|mechanics|parsing|arc|v1)/|$\
+  transformers/(models|pipelines|exporters|cli)/[^_]
+
 $(DEV): $(RUNTIME)
 	@echo "Installing the tools for testing and checking."
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@cd .venv/lib/python3*/site-packages && \
+	  ../../../bin/python -m compileall -qq -j 0 -x '$(NO_BYTE_CODE)' $(BYTE_CODE) || true
 	@touch $@
 
 $(DOCS): $(RUNTIME)
