@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
 import subprocess
@@ -17,7 +18,8 @@ from dps_pyro.tasks.gym.task import ReasoningGym
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_task
 
-gym = pytest.importorskip("reasoning_gym")
+# Looked for and not imported, which takes seconds: the file is collected in every test process.
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="no reasoning-gym here")
 
 SMALL = {"train_size": 12, "test_size": 4}
 HOSTILE = ["", "<answer>", "</answer><answer>", "(" * 5000, "9" * 5000, "[" * 3000, "\x00\ud800", "a," * 5000]
