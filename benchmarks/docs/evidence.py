@@ -59,6 +59,7 @@ def render(page: str) -> str:
         "ahead": lambda: learning.ahead([_read(name) for name in TESTBEDS]),
         "admission": lambda: learning.admission([_read(name) for name in TESTBEDS]),
         "candidates": lambda: learning.admission([_read("candidates")]),
+        "scales": lambda: learning.scales([_read(name) for name in TESTBEDS]),
         "long-runs": lambda: learning.long_runs(_read("visits")),
         "best": lambda: bench_table(_read("best")),
         "shapes": lambda: learning.shapes(_read("shapes")),

@@ -13,7 +13,7 @@ from benchmarks.results import table
 from dps_pyro.trainers.bench.curves import Curve
 from dps_pyro.trainers.bench.measures import average
 
-__all__ = ["admission", "ahead", "ideas", "long_runs", "rates", "shapes"]
+__all__ = ["admission", "ahead", "ideas", "long_runs", "rates", "scales", "shapes"]
 
 ROOM = 0.03
 """A testbed is admitted if dynamic sampling is ahead of uniform selection by at least this, at equal steps."""
@@ -146,6 +146,8 @@ def long_runs(result: dict[str, Any]) -> str:
 
 
 OURS = "Siblings, groups of 1"
+SCALED = "Siblings, groups of 1, scaled"
+"""The same, whose advantages are divided by the standard deviation of those of the step."""
 ORACLE = "oracle"
 """It knows how many rollouts of each prompt would be solved, by rollouts that are not counted, and has no rank."""
 
@@ -188,6 +190,30 @@ def ahead(results: Sequence[dict[str, Any]]) -> str:
         "Ranks by the mean, on each testbed, among the arms that spent as many rollouts."
     )
     return "\n".join([*lines, "", note])
+
+
+def scales(results: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table: groups of one whose advantages are divided by nothing, and by the standard deviation of those
+    of the step, over equal rollouts and at the end; each pair on the same seeds."""
+    rows = []
+    for testbed, arms in _testbeds(results):
+        for rest in ("", LONG):
+            if SCALED + rest not in arms:
+                continue
+            pair = [
+                {seed: Curve(**run) for seed, run in arms[arm + rest].items()} for arm in (OURS + rest, SCALED + rest)
+            ]
+            seeds = sorted(pair[0].keys() & pair[1].keys(), key=int)
+            until = min(of[seed].rollouts[-1] for of in pair for seed in seeds)
+            own, scaled = (
+                np.array([[average(of[seed], until), of[seed].accuracy[-1]] for seed in seeds]) for of in pair
+            )
+            cells = [f"{mean:.3f} ({end:.3f})" for mean, end in (own.mean(0), scaled.mean(0))]
+            less = [_spread(column) for column in (own - scaled).T]
+            rows.append([testbed + rest, str(len(seeds)), *cells, *less])
+    heads = ["testbed", "seeds", "centred", "scaled", "difference over the run", "difference at the end"]
+    about = "Mean held-out accuracy over equal rollouts, and in brackets the final one; difference ± standard error."
+    return table(heads, rows, about)
 
 
 def _testbeds(results: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

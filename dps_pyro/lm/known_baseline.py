@@ -16,8 +16,8 @@ from dps_pyro.lm.losses import informative_groups
 
 __all__ = ["Scale", "tracked_advantages"]
 
-Scale = Literal["none", "belief", "group", "batch"]
-"""The number by which the differences of rewards and baselines are divided."""
+Scale = Literal["none", "centred", "belief", "group", "batch"]
+"""What is made of the differences of rewards and baselines; see `tracked_advantages`."""
 
 
 def tracked_advantages(
@@ -27,22 +27,24 @@ def tracked_advantages(
 
     ======== =============================================================================================
     none     1. The advantages are unbiased, like those of RLOO and Dr. GRPO
+    centred  1, and the mean of all differences of the step is subtracted: what the tracker expected too much or
+             too little of all prompts together is no signal. If all rewards of the step are equal, the
+             advantages are 0
     belief   sqrt(b (1 - b)), the standard deviation of a reward of 0 or 1 whose mean is the baseline:
              what GRPO's division by the group's standard deviation aims at, known before the reward
     group    the group's own standard deviation (n - 1 in the denominator) if its rewards differ, as in
              GRPO; otherwise the scale of "belief"
-    batch    the standard deviation of all differences of the step, whose mean is subtracted as well
-             (single-stream policy optimization, SPO, arXiv 2509.13232). If all rewards of the step are
-             equal, the advantages are 0: the differences are then those of the baselines alone, and
-             dividing by their small standard deviation would make a full update of them
+    batch    as centred, and divided by the standard deviation of all differences of the step
+             (single-stream policy optimization, SPO, arXiv 2509.13232). The updates are then as large
+             late in a run, when hardly anything is left to learn, as early
     ======== =============================================================================================
 
     Args:
         rewards: float [G, n], finite.
-        expected: [G, n], the baselines, in 0..1 for all scales but "none" and "batch".
+        expected: [G, n], the baselines, in 0..1 for the scales "belief" and "group".
         scale: see above.
         there: bool [G, n], which entries are completions, for groups that differ in size. The default is all of them.
-        eps: added to the scale; unused by "none".
+        eps: added to the scale; unused by "none" and "centred".
 
     Returns:
         float [G, n], in the dtype of the rewards; exactly 0 for entries that are no completions.
@@ -71,13 +73,14 @@ def tracked_advantages(
             own = (squares / (n - 1).clamp_min(1)).sqrt()
             differ = informative_groups(rewards, there=known)[:, None]
             return (difference / (torch.where(differ, own, _spread(baseline)) + eps)).masked_fill(~known, 0.0)
-        case "batch":
+        case "centred" | "batch":
             values = difference[known]
             if len(values) < 2:
                 return difference
             if bool((rewards[known] == rewards[known][0]).all()):
                 return torch.zeros_like(difference)
-            return ((difference - values.mean()) / (values.std() + eps)).masked_fill(~known, 0.0)
+            size = 1.0 if scale == "centred" else values.std() + eps
+            return ((difference - values.mean()) / size).masked_fill(~known, 0.0)
     assert_never(scale)
 
 

@@ -31,22 +31,37 @@ def test_each_scale_by_hand() -> None:
     std = torch.tensor([1.0, 0.0, 0.0, 1.0]).std()
     torch.testing.assert_close(group[0], none[0] / std)
     torch.testing.assert_close(group[1:], belief[1:])
+    centred = tracked_advantages(REWARDS, EXPECTED, "centred", there=THERE)
+    torch.testing.assert_close(centred[THERE], none[THERE] - none[THERE].mean())
     batch = tracked_advantages(REWARDS, EXPECTED, "batch", there=THERE, eps=0)
-    torch.testing.assert_close(batch[THERE], (none[THERE] - none[THERE].mean()) / none[THERE].std())
-    assert batch[~THERE].abs().sum() == 0
+    torch.testing.assert_close(batch[THERE], centred[THERE] / none[THERE].std())
+    assert centred[~THERE].abs().sum() == batch[~THERE].abs().sum() == 0
 
 
+@pytest.mark.parametrize("scale", ["centred", "batch"])
 @pytest.mark.parametrize("earned", [0.0, 1.0])
-def test_a_step_of_equal_rewards_changes_nothing_at_the_scale_of_the_batch(earned: float) -> None:
-    """A small standard deviation of the baselines would otherwise be scaled up to a full update: in a run with SPO on
-    hard prompts, steps in which nothing was solved ruined the policy."""
+def test_a_step_of_equal_rewards_changes_nothing_over_the_mean_of_the_step(earned: float, scale: Scale) -> None:
+    """A small standard deviation of the baselines would otherwise be scaled up to a full update, by "batch" or by Adam:
+    in a run with SPO on hard prompts, steps in which nothing was solved ruined the policy."""
     expected = torch.tensor([[0.05], [0.06], [0.08]])
     rewards = torch.full((3, 1), earned)
-    assert torch.equal(tracked_advantages(rewards, expected, "batch"), torch.zeros(3, 1))
+    assert torch.equal(tracked_advantages(rewards, expected, scale), torch.zeros(3, 1))
     rewards[0] = 1 - earned
-    found = tracked_advantages(rewards, expected, "batch")
+    found = tracked_advantages(rewards, expected, scale)
     assert float(found.abs().min()) > 0
-    torch.testing.assert_close(found.std(), torch.tensor(1.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
+    size = torch.tensor(1.0) if scale == "batch" else (rewards - expected).std()
+    torch.testing.assert_close(found.std(), size, atol=1e-3, rtol=0)
+
+
+def test_centred_differences_fade_with_what_is_left_to_learn() -> None:
+    """The better rewards were expected, the smaller is the step; at the scale of the batch, it is always as large."""
+    rewards = torch.tensor([[1.0], [1.0], [0.0], [1.0]])
+    vague, sharp = (torch.tensor([[high], [high], [1 - high], [high]]) for high in (0.6, 0.98))
+    early, late = (float(tracked_advantages(rewards, one, "centred").norm()) for one in (vague, sharp))
+    assert late < 0.1 * early
+    scaled = [float(tracked_advantages(rewards, one, "batch").norm()) for one in (vague, sharp)]
+    assert scaled == pytest.approx([3**0.5, 3**0.5], rel=0.01)
 
 
 def test_the_groups_own_mean_is_the_loss_without_scale() -> None:
@@ -84,4 +99,4 @@ def test_what_is_wrong_is_refused() -> None:
         advantages(REWARDS, "grpo", there=THERE[:2])
     with pytest.raises(ValueError, match="finite"):
         advantages(REWARDS, "grpo", there=torch.ones_like(THERE))
-    assert set(get_args(Scale)) == {"none", "belief", "group", "batch"}
+    assert set(get_args(Scale)) == {"none", "centred", "belief", "group", "batch"}

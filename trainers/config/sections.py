@@ -262,10 +262,11 @@ class UpdateSection(Section):
     """What rewards are compared with: "group" is the loss's own baseline, and "belief" is the reward that the tracker
     expected. With "belief", all-correct and all-wrong groups also carry signal. "auto" is the belief for groups of a
     single rollout, and the group for larger ones."""
-    baseline_scale: Literal["auto", "none", "belief", "group", "batch"] = "auto"
-    """What the difference to the baseline "belief" is divided by: nothing, or the standard deviation of the belief, the
-    group or the batch. "auto" is that of the batch for groups of a single rollout. For larger groups it is that of the
-    belief for grpo and dapo, and nothing for the other losses."""
+    baseline_scale: Literal["auto", "none", "centred", "belief", "group", "batch"] = "auto"
+    """What is made of the difference to the baseline "belief". "none" leaves it as it is. "centred" subtracts the mean
+    of all differences of the step. "belief" and "group" divide it by the standard deviation of the belief or of the
+    group. "batch" subtracts the mean and divides by the standard deviation of the step. "auto" is "centred" for groups
+    of a single rollout. For larger groups it is "belief" with grpo and dapo, and "none" with the other losses."""
     learning_rate: NotNegative | None = None
     """Learning rate of AdamW. The default is 1e-4 for an embedded policy (2e-4 for math) and 1e-6 for other models."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -93,11 +93,11 @@ class TrainConfig(BaseModel):
 
     @property
     def scale(self) -> Scale:
-        """What the difference to the belief's baseline is divided by."""
+        """What is made of the difference to the belief's baseline."""
         if self.update.baseline_scale != "auto":
             return self.update.baseline_scale
         if self.single:
-            return "batch"
+            return "centred"
         return "belief" if self.update.loss in ("grpo", "dapo") else "none"
 
     @property

@@ -1,10 +1,10 @@
-"""The tables of learning rates, of batch shapes, of ideas and of long runs."""
+"""The tables of learning rates, of batch shapes, of scales, of ideas and of long runs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.docs.learning import ideas, long_runs, rates, shapes
+from benchmarks.docs.learning import ideas, long_runs, rates, scales, shapes
 
 
 def _run(*accuracy: float, rollouts: float = 100.0) -> dict[str, Any]:
@@ -64,6 +64,19 @@ def test_long_runs_are_compared_with_uniform_selection_as_wholes_and_in_their_la
     assert table[2] == "| uniform (hard) | 2 | 400 | 0.175 | 0.200 | – | – |"
     assert table[3] == "| ours (hard) | 2 | 400 | 0.312 | 0.300 | +0.138 ± 0.037 | +0.100 ± 0.100 |"
     assert len(table) == 6
+
+
+def test_scales_are_compared_on_the_seeds_that_both_have() -> None:
+    curves = {
+        "hard": {
+            "Siblings, groups of 1": {"0": _run(0.0, 0.4, 0.4), "1": _run(0.0, 0.4, 0.6), "2": _run(0.0, 0.9, 0.9)},
+            "Siblings, groups of 1, scaled": {"0": _run(0.0, 0.4, 0.4), "1": _run(0.0, 0.2, 0.2)},
+        },
+        "easy": {"Siblings, groups of 1": {"0": _run(0.0, 0.4, 0.4)}},
+    }
+    table = scales([{"curves": curves}]).splitlines()
+    assert table[2] == "| hard | 2 | 0.325 (0.500) | 0.225 (0.300) | +0.100 ± 0.100 | +0.200 ± 0.200 |"
+    assert len(table) == 5
 
 
 def test_the_better_batch_shape_of_each_arm_is_in_bold() -> None:

@@ -49,7 +49,7 @@ def test_the_second_part_spends_no_more_than_the_rest(tmp_path: Path) -> None:
     assert events.trials.max() > 2
 
 
-@pytest.mark.parametrize("scale", ["auto", "none", "group", "batch"])
+@pytest.mark.parametrize("scale", ["auto", "none", "centred", "group", "batch"])
 def test_the_beliefs_baseline_trains_groups_of_one(tmp_path: Path, scale: str) -> None:
     """Groups of one have no signal over themselves; over what was expected of them they all have."""
     config = tiny(tmp_path / "run", group_size=1, batch_size=8, baseline_scale=scale, steps=2, loss="dr_grpo")
@@ -59,7 +59,7 @@ def test_the_beliefs_baseline_trains_groups_of_one(tmp_path: Path, scale: str) -
     assert [line["rollouts"] for line in lines] == [8, 16]
     trained = RolloutHistory.from_parquet(tmp_path / "run/history.parquet").events.trained.view(2, 8)
     # Over the batch's own mean a step has a signal only where its rollouts differ.
-    several = trained.any(1) if scale in ("auto", "batch") else torch.tensor([True, True])
+    several = trained.any(1) if scale in ("auto", "centred", "batch") else torch.tensor([True, True])
     assert trained.all(1).tolist() == several.tolist()
     assert [line["loss"] is not None for line in lines] == several.tolist()
 
