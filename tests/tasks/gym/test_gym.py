@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 import subprocess
@@ -18,8 +17,7 @@ from dps_pyro.tasks.gym.task import ReasoningGym
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.parts import make_task
 
-# Looked for and not imported, which takes seconds: the file is collected in every test process.
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="no reasoning-gym here")
+gym = pytest.importorskip("reasoning_gym")
 
 SMALL = {"train_size": 12, "test_size": 4}
 HOSTILE = ["", "<answer>", "</answer><answer>", "(" * 5000, "9" * 5000, "[" * 3000, "\x00\ud800", "a," * 5000]
