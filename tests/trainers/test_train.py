@@ -199,7 +199,7 @@ def test_every_way_to_train(settings: dict[str, Any], tmp_path: Path) -> None:
     assert batches == settings.get("dynamic_sampling", 1) or useful >= 8
     # Several optimizer steps a step move the policy away from the one that was sampled from, and the initial one.
     moved = settings.get("mini_batches", 1) > 1
-    # In one step, the probabilities are those of the rollouts. In bfloat16, whose steps are of 0.8 %, some processors round
+    # In one step, the probabilities are those of the rollouts. In bfloat16, with steps of 0.8 %, some processors round
     # products of other shapes otherwise, and a part of the rollouts (rollout_batch) has another shape than the update.
     assert (line["kl"] > (1e-6 if settings.get("precision") == "bfloat16" else 1e-9)) == moved
     assert (line["reference_kl"] > 0) == (settings.get("kl", 0) > 0)
