@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,12 +19,7 @@ from dps_pyro.tasks.planning.countdown import random_problem
 
 CHECKPOINT = Path(dps_pyro.tasks.__file__).parents[1] / "policies" / "countdown"
 SCRIPT = Path(__file__).parents[3] / "scripts" / "make_policy.py"
-
-
-@cache
-def default_task() -> Countdown:
-    """The task with all its problems, drawn when a test asks for them: the file is collected in every test process."""
-    return Countdown()
+TASK = Countdown()
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +64,8 @@ def test_generation_defaults_to_the_policys_own_distribution(model: Any) -> None
 
 def test_every_prompt_and_solution_makes_the_round_trip(tokenizer: Any) -> None:
     for split in ("train", "test"):
-        for prompt in default_task().prompts(split):
-            for text in (prompt.text, default_task().solution(prompt)):
+        for prompt in TASK.prompts(split):
+            for text in (prompt.text, TASK.solution(prompt)):
                 ids = tokenizer(text)["input_ids"]
                 assert ids[0] == tokenizer.bos_token_id and tokenizer.unk_token_id not in ids
                 assert tokenizer.decode(ids, skip_special_tokens=True) == text
@@ -78,13 +73,11 @@ def test_every_prompt_and_solution_makes_the_round_trip(tokenizer: Any) -> None:
 
 def test_every_number_in_range_makes_the_round_trip(tokenizer: Any) -> None:
     rng = random.Random(0)
-    for target in range(default_task().targets[0], default_task().targets[1] + 1):
-        text = (
-            default_task().prompt([rng.randint(*default_task().numbers) for _ in range(rng.randint(2, 6))], target).text
-        )
+    for target in range(TASK.targets[0], TASK.targets[1] + 1):
+        text = TASK.prompt([rng.randint(*TASK.numbers) for _ in range(rng.randint(2, 6))], target).text
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
-    for number in range(default_task().numbers[0], default_task().numbers[1] + 1):
-        text = default_task().prompt([number, number], 10).text
+    for number in range(TASK.numbers[0], TASK.numbers[1] + 1):
+        text = TASK.prompt([number, number], 10).text
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
@@ -105,9 +98,7 @@ def test_solves_some_always_some_never_and_some_now_and_then(
     make_policy: ModuleType, model: Any, tokenizer: Any
 ) -> None:
     torch.manual_seed(0)
-    row = make_policy.summarise(
-        make_policy.solved(model, tokenizer, default_task(), default_task().prompts("test"), 8), 8
-    )
+    row = make_policy.summarise(make_policy.solved(model, tokenizer, TASK, TASK.prompts("test"), 8), 8)
     assert 0.18 < row.accuracy < 0.38
     assert 0.20 < row.useful < 0.40
     assert 0.07 < row.easy < 0.25
@@ -115,13 +106,13 @@ def test_solves_some_always_some_never_and_some_now_and_then(
 
 
 def test_greedy_answers_are_expressions_over_the_numbers(make_policy: ModuleType, model: Any, tokenizer: Any) -> None:
-    prompts = default_task().prompts("test")[:64]
+    prompts = TASK.prompts("test")[:64]
     inputs = tokenizer([prompt.text for prompt in prompts], return_tensors="pt", padding=True)
     ids = model.generate(
         input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, max_new_tokens=24
     )
     texts = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    reasons = [default_task().reward(prompt, text).reason for prompt, text in zip(prompts, texts, strict=True)]
+    reasons = [TASK.reward(prompt, text).reason for prompt, text in zip(prompts, texts, strict=True)]
     assert reasons.count("correct") / 64 > 0.18
     assert (reasons.count("correct") + reasons.count("wrong value")) / 64 > 0.8
 
@@ -136,15 +127,15 @@ def test_the_card_names_the_command_and_the_numbers() -> None:
 def test_demonstrations_slip_as_often_as_stated_and_none_is_of_the_inventory(
     make_policy: ModuleType, tokenizer: Any
 ) -> None:
-    held_out = {*default_task().prompts("train").ids, *default_task().prompts("test").ids}
-    rows = make_policy.examples(tokenizer, default_task(), 1)
+    held_out = {*TASK.prompts("train").ids, *TASK.prompts("test").ids}
+    rows = make_policy.examples(tokenizer, TASK, 1)
     reasons: dict[bool, list[str]] = {True: [], False: []}  # with two numbers, with more
     for _ in range(400):
         ids, asked = next(rows)
         numbers, target = tokenizer.decode(ids[:asked], skip_special_tokens=True).rstrip(" :").split(" = ")
-        prompt = default_task().prompt([int(number) for number in numbers.split()], int(target))
+        prompt = TASK.prompt([int(number) for number in numbers.split()], int(target))
         answer = tokenizer.decode(ids[asked:], skip_special_tokens=True)
-        reasons[len(prompt.answer[0]) == 2].append(default_task().reward(prompt, answer).reason)
+        reasons[len(prompt.answer[0]) == 2].append(TASK.reward(prompt, answer).reason)
         assert ids[-1] == tokenizer.eos_token_id and prompt.id not in held_out
     assert set(reasons[True]) == {"correct"}
     # A slip uses the given numbers, and is now and then right by chance.
