@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -15,17 +14,12 @@ from hypothesis import strategies as st
 from dps_pyro.tasks import BlocksWorld, Prompt, Reward, Task
 from dps_pyro.tasks.planning.blocks import TABLE, State, move, plan, random_state
 
-PROMPT = BlocksWorld(train_size=0, test_size=0).prompt(("ab", "c"), ("cb", "a"))
+TASK = BlocksWorld()
+PROMPT = TASK.prompt(("ab", "c"), ("cb", "a"))
 REASONS = {
     "correct", "goal not reached", "illegal move", "too many moves", "unclosed answer", "empty", "too long",
     "not a plan",
 }  # fmt: skip
-
-
-@cache
-def default_task() -> BlocksWorld:
-    """The task with all its problems, drawn when a test asks for them: the file is collected in every test process."""
-    return BlocksWorld()
 
 
 def both(task: BlocksWorld) -> list[Prompt]:
@@ -68,10 +62,10 @@ def test_plans_are_shortest_and_work(seed: int, blocks: int) -> None:
     start, goal = random_state(rng, blocks), random_state(rng, blocks)
     steps = plan(start, goal, rng)
     assert len(steps) == shortest(start, goal) == len(plan(start, goal))
-    prompt = default_task().prompt(start, goal)
+    prompt = TASK.prompt(start, goal)
     assert prompt.features["moves"] == len(steps)
     if steps:
-        assert default_task().reward(prompt, written(steps)) == Reward(1.0, "correct")
+        assert TASK.reward(prompt, written(steps)) == Reward(1.0, "correct")
 
 
 @pytest.mark.parametrize("style", ["compact", "instruct"])
@@ -84,18 +78,18 @@ def test_every_problem_has_a_plan_that_earns_the_reward(style: Any) -> None:
 
 
 def test_is_a_task_whose_splits_share_no_problem() -> None:
-    assert isinstance(default_task(), Task)
-    assert (len(default_task().prompts("train")), len(default_task().prompts("test"))) == (1024, 256)
-    problems = [prompt.answer for prompt in both(default_task())]
+    assert isinstance(TASK, Task)
+    assert (len(TASK.prompts("train")), len(TASK.prompts("test"))) == (1024, 256)
+    problems = [prompt.answer for prompt in both(TASK)]
     assert len(set(problems)) == len(problems)
-    assert {prompt.features["moves"] for prompt in both(default_task())} == {1, 2, 3, 4, 5, 6}
+    assert {prompt.features["moves"] for prompt in both(TASK)} == {1, 2, 3, 4, 5, 6}
 
 
 def test_the_inventory_is_the_same_for_ever() -> None:
-    digest = hashlib.sha256("\n".join(p.id + "|" + p.text for p in both(default_task())).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(p.id + "|" + p.text for p in both(TASK)).encode()).hexdigest()
     assert digest[:16] == "560ccd89767877b6"
-    assert BlocksWorld(train_size=5).prompts("test") == default_task().prompts("test")
-    assert BlocksWorld(train_size=5, seed=1).prompts("test") != default_task().prompts("test")
+    assert BlocksWorld(train_size=5).prompts("test") == TASK.prompts("test")
+    assert BlocksWorld(train_size=5, seed=1).prompts("test") != TASK.prompts("test")
 
 
 def test_styles() -> None:
@@ -138,7 +132,7 @@ def test_styles() -> None:
     ],
 )
 def test_the_verifier_says_why(completion: str, reason: str) -> None:
-    assert default_task().reward(PROMPT, completion) == Reward(float(reason == "correct"), reason)
+    assert TASK.reward(PROMPT, completion) == Reward(float(reason == "correct"), reason)
 
 
 def test_only_a_shortest_plan_where_that_is_wanted() -> None:
@@ -150,7 +144,7 @@ def test_only_a_shortest_plan_where_that_is_wanted() -> None:
 
 @given(st.one_of(st.text(), st.text("abc_; \n"), st.text(st.characters(exclude_categories=()))))
 def test_any_completion_earns_a_reward_with_a_known_reason(completion: str) -> None:
-    reward = default_task().reward(PROMPT, completion)
+    reward = TASK.reward(PROMPT, completion)
     assert reward.reason in REASONS
     assert reward.value == float(reward.reason == "correct")
 
@@ -167,6 +161,6 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any]) -> None:
 
 def test_mistakes_are_told() -> None:
     with pytest.raises(ValueError, match="'train' or 'test', got 'dev'"):
-        default_task().prompts("dev")
+        TASK.prompts("dev")
     with pytest.raises(ValueError, match="expected the same blocks"):
         plan(("ab",), ("ac",))

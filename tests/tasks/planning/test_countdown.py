@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
 from operator import add, mul, sub, truediv
 from time import process_time
 from typing import Any
@@ -23,14 +22,8 @@ from dps_pyro.tasks.grading.answers import tagged
 from dps_pyro.tasks.planning.countdown import random_problem
 from dps_pyro.tasks.planning.expression import evaluate
 
-PROMPT = Countdown(train_size=0, test_size=0).prompt([3, 7, 25], 46)  # 7 * 3 + 25
-
-
-@cache
-def default_task() -> Countdown:
-    """The task with all its problems, drawn when a test asks for them: the file is collected in every test process."""
-    return Countdown()
-
+TASK = Countdown()
+PROMPT = TASK.prompt([3, 7, 25], 46)  # 7 * 3 + 25
 
 REASONS = {
     "unfinished thinking",
@@ -50,8 +43,8 @@ REASONS = {
 
 
 def test_is_a_task() -> None:
-    assert isinstance(default_task(), Task)
-    assert default_task().name == "countdown"
+    assert isinstance(TASK, Task)
+    assert TASK.name == "countdown"
 
 
 @pytest.mark.parametrize("style", ["compact", "instruct"])
@@ -65,17 +58,17 @@ def test_every_reference_solution_earns_the_reward(style: Any) -> None:
 
 
 def test_default_sizes_and_ranges() -> None:
-    assert (len(default_task().prompts("train")), len(default_task().prompts("test"))) == (1024, 256)
-    for prompt in both(default_task()):
+    assert (len(TASK.prompts("train")), len(TASK.prompts("test"))) == (1024, 256)
+    for prompt in both(TASK):
         numbers, target = prompt.answer
         assert all(1 <= number <= 30 for number in numbers) and 1 <= target <= 100
         assert prompt.features["operands"] == len(numbers)
 
 
 def test_the_splits_share_no_problem() -> None:
-    ids = [prompt.id for prompt in both(default_task())]
+    ids = [prompt.id for prompt in both(TASK)]
     assert len(set(ids)) == len(ids)
-    problems = {(tuple(sorted(prompt.answer[0])), prompt.answer[1]) for prompt in both(default_task())}
+    problems = {(tuple(sorted(prompt.answer[0])), prompt.answer[1]) for prompt in both(TASK)}
     assert len(problems) == len(ids)
 
 
@@ -94,7 +87,7 @@ def test_a_list_of_counts_shares_equally() -> None:
 
 def test_the_inventory_is_the_same_for_ever() -> None:
     """Logged histories refer to prompts by id: a change of this digest orphans them."""
-    digest = hashlib.sha256("\n".join(p.id + "|" + p.text for p in both(default_task())).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(p.id + "|" + p.text for p in both(TASK)).encode()).hexdigest()
     assert digest[:16] == "d67dde6984f8ff52"
 
 
@@ -105,7 +98,7 @@ def test_seeds_differ_and_repeat() -> None:
 
 
 def test_the_test_split_does_not_depend_on_the_training_sets_size() -> None:
-    assert Countdown(train_size=10).prompts("test") == default_task().prompts("test")
+    assert Countdown(train_size=10).prompts("test") == TASK.prompts("test")
 
 
 def test_drawing_leaves_the_global_generator_alone() -> None:
@@ -183,7 +176,7 @@ def test_prompt_styles() -> None:
 
 def test_ids_do_not_depend_on_the_order_or_the_style() -> None:
     assert PROMPT.id == "countdown:3,7,25=46"
-    assert default_task().prompt([25, 3, 7], 46).id == PROMPT.id
+    assert TASK.prompt([25, 3, 7], 46).id == PROMPT.id
     assert Countdown(style="instruct", train_size=0, test_size=0).prompt([7, 25, 3], 46).id == PROMPT.id
 
 
@@ -193,11 +186,11 @@ def test_ids_do_not_depend_on_the_order_or_the_style() -> None:
 )
 def test_problems_out_of_range_are_refused(numbers: Any, target: Any) -> None:
     with pytest.raises(ValueError, match=r"expected .*got"):
-        default_task().prompt(numbers, target)
+        TASK.prompt(numbers, target)
 
 
 def test_prompt_set_is_an_immutable_sequence() -> None:
-    prompts = default_task().prompts("train")
+    prompts = TASK.prompts("train")
     assert prompts[0].id == prompts.ids[0] and prompts[-1] == prompts[len(prompts) - 1]
     assert isinstance(prompts[2:5], PromptSet) and prompts[2:5].ids == prompts.ids[2:5]
     assert prompts[3] in prompts and list(prompts)[3] == prompts[3]
@@ -211,9 +204,9 @@ def test_prompt_set_is_an_immutable_sequence() -> None:
 
 def test_splits() -> None:
     with pytest.raises(ValueError, match="'train' or 'test', got 'validation'"):
-        default_task().prompts("validation")
+        TASK.prompts("validation")
     with pytest.raises(KeyError):
-        default_task().solution(PROMPT)
+        TASK.solution(PROMPT)
 
 
 # The reward
@@ -266,18 +259,18 @@ def test_splits() -> None:
     ],
 )
 def test_the_reward_says_why(completion: str, reason: str) -> None:
-    assert default_task().reward(PROMPT, completion) == Reward(float(reason == "correct"), reason)
+    assert TASK.reward(PROMPT, completion) == Reward(float(reason == "correct"), reason)
 
 
 def test_arithmetic_is_exact() -> None:
-    prompt = default_task().prompt([3, 3, 8, 8], 24)
-    assert default_task().reward(prompt, "8 / (3 - 8 / 3)") == Reward(1.0, "correct")
+    prompt = TASK.prompt([3, 3, 8, 8], 24)
+    assert TASK.reward(prompt, "8 / (3 - 8 / 3)") == Reward(1.0, "correct")
 
 
 def test_each_number_is_used_as_often_as_it_is_given() -> None:
-    assert default_task().reward(default_task().prompt([5, 5], 25), "5 * 5").value == 1.0
-    assert default_task().reward(default_task().prompt([5, 2], 25), "5 * 5").reason == "wrong numbers"
-    assert default_task().reward(default_task().prompt([5, 5, 5], 25), "5 * 5").reason == "wrong numbers"
+    assert TASK.reward(TASK.prompt([5, 5], 25), "5 * 5").value == 1.0
+    assert TASK.reward(TASK.prompt([5, 2], 25), "5 * 5").reason == "wrong numbers"
+    assert TASK.reward(TASK.prompt([5, 5, 5], 25), "5 * 5").reason == "wrong numbers"
 
 
 @pytest.mark.parametrize(
@@ -307,7 +300,7 @@ def test_each_number_is_used_as_often_as_it_is_given() -> None:
 def test_hostile_completions_earn_nothing_in_milliseconds(completion: str, reason: str) -> None:
     def once() -> float:
         start = process_time()
-        assert default_task().reward(PROMPT, completion) == Reward(0.0, reason)
+        assert TASK.reward(PROMPT, completion) == Reward(0.0, reason)
         return process_time() - start
 
     assert any(once() < 0.02 for _ in range(5))
@@ -323,7 +316,7 @@ def test_hostile_completions_earn_nothing_in_milliseconds(completion: str, reaso
 )
 @settings(max_examples=120)
 def test_any_completion_earns_a_reward_with_a_known_reason(completion: str) -> None:
-    value, reason = default_task().reward(PROMPT, completion)
+    value, reason = TASK.reward(PROMPT, completion)
     assert reason in REASONS
     assert value == (1.0 if reason == "correct" else 0.0)
 
@@ -347,7 +340,7 @@ def test_correct_means_worth_the_target(target: int, numbers: list[int], one: st
     a, b, c = map(Fraction, numbers)
     text = "{} {} ({} {} {})" if right else "({} {} {}) {} {}"
     worth = APPLY[one](a, APPLY[two](b, c)) if right else APPLY[two](APPLY[one](a, b), c)
-    reward = default_task().reward(default_task().prompt([3, 7, 25], target), text.format(a, one, b, two, c))
+    reward = TASK.reward(TASK.prompt([3, 7, 25], target), text.format(a, one, b, two, c))
     assert reward.reason == ("correct" if worth == target else "wrong value")
 
 
