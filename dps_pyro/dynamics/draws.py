@@ -7,13 +7,14 @@ from typing import Any
 
 import pyro
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
 from dps_pyro.dynamics.sites import sites_of
 from dps_pyro.history.log import RolloutHistory
 
-__all__ = ["MOST_AT_ONCE", "traces_at"]
+__all__ = ["MOST_AT_ONCE", "densities_of_sites", "traces_at"]
 
 MOST_AT_ONCE = 4_000_000
 """Numbers in a tensor of many draws, prompts, steps and states."""
@@ -39,4 +40,13 @@ def traces_at(dynamics: Dynamics[Any], history: RolloutHistory, draws: Mapping[s
         # The prompts are the dimension right of the draws: a site of no plate has one entry there.
         given = {name: value if plates[name] else value.unsqueeze(1) for name, value in some.items()}
         with pyro.plate("draws", min(each, count - first), dim=-2):
-            yield poutine.trace(poutine.condition(dynamics.model, data=given)).get_trace(history)
+            trace = poutine.trace(poutine.condition(dynamics.model, data=given)).get_trace(history)
+        yield trace
+
+
+def densities_of_sites(trace: Any) -> Iterator[Tensor]:
+    """[S] of each site of a trace of S draws in one dimension, the outcomes included: the log density of its values."""
+    trace.compute_log_prob()
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and not site_is_subsample(site):
+            yield site["log_prob"].flatten(1).sum(1)

@@ -13,15 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.draws import MOST_AT_ONCE
+from dps_pyro.dynamics.draws import traces_at
 from dps_pyro.dynamics.progress import Progress
-from dps_pyro.dynamics.sites import sites_of
 from dps_pyro.history.layouts import layout
 from dps_pyro.history.log import RolloutHistory, observed
 from dps_pyro.support import checks
@@ -87,28 +85,14 @@ def replicate(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(checks.count("seed", seed, 0))
         if solved is not None:
-            each = max(1, MOST_AT_ONCE // (solved.numel() * len(dynamics.states)))
-            parts = zip(*(value.split(each) for value in draws.values()), strict=True)
-            for part in parts:
-                law = _side_by_side(dynamics, history, dict(zip(draws, part, strict=True)))
+            for trace in traces_at(dynamics, history, draws):
+                law: Progress = trace.nodes["outcomes"]["fn"]
                 made.append(law.sample_ahead(solved.expand(*law.batch_shape, -1))[:, *at])
             return torch.cat(made)
         for draw in range(len(next(iter(draws.values())))):
             values = {name: value[draw] for name, value in draws.items()}
             made.append(poutine.condition(dynamics.model, data=values)(schedule)[at])
     return torch.stack(made)
-
-
-def _side_by_side(dynamics: Dynamics[Any], history: RolloutHistory, draws: Mapping[str, Tensor]) -> Progress:
-    """The law of the outcomes at all draws at once: batch [S, N]. Sites that are not given are drawn."""
-    count = len(next(iter(draws.values())))
-    plates = {name: len(site["fn"].batch_shape) for name, site in sites_of(dynamics, history.num_prompts).items()}
-    # The prompts are the dimension right of the draws: a site of no plate has one entry there.
-    wide = {name: value if plates.get(name) else value.unsqueeze(1) for name, value in draws.items()}
-    with pyro.plate("draws", count, dim=-2):
-        nodes: Any = poutine.trace(poutine.condition(dynamics.model, data=wide)).get_trace(history).nodes
-    law: Progress = nodes["outcomes"]["fn"]
-    return law
 
 
 def predictive_checks(

@@ -12,12 +12,11 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.reparam import LocScaleReparam
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.draws import MOST_AT_ONCE
+from dps_pyro.dynamics.draws import MOST_AT_ONCE, densities_of_sites
 from dps_pyro.dynamics.sites import beginning, sites_of
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.pareto import psis
@@ -240,11 +239,8 @@ class _Space:
             values[name] = value if self._plates[name] else value.unsqueeze(1)
         with pyro.plate("points", len(points), dim=-2):
             trace = poutine.trace(self._given(self._model, values)).get_trace(self._history)
-        trace.compute_log_prob()
-        nodes: Any = trace.nodes
-        for node in nodes.values():
-            if node["type"] == "sample" and not site_is_subsample(node):
-                volume = volume + node["log_prob"].reshape(len(points), -1).sum(-1)
+        for density in densities_of_sites(trace):
+            volume = volume + density
         return volume
 
 

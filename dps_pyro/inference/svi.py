@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from dps_pyro.dynamics.contract import Dynamics
-from dps_pyro.dynamics.draws import traces_at
+from dps_pyro.dynamics.draws import densities_of_sites, traces_at
 from dps_pyro.dynamics.sites import beginning, is_own, sites_of
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.inference.methods import SVI, Guide
@@ -198,14 +198,9 @@ class _Run:
 
     def _densities(self, draws: dict[str, Tensor]) -> Tensor:
         """[S], the joint log densities of draws and outcomes."""
-        found = []
         with torch.no_grad(), self._own_store():
-            for trace in traces_at(self.dynamics, self.history, draws):
-                trace.compute_log_prob()
-                sites = [node for node in trace.nodes.values() if node["type"] == "sample"]
-                terms = [site["log_prob"].flatten(1).sum(1) for site in sites if not site_is_subsample(site)]
-                found.append(torch.stack(terms).sum(0))
-        return torch.cat(found)
+            traces = traces_at(self.dynamics, self.history, draws)
+            return torch.cat([torch.stack(list(densities_of_sites(trace))).sum(0) for trace in traces])
 
     def _own_store(self) -> Any:
         """Pyro's parameter store with this run's parameters alone: other runs' have the same names."""
