@@ -153,7 +153,8 @@ $(RUNTIME): pyproject.toml $(CONSTRAINTS)
 
 # The packages with most of the code that the tests import, and the parts of them that no test does. Their byte code is
 # made beforehand, on all cores: each of several test processes would make all of it for itself, since they begin by
-# importing the same modules at the same time.
+# importing the same modules at the same time. Some of these files cannot be compiled (they are templates), or are of
+# packages that are not there: that is no error, and what is missing is made when it is imported.
 BYTE_CODE = torch transformers sympy scipy pandas numpy matplotlib pyro peft trl datasets huggingface_hub mpmath \
   accelerate antlr4 hypothesis rich pydantic fastapi graphviz tyro lark PIL arviz xarray tensorboard google pyparsing \
   mpl_toolkits reasoning_gym latex2sympy2_extended/gen/antlr4_13_2

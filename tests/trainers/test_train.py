@@ -199,9 +199,10 @@ def test_every_way_to_train(settings: dict[str, Any], tmp_path: Path) -> None:
     assert batches == settings.get("dynamic_sampling", 1) or useful >= 8
     # Several optimizer steps a step move the policy away from the one that was sampled from, and the initial one.
     moved = settings.get("mini_batches", 1) > 1
-    # In one step, the probabilities are those of the rollouts. In bfloat16, with steps of 0.8 %, some processors round
-    # products of other shapes otherwise, and a part of the rollouts (rollout_batch) has another shape than the update.
-    assert (line["kl"] > (1e-6 if settings.get("precision") == "bfloat16" else 1e-9)) == moved
+    # In one step, the probabilities are those of the rollouts, in bfloat16 too; but processors without AVX-512 round
+    # products in bfloat16 otherwise where shapes differ, and those of rollouts and updates do (rollout_batch).
+    rounds = settings.get("precision") == "bfloat16" and "AVX512" not in torch.backends.cpu.get_cpu_capability()
+    assert (line["kl"] > (1e-6 if rounds else 1e-9)) == moved
     assert (line["reference_kl"] > 0) == (settings.get("kl", 0) > 0)
     assert summary["model"] == settings.get("dynamics", "SolvingProgress")
     assert not (tmp_path / "run/posterior").exists()  # the paper's model counts online: nothing is left to fit
