@@ -197,20 +197,14 @@ def scales(results: Sequence[dict[str, Any]]) -> str:
     of the step, over equal rollouts and at the end; each pair on the same seeds."""
     rows = []
     for testbed, arms in _testbeds(results):
-        for rest in ("", LONG):
-            if SCALED + rest not in arms:
-                continue
-            pair = [
-                {seed: Curve(**run) for seed, run in arms[arm + rest].items()} for arm in (OURS + rest, SCALED + rest)
-            ]
-            seeds = sorted(pair[0].keys() & pair[1].keys(), key=int)
-            until = min(of[seed].rollouts[-1] for of in pair for seed in seeds)
-            own, scaled = (
-                np.array([[average(of[seed], until), of[seed].accuracy[-1]] for seed in seeds]) for of in pair
-            )
-            cells = [f"{mean:.3f} ({end:.3f})" for mean, end in (own.mean(0), scaled.mean(0))]
-            less = [_spread(column) for column in (own - scaled).T]
-            rows.append([testbed + rest, str(len(seeds)), *cells, *less])
+        pair = [{seed: Curve(**run) for seed, run in arms[arm].items()} for arm in (OURS, SCALED) if arm in arms]
+        if len(pair) < 2:
+            continue
+        seeds = sorted(pair[0].keys() & pair[1].keys(), key=int)
+        until = min(of[seed].rollouts[-1] for of in pair for seed in seeds)
+        own, scaled = (np.array([[average(of[seed], until), of[seed].accuracy[-1]] for seed in seeds]) for of in pair)
+        cells = [f"{mean:.3f} ({end:.3f})" for mean, end in (own.mean(0), scaled.mean(0))]
+        rows.append([testbed, str(len(seeds)), *cells, *(_spread(column) for column in (own - scaled).T)])
     heads = ["testbed", "seeds", "centred", "scaled", "difference over the run", "difference at the end"]
     about = "Mean held-out accuracy over equal rollouts, and in brackets the final one; difference ± standard error."
     return table(heads, rows, about)

@@ -15,7 +15,7 @@ SHOWN = {
     "RewardEMA": "#E69F00",
     "SolvingProgress": "#56B4E9",
     "LogitWalk": "#CC79A7",
-    "Siblings, groups": "#000000",
+    "Siblings, features": "#000000",
     "Covariate, fitted": "#009E73",
     "Hierarchical, groups, fitted": "#0072B2",
 }
