@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,26 @@ def groups() -> Groups:
     return rolled._replace(rewards=rewards)
 
 
+Learned = tuple[Any, list[torch.Tensor]]
+
+
+def updated(groups: Groups, **settings: Any) -> Learned:
+    """What an update reports, and the gradients that it leaves. In double precision, so that rounding hides little:
+    only the norms compute in single precision."""
+    config = tiny(Path(), batch_size=8, max_grad_norm=1e9, **settings)
+    policy, _ = load_policy(config)
+    policy.double()
+    learned = update(policy, None, torch.optim.SGD(policy.parameters(), lr=0.0), groups, config, seed=0)
+    gradients = [weight.grad for weight in policy.parameters()]
+    return learned, [gradient for gradient in gradients if gradient is not None]
+
+
+@pytest.fixture(scope="module")
+def whole(groups: Groups) -> Callable[[str], Learned]:
+    """What an update on the whole batch at once learns with a loss, which is computed once."""
+    return functools.cache(lambda loss: updated(groups, loss=loss, micro_batch=1000))
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"micro_batch": 1}, {"micro_batch": 5}, {"micro_batch_tokens": 90}, {"gradient_checkpointing": True}],
@@ -74,20 +96,12 @@ def groups() -> Groups:
 )
 @pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "dapo", "rloo"])
 def test_accumulated_gradients_are_those_of_the_whole_batch(
-    groups: Groups, settings: dict[str, Any], loss: str
+    groups: Groups, whole: Callable[[str], Learned], settings: dict[str, Any], loss: str
 ) -> None:
-    """In double precision, so that rounding hides little: only the norms compute in single precision. The whole batch
-    computes each prompt once, single rows and gradient checkpointing again for every row."""
-    found = []
-    for one in ({"micro_batch": 1000}, settings):
-        config = tiny(Path(), batch_size=8, loss=loss, max_grad_norm=1e9, **one)
-        policy, _ = load_policy(config)
-        policy.double()
-        optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
-        learned = update(policy, None, optimizer, groups, config, seed=0)
-        found.append((learned, [weight.grad for weight in policy.parameters()]))
-    (whole, expected), (parts, gradients) = found
-    assert parts == pytest.approx(whole, rel=1e-6)
-    for one, other in zip(gradients, expected, strict=True):
+    """The whole batch computes each prompt once, single rows and gradient checkpointing again for every row."""
+    (expected, gradients), (parts, found) = whole(loss), updated(groups, loss=loss, **settings)
+    assert parts == pytest.approx(expected, rel=1e-6)
+    assert len(found) == len(gradients)
+    for one, other in zip(found, gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
-    assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3
+    assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-3
