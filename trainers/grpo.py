@@ -36,7 +36,7 @@ from dps_pyro.trainers.step.ahead import Ahead, Turn
 from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, Reasons
 from dps_pyro.trainers.step.groups import Source, draw, evaluate, go_on, pictured, rewarded, roll_out, shown, told
 from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
-from dps_pyro.trainers.step.policy_update import advantages_of, trained_on, update
+from dps_pyro.trainers.step.policy_update import advantages_of, lesson, update
 from dps_pyro.trainers.step.prompts import fitting, prompt_limit
 
 __all__ = ["train"]
@@ -168,19 +168,20 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 rows = groups.of(rows)
                 if config.by_belief:  # what was expected before these groups were seen
                     groups = groups._replace(expected=sampler.baseline(rows, groups.rewards))
-                taken = trained_on(groups, config)
+                update_seed = seed_for(config.machine.seed, "update", ledger.step)
+                taken = lesson(groups, config, update_seed)
                 sampler.observe(
                     rows, groups.solved, groups.sizes, version,
-                    trained=taken, progress=ledger.accuracy, useful=groups.useful,
+                    trained=taken.groups, progress=ledger.accuracy, useful=groups.useful,
                 )  # fmt: skip
             if full_log is not None:
                 rest = full_log.others(rows)
                 seed = seed_for(config.machine.seed, "full_log", ledger.step)
                 others = [prompts[row] for row in rest.tolist()]
                 extra = rewarded(source, others, seed, clock)
-                full_log.append(Chosen(rows, groups, taken, chance[rows]), extra.of(rest), extra, ledger)
+                full_log.append(Chosen(rows, groups, taken.groups, chance[rows]), extra.of(rest), extra, ledger)
             if config.evaluation.log_completions and ledger.step % config.evaluation.log_completions == 0:
-                weighed = advantages_of(groups, config) * taken[:, None]
+                weighed = advantages_of(groups, config) * taken.completions
                 log_completions(folder.path, ledger.step, [prompts[row] for row in rows.tolist()], groups, weighed)
 
             if config.rollouts.async_rollouts and ledger.step + 1 < config.task.steps:
@@ -194,8 +195,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                     engine.sleep()
             with clock("update"):
                 set_learning_rate(optimizer, now := rate(ledger.step))
-                seed = seed_for(config.machine.seed, "update", ledger.step)
-                learned = update(policy, reference, optimizer, groups, config, seed)
+                learned = update(policy, reference, optimizer, groups, config, update_seed)
             with clock("rollout"):
                 ahead.wait()
             with clock("sync"):

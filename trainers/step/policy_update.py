@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from dps_pyro.lm.known_baseline import tracked_advantages
 from dps_pyro.lm.logprobs import completion_logprobs
 from dps_pyro.lm.losses import Counts, PolicyLoss, advantages, count, policy_loss
 from dps_pyro.lm.shared_prompts import shares_prompts
+from dps_pyro.lm.thinning import thinned
 from dps_pyro.rollouts import Rollouts
 from dps_pyro.trainers.config.settings import TrainConfig
 from dps_pyro.trainers.policy.load import autocast, recomputing
@@ -22,7 +23,7 @@ from dps_pyro.trainers.step.bookkeeping import Means
 from dps_pyro.trainers.step.groups import Groups
 from dps_pyro.trainers.step.overlong import length_penalty, truncated
 
-__all__ = ["Reference", "advantages_of", "trained_on", "update"]
+__all__ = ["Lesson", "Reference", "advantages_of", "lesson", "update"]
 
 Reference: TypeAlias = Callable[[], AbstractContextManager[nn.Module]]
 """The initial policy, as a context to compute in."""
@@ -32,15 +33,42 @@ _OF_ENGINE = ("engine_kl", "truncated_weights")
 _SHARES = tuple(name for name in PolicyLoss._fields if name != "loss")
 
 
-def trained_on(groups: Groups, config: TrainConfig) -> Tensor:
-    """bool [G], the groups that the update learns from: those with a signal, and with dynamic sampling of them a batch.
+class Lesson(NamedTuple):
+    """What an update learns from."""
+
+    completions: Tensor  # bool [G, n]
+    advantages: Tensor  # float [G, n], what the update weighs each of them by; 0 for other completions
+
+    @property
+    def groups(self) -> Tensor:
+        """Bool [G], the groups with a completion that the update learns from."""
+        return self.completions.any(1)
+
+
+def lesson(groups: Groups, config: TrainConfig, seed: int) -> Lesson:
+    """Choose what the update learns from: the completions of the groups with a signal, and with dynamic sampling of a
+    batch of them; with `thinning`, of these completions those that are drawn with the seed of the update.
 
     Against the group's own baseline only a useful group has a signal, against a baseline that was known before every
     group that was not expected to the digit.
     """
-    signal = groups.useful if groups.expected is None else (advantages_of(groups, config).abs() > 1e-6).any(1)
-    signal = signal & _kept(groups, config).any(1)
-    return signal if config.rollouts.ragged else signal & (signal.cumsum(0) <= config.rollouts.batch_size)
+    weighed, kept = advantages_of(groups, config), _kept(groups, config)
+    signal = groups.useful if groups.expected is None else (weighed.abs() > 1e-6).any(1)
+    signal = signal & kept.any(1)
+    if not config.rollouts.ragged:
+        signal = signal & (signal.cumsum(0) <= config.rollouts.batch_size)
+    learned = signal[:, None] & kept
+    if config.update.thinning > 0:
+        generator = torch.Generator().manual_seed(seed)
+        rows, weights = thinned(weighed[learned], config.update.thinning, generator)
+        places = learned.nonzero()[rows].unbind(1)
+        # The loss averages over what is left. Its mean is to be the one over all.
+        sizes = groups.spread(groups.rollouts.completion_mask.sum(1).cpu()) if config.update.loss == "dapo" else learned
+        ratio = float(sizes[places].sum()) / max(float(sizes[learned].sum()), 1.0)
+        learned = torch.zeros_like(learned)
+        learned[places] = True
+        weighed[places] *= weights * ratio
+    return Lesson(learned, weighed.masked_fill(~learned, 0.0))
 
 
 def advantages_of(groups: Groups, config: TrainConfig) -> Tensor:
@@ -86,9 +114,9 @@ def update(
     Raises:
         FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
     """
-    learned_from = trained_on(groups, config)[:, None] & _kept(groups, config)
-    rollouts = groups.rollouts.select(learned_from[groups.there])
-    values = advantages_of(groups, config)[learned_from].to(rollouts.logprobs.device)
+    learned, weighed = lesson(groups, config, seed)
+    rollouts = groups.rollouts.select(learned[groups.there])
+    values = weighed[learned].to(rollouts.logprobs.device)
     generator = torch.Generator().manual_seed(seed)
     means = Means("loss", "grad_norm", *(name for name in _SHARES if config.corrected or name not in _OF_ENGINE))
     shared = rollouts.vision is None and shares_prompts(policy)
