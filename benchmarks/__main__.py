@@ -51,6 +51,7 @@ BENCHMARKS = {
     "shapes": Benchmark("learning.planning", _plan("shapes")),
     "best": Benchmark("learning.planning", _plan("best")),
     "ideas": Benchmark("learning.planning", _plan("ideas")),
+    "ideas_one": Benchmark("learning.planning", _plan("ideas_one")),
     "smollm2_arithmetic": Benchmark(
         "learning.planning", _plan("smollm2_arithmetic"), "vLLM, and SmolLM2 in models-here/smollm2"
     ),

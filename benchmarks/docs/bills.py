@@ -31,9 +31,11 @@ TESTBED = "planning"
 """The testbed by which laboratories are told what they save."""
 OURS = "Siblings, groups of 1"
 GROUPED = "Siblings, soft"
-PAIRS = {"uniform": (OURS, GROUPED), "dynamic sampling": (OURS, f"{GROUPED}, 600 steps")}
+THINNED = "Siblings, groups of 1, thinned"
+LONGER = "Siblings, groups of 1, 600 steps"
+PAIRS = {"uniform": (OURS, THINNED, GROUPED), "dynamic sampling": (OURS, LONGER)}
 """Arm that sets the accuracy -> arms that are to reach it. A testbed may lack one of them."""
-SIZES = {OURS: "1", GROUPED: "4", f"{GROUPED}, 600 steps": "4, for twice the steps"}
+SIZES = {OURS: "1", THINNED: "1, thinned", GROUPED: "4", LONGER: "1, for twice the steps"}
 """What the tables call these arms: the size of their groups."""
 DRAWS, SEED = 2000, 0
 

@@ -65,6 +65,7 @@ def render(page: str) -> str:
         "shapes": lambda: learning.shapes(_read("shapes")),
         "rates": lambda: learning.rates(_read("rates")),
         "ideas": lambda: learning.ideas(_read("ideas")),
+        "ideas-one": lambda: learning.ideas(_read("ideas_one")),
         "smollm2-arithmetic": lambda: bench_table(_read("smollm2_arithmetic")),
         **{name: lambda name=name: bench_table(_read(name)) for name in TESTBEDS},
         "sampler": lambda: sampler(_read("sampler")),

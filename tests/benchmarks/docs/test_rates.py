@@ -58,12 +58,15 @@ def test_long_runs_are_compared_with_uniform_selection_as_wholes_and_in_their_la
             "uniform": {"0": _run(0.5, 0.5)},  # not long
             "uniform, 1600 steps": {"0": _run(0.0, 0.2, 0.2, 0.2, 0.2), "1": _run(0.0, 0.2, 0.2, 0.2, 0.2)},
             "ours, 1600 steps": {"0": _run(0.0, 0.4, 0.4, 0.2, 0.2), "1": _run(0.0, 0.4, 0.4, 0.4, 0.4)},
+            # The best five in a row are the third to the seventh, whose middle one came after 400 rollouts.
+            "late, 1600 steps": {"0": _run(0.0, 0.1, 0.1, 0.2, 0.9, 0.3, 0.3, 0.0)},
         }
     }
     table = long_runs({"curves": curves}).splitlines()
-    assert table[2] == "| uniform (hard) | 2 | 400 | 0.175 | 0.200 | – | – |"
-    assert table[3] == "| ours (hard) | 2 | 400 | 0.312 | 0.300 | +0.138 ± 0.037 | +0.100 ± 0.100 |"
-    assert len(table) == 6
+    assert table[2] == "| uniform (hard) | 2 | 400 | 0.175 | 0.200 | – | – | 0.160 | 200 |"
+    assert table[3] == "| ours (hard) | 2 | 400 | 0.312 | 0.300 | +0.138 ± 0.037 | +0.100 ± 0.100 | 0.280 | 200 |"
+    assert table[4].endswith("| 0.360 | 400 |")
+    assert len(table) == 7
 
 
 def test_scales_are_compared_on_the_seeds_that_both_have() -> None:
