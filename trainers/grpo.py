@@ -216,6 +216,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 "length": float(groups.rollouts.completion_mask.sum(1).double().mean()),
                 "truncated": groups.rollouts.finish.count("length") / len(groups.rollouts.finish),
                 "skipped": groups.skipped,
+                "trained": int(taken.completions.sum()),
                 **reasons.shares(groups.reasons),
                 "learning_rate": now,
                 **learned,

@@ -119,7 +119,8 @@ def spent(folder: Path, accuracy: float | None = None) -> Spent | None:
     never had it.
 
     The accuracy between two evaluations is interpolated linearly, so that the result depends little on when a run was
-    evaluated. Trained tokens are those of groups that the log marks as trained on, at the mean length of their step.
+    evaluated. Trained tokens are those of the completions that the updates learned from, at the mean length of their
+    step; for runs of earlier versions, those of the groups that the log marks as trained on.
 
     Raises:
         ValueError: the folder contains no run, or the run has no steps.
@@ -170,7 +171,7 @@ def spent_by(
     accuracy: float | None = None,
 ) -> Spent | None:
     """Return the result of `spent` for a run's lines of metrics; `learned` has the number of completions that the
-    update of each step learned from."""
+    update of each step learned from, for lines that do not say it themselves."""
     train = {int(line["step"]): line for line in records}  # if a step was done twice, the last line counts
     evals = sorted({int(line["step"]): line for line in evaluations}.items())
     until = float(max(train) + 1) if accuracy is None else _first(evals, accuracy)
@@ -185,7 +186,7 @@ def spent_by(
         seconds = {name.partition("/")[2]: float(value) for name, value in line.items() if name.startswith("seconds/")}
         totals["rollouts"] += share * number
         totals["generated"] += share * number * line["length"]
-        totals["trained"] += share * learned.get(step, 0) * line["length"]
+        totals["trained"] += share * _learned(line, learned) * line["length"]
         for part in ("rollout", "update"):
             totals[part] += share * seconds.pop(part, 0.0)
         totals["other"] += share * sum(seconds.values())
@@ -248,8 +249,15 @@ def _first(evals: Sequence[tuple[int, Mapping[str, Any]]], accuracy: float) -> f
     return None
 
 
+def _learned(line: Mapping[str, Any], learned: Mapping[int, float]) -> float:
+    """The number of completions that the update of a step learned from: what its line says, or else the log."""
+    known = line.get("trained")
+    counted = isinstance(known, int | float) and math.isfinite(known)
+    return float(known) if counted else learned.get(int(line["step"]), 0.0)
+
+
 def trained_completions(folder: Path) -> dict[int, float]:
-    """The number of completions that the update learned from, by step; empty without a log."""
+    """The number of completions of groups that the update learned from, by step; empty without a log."""
     path = folder / "history.parquet"
     if not path.is_file():
         return {}

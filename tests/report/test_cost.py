@@ -14,7 +14,7 @@ from helpers.runs.tiny import call, metrics, tiny
 from dps_pyro.history.log import RolloutHistory
 from dps_pyro.report import write_report
 from dps_pyro.report.bills import cost_rows
-from dps_pyro.report.cost import Prices, bill, compare, interval, spent
+from dps_pyro.report.cost import Prices, bill, compare, interval, spent, spent_by
 from dps_pyro.report.run import read_run
 from dps_pyro.trainers.grpo import train
 
@@ -51,6 +51,15 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     assert whole is not None
     assert whole.hours(Prices(gpus=8)) == pytest.approx(8 * 240 / 3600)
     assert whole.hours(Prices(drawing=100.0, training=20.0)) == pytest.approx((200 / 100 + 80 / 20) / 3600)
+
+
+@pytest.mark.parametrize(("told", "counted"), [(3, 3), (0, 0), (None, 4), ("3", 4), (math.nan, 4)])
+def test_a_line_that_says_how_many_completions_were_trained_on_is_believed(told: Any, counted: int) -> None:
+    """Not all of a group are, with `thinning`. The log, which says 4 here, knows groups only."""
+    line = {"step": 0, "rollouts": 8, "length": 5.0, "trained": told}
+    found = spent_by([line], [{"step": 0, "accuracy": 0.1}, {"step": 1, "accuracy": 0.2}], {0: 4.0})
+    assert found is not None
+    assert found.trained == 5 * counted
 
 
 @pytest.mark.parametrize("damage", ['{"kind": "tr', "[1]", '{"kind": "train", "step": 1}', "[" * 100_000, "\x00"])
