@@ -252,8 +252,9 @@ def _first(evals: Sequence[tuple[int, Mapping[str, Any]]], accuracy: float) -> f
 def _learned(line: Mapping[str, Any], learned: Mapping[int, float]) -> float:
     """The number of completions that the update of a step learned from: what its line says, or else the log."""
     known = line.get("trained")
-    counted = isinstance(known, int | float) and math.isfinite(known)
-    return float(known) if counted else learned.get(int(line["step"]), 0.0)
+    if isinstance(known, int | float) and math.isfinite(known):
+        return float(known)
+    return learned.get(int(line["step"]), 0.0)
 
 
 def trained_completions(folder: Path) -> dict[int, float]:
