@@ -205,7 +205,7 @@ def bill(result: Mapping[str, Any], labs: Sequence[Lab] = LABS) -> str:
     selection if their prompts are like those of the testbed."""
     columns = ("laboratory", "generation", "GPU-hours", "with uniform selection", "predicted", "saved")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    found = ratios(arm_of(result, TESTBED, GROUPED), arm_of(result, TESTBED, "uniform"), SHARES)
+    found = ratios(arm_of(result, TESTBED, THINNED), arm_of(result, TESTBED, "uniform"), SHARES)
     for lab in labs:
         for share, ratio in zip(SHARES, found, strict=True):
             hours = lab.drawing / share

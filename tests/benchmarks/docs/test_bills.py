@@ -81,8 +81,8 @@ def test_nothing_is_saved_against_oneself(size: int, share: float, length: float
 
 def test_the_money_follows_from_the_assumptions() -> None:
     lab = bills.Lab("tiny", gpus=2, gpu_hour=3.0, rollouts=3600, tokens=100, speed=50.0)  # two GPU-hours of generation
-    settings = {name: {"group_size": 8} for name in (bills.GROUPED, "uniform")}
-    arms = {"uniform": _arm(SLOW, length=2.0, useful=0.5), bills.GROUPED: _arm(FAST, length=2.0, useful=0.5)}
+    settings = {name: {"group_size": 8} for name in (bills.THINNED, "uniform")}
+    arms = {"uniform": _arm(SLOW, length=2.0, useful=0.5), bills.THINNED: _arm(FAST, length=2.0, useful=0.5)}
     curves = {name: {seed: run._asdict() for seed, run in arm.runs.items()} for name, arm in arms.items()}
     result: dict[str, Any] = {"settings": {"planning": settings}, "curves": {"planning": curves}}
     lines = bills.bill(result, [lab]).splitlines()
