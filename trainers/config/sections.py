@@ -268,9 +268,10 @@ class UpdateSection(Section):
     group. "batch" subtracts the mean and divides by the standard deviation of the step. "auto" is "centred" for groups
     of a single rollout. For larger groups it is "belief" with grpo and dapo, and "none" with the other losses."""
     thinning: NotNegative = 0.0
-    """Largest accepted growth of the mean square of the gradient, as a share of it, in exchange for cheaper updates. The
-    update then leaves out some of the completions with small advantages, at random, and gives the others larger
-    weights, so that the expected gradient stays the same. 0 leaves none out. 0.1 suits groups of a single rollout."""
+    """Largest accepted growth of the mean square of the gradient, as a share of it, in exchange for cheaper updates.
+    The update then leaves out some of the completions with small advantages, at random, and gives those that it keeps a
+    larger weight, so that the expected gradient stays the same. 0 leaves none out. 0.1 suits groups of a single
+    rollout."""
     learning_rate: NotNegative | None = None
     """Learning rate of AdamW. The default is 1e-4 for an embedded policy (2e-4 for math) and 1e-6 for other models."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
