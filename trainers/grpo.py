@@ -36,7 +36,7 @@ from dps_pyro.trainers.step.ahead import Ahead, Turn
 from dps_pyro.trainers.step.bookkeeping import Clock, Drift, DrySpell, Ledger, Reasons
 from dps_pyro.trainers.step.groups import Source, draw, evaluate, go_on, pictured, rewarded, roll_out, shown, told
 from dps_pyro.trainers.step.optimizer import learning_rate, make_optimizer, set_learning_rate
-from dps_pyro.trainers.step.policy_update import advantages_of, lesson, update
+from dps_pyro.trainers.step.policy_update import advantages_of, update, update_batch
 from dps_pyro.trainers.step.prompts import fitting, prompt_limit
 
 __all__ = ["train"]
@@ -169,7 +169,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:  # noqa: C
                 if config.by_belief:  # what was expected before these groups were seen
                     groups = groups._replace(expected=sampler.baseline(rows, groups.rewards))
                 update_seed = seed_for(config.machine.seed, "update", ledger.step)
-                taken = lesson(groups, config, update_seed)
+                taken = update_batch(groups, config, update_seed)
                 sampler.observe(
                     rows, groups.solved, groups.sizes, version,
                     trained=taken.groups, progress=ledger.accuracy, useful=groups.useful,

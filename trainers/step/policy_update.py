@@ -23,7 +23,7 @@ from dps_pyro.trainers.step.bookkeeping import Means
 from dps_pyro.trainers.step.groups import Groups
 from dps_pyro.trainers.step.overlong import length_penalty, truncated
 
-__all__ = ["Lesson", "Reference", "advantages_of", "lesson", "update"]
+__all__ = ["Reference", "UpdateBatch", "advantages_of", "update", "update_batch"]
 
 Reference: TypeAlias = Callable[[], AbstractContextManager[nn.Module]]
 """The initial policy, as a context to compute in."""
@@ -33,7 +33,7 @@ _OF_ENGINE = ("engine_kl", "truncated_weights")
 _SHARES = tuple(name for name in PolicyLoss._fields if name != "loss")
 
 
-class Lesson(NamedTuple):
+class UpdateBatch(NamedTuple):
     """What an update learns from."""
 
     completions: Tensor  # bool [G, n]
@@ -45,7 +45,7 @@ class Lesson(NamedTuple):
         return self.completions.any(1)
 
 
-def lesson(groups: Groups, config: TrainConfig, seed: int) -> Lesson:
+def update_batch(groups: Groups, config: TrainConfig, seed: int) -> UpdateBatch:
     """Choose what the update learns from: the completions of the groups with a signal, and with dynamic sampling of a
     batch of them; with `thinning`, of these completions those that are drawn with the seed of the update.
 
@@ -68,7 +68,7 @@ def lesson(groups: Groups, config: TrainConfig, seed: int) -> Lesson:
         learned = torch.zeros_like(learned)
         learned[places] = True
         weighed[places] *= weights * ratio
-    return Lesson(learned, weighed.masked_fill(~learned, 0.0))
+    return UpdateBatch(learned, weighed.masked_fill(~learned, 0.0))
 
 
 def advantages_of(groups: Groups, config: TrainConfig) -> Tensor:
@@ -114,7 +114,7 @@ def update(
     Raises:
         FloatingPointError: the gradient is no longer finite; the optimizer step was not taken.
     """
-    learned, weighed = lesson(groups, config, seed)
+    learned, weighed = update_batch(groups, config, seed)
     rollouts = groups.rollouts.select(learned[groups.there])
     values = weighed[learned].to(rollouts.logprobs.device)
     generator = torch.Generator().manual_seed(seed)

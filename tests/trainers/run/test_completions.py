@@ -23,7 +23,7 @@ from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.run.folder import RunFolder, forget_completions
 from dps_pyro.trainers.step.groups import Groups, pass_at
 from dps_pyro.trainers.step.overlong import length_penalty
-from dps_pyro.trainers.step.policy_update import advantages_of, lesson, update
+from dps_pyro.trainers.step.policy_update import advantages_of, update, update_batch
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_masked_completions_count_in_the_baseline_and_nowhere_else() -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradients[0], gradients[1], strict=True))
     assert any(not torch.allclose(a, b) for a, b in zip(gradients[0], gradients[2], strict=True))
     all_cut = groups._replace(rollouts=groups.rollouts._replace(finish=["length"] * 4 + ["stop"] * 4))
-    assert lesson(all_cut, config, 0).groups.tolist() == [False, True]
+    assert update_batch(all_cut, config, 0).groups.tolist() == [False, True]
 
 
 def test_punished_lengths_reach_the_advantages_alone() -> None:

@@ -17,7 +17,7 @@ from dps_pyro.trainers.parts import make_task
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.step.bookkeeping import Clock
 from dps_pyro.trainers.step.groups import Groups, Source, go_on, judged, merged, roll_out
-from dps_pyro.trainers.step.policy_update import advantages_of, lesson, update
+from dps_pyro.trainers.step.policy_update import advantages_of, update, update_batch
 
 TWO = {"train_size": 32, "test_size": 8, "operands": {2: 1.0}}
 
@@ -133,7 +133,7 @@ def test_ragged_groups_are_learned_from_as_they_would_be_alone(
     rewards[whole.there] = torch.tensor([1.0, 0.0] * 6)  # as if every other one had been right
     groups = whole._replace(rewards=rewards)
     config = tiny(Path(), group_sizes=(2, 3, 4), batch_size=2, loss="dapo")
-    assert lesson(groups, config, 0).groups.all()  # more than batch_size of them: no batch is filled here
+    assert update_batch(groups, config, 0).groups.all()  # more than batch_size of them: no batch is filled here
     values = advantages_of(groups, config)
     assert (values[~groups.there] == 0).all()
     policy, _ = load_policy(config)

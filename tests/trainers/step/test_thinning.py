@@ -16,7 +16,7 @@ from dps_pyro.trainers.parts import make_task
 from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.step.bookkeeping import Clock
 from dps_pyro.trainers.step.groups import Groups, Source, roll_out
-from dps_pyro.trainers.step.policy_update import lesson, update
+from dps_pyro.trainers.step.policy_update import update, update_batch
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_on_average_every_completion_weighs_what_it_weighs_among_all(groups: Gro
     whole, part = (tiny(Path(), batch_size=8, loss=loss, baseline=baseline, thinning=noise) for noise in (0.0, 0.5))
 
     def weights(config: TrainConfig, seed: int) -> torch.Tensor:
-        found = lesson(groups, config, seed)
+        found = update_batch(groups, config, seed)
         assert bool((found.advantages[~found.completions] == 0).all())
         return found.advantages.double() * sizes / sizes[found.completions].sum()
 
@@ -54,10 +54,10 @@ def test_on_average_every_completion_weighs_what_it_weighs_among_all(groups: Gro
 
 
 def test_the_gradient_is_that_of_what_was_drawn(groups: Groups) -> None:
-    """It is weighted as the lesson says, and nothing else has a part in it."""
+    """It is weighted as the batch of the update says, and nothing else has a part in it."""
     settings = {"batch_size": 8, "loss": "dr_grpo", "baseline": "belief", "max_grad_norm": 1e9}
     part, whole = tiny(Path(), thinning=0.5, **settings), tiny(Path(), **settings)
-    found = lesson(groups, part, 7)
+    found = update_batch(groups, part, 7)
     alone = groups._replace(expected=groups.rewards.double() - found.advantages)
     gradients = []
     for given, config in ((groups, part), (alone, whole)):
