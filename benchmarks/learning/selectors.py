@@ -40,6 +40,12 @@ ARMS: dict[str, dict[str, Any]] = {
         "dynamics_args": {"decay": 0.5},
         "acquisition": "target",
     },
+    "Siblings, soft (the default)": {
+        "dynamics": "Siblings",
+        "acquisition": "soft",
+        "worth": "variance",
+        "sharpness": 2,
+    },
     "dynamic sampling (up to 4 batches)": {"acquisition": "uniform", "dynamic_sampling": 4},
 }
 
