@@ -10,17 +10,13 @@ from typing import Any
 import pytest
 import torch
 from helpers.runs.tiny import tiny
+from helpers.runs.updates import Learned, rolled, updated
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dps_pyro.rollouts import Rollouts
-from dps_pyro.rollouts.transformers import TransformersEngine
-from dps_pyro.trainers.parts import make_task
-from dps_pyro.trainers.policy.load import load_policy
 from dps_pyro.trainers.step.batches import micro_batches, tight
-from dps_pyro.trainers.step.bookkeeping import Clock
-from dps_pyro.trainers.step.groups import Groups, Source, roll_out
-from dps_pyro.trainers.step.policy_update import update
+from dps_pyro.trainers.step.groups import Groups
 
 
 def of_lengths(prompts: list[int], completions: list[int]) -> Rollouts:
@@ -60,27 +56,7 @@ def test_every_row_once_within_both_bounds(
 
 @pytest.fixture(scope="module")
 def groups() -> Groups:
-    config = tiny(Path(), batch_size=8)
-    policy, tokenizer = load_policy(config)
-    task = make_task(config)
-    source = Source(TransformersEngine(policy, tokenizer), tokenizer, task, config)
-    rolled = roll_out(source, task.prompts("train")[:8], 0, Clock())
-    rewards = torch.tensor([[1, 0, 0, 1], [1, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 1]]).repeat(2, 1).float()
-    return rolled._replace(rewards=rewards)
-
-
-Learned = tuple[Any, list[torch.Tensor]]
-
-
-def updated(groups: Groups, **settings: Any) -> Learned:
-    """What an update reports, and the gradients that it leaves. In double precision, so that rounding hides little:
-    only the norms compute in single precision."""
-    config = tiny(Path(), batch_size=8, max_grad_norm=1e9, **settings)
-    policy, _ = load_policy(config)
-    policy.double()
-    learned = update(policy, None, torch.optim.SGD(policy.parameters(), lr=0.0), groups, config, seed=0)
-    gradients = [weight.grad for weight in policy.parameters()]
-    return learned, [gradient for gradient in gradients if gradient is not None]
+    return rolled(torch.tensor([[1, 0, 0, 1], [1, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 1]]).repeat(2, 1))
 
 
 @pytest.fixture(scope="module")
