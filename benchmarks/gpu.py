@@ -286,7 +286,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"rollouts; *tokens per second*: generated tokens per second of rollouts. {result['model']}, "
         f"{result['engine']}; {settings['steps']} steps of {settings['batch_size'] * settings['group_size']} rollouts, "
         f"in groups of {settings['group_size']} if nothing else is said. The runs took "
-        f"{result['minutes']['taken']:.1f} minutes in all{shared}. {result['device']['name']}, {result['machine']}; {versions}; {result['date']}."
+        f"{result['minutes']['taken']:.1f} minutes in all{shared}. "
+        f"{result['device']['name']}, {result['machine']}; {versions}; {result['date']}."
     )
     return "\n".join([*lines, "", note])
 
