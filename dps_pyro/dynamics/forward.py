@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dps_pyro.dynamics.laws import together
+from dps_pyro.dynamics.laws import once, together
 
 __all__ = [
     "Conditioned",
@@ -196,16 +196,22 @@ class _Pass(NamedTuple):
 
     belief: Tensor  # [T, ..., K, N], p(z_t | y_<=t)
     log_evidence: Tensor  # [T, ..., 1, N], log p(y_t | y_<t)
-    ratio: Tensor  # [T, ..., K, N], p(y_t | z_t) / p(y_t | y_<t), by which Bayes' rule multiplied
+    likelihood: Tensor  # [T, ..., K, N], p(y_t | z_t), up to a factor per step and prompt
+    evidence: Tensor  # [T, ..., 1, N], p(y_t | y_<t), up to the same factor
     before: list[list[Tensor]]  # [..., K, N], the belief before each of the moves
+
+    def ratio(self) -> Tensor:
+        """[T, ..., K, N], p(y_t | z_t) / p(y_t | y_<t), by which Bayes' rule multiplied."""
+        return self.likelihood / self.evidence
 
 
 def _filter(initial: Tensor, transition: Tensor, emitted: Tensor, moves: Leaps) -> _Pass:
     if torch.is_grad_enabled():
         return _filter_safely(initial, transition, emitted, moves)
-    likelihood = emitted.mT.contiguous()
+    likelihood = once(emitted).mT.contiguous()  # many samples of the moves may share their emissions
     shift = likelihood.amax(-2, keepdim=True)
     likelihood = (likelihood - shift).exp_()
+    likelihood = likelihood.expand(len(emitted), *likelihood.shape[1:])
     matrices, shared = _matrices(transition)
     batch = together(initial.shape[:-1], emitted.shape[1:-1], transition.shape[1:-2])
     belief = initial.expand(*batch, -1).mT
@@ -226,7 +232,7 @@ def _filter(initial: Tensor, transition: Tensor, emitted: Tensor, moves: Leaps) 
     limits = torch.finfo(evidence.dtype)
     if not bool(evidence.amin() > limits.tiny / limits.eps):
         return _filter_safely(initial, transition, emitted, moves)
-    return _Pass(filtered, evidence.log() + shift, likelihood.div_(evidence), before)
+    return _Pass(filtered, evidence.log() + shift, likelihood, evidence, before)
 
 
 def _filter_safely(initial: Tensor, transition: Tensor, emitted: Tensor, moves: Leaps) -> _Pass:
@@ -244,8 +250,8 @@ def _filter_safely(initial: Tensor, transition: Tensor, emitted: Tensor, moves: 
         filtered.append(belief)
         terms.append(evidence)
     log_evidence = torch.stack(terms).unsqueeze(-1)
-    ratio = (emitted - log_evidence).clamp_max(80.0).exp().nan_to_num(nan=0.0)
-    return _Pass(torch.stack(filtered).mT, log_evidence.mT, ratio.mT, before)
+    ratio = (emitted - log_evidence).clamp_max(80.0).exp().nan_to_num(nan=0.0).mT
+    return _Pass(torch.stack(filtered).mT, log_evidence.mT, ratio, torch.ones_like(log_evidence.mT), before)
 
 
 class _Forward(torch.autograd.Function):
@@ -267,7 +273,7 @@ class _Forward(torch.autograd.Function):
         moved: list[Tensor | None] = [None] * len(matrices)  # the gradient in each: the moves from state to state
         ahead = torch.ones_like(found.belief[0])  # p(y_t+1:T | z_t) / p(y_t+1:T | y_1:t)
         onward = []
-        for seen, steps, before in zip(found.ratio.unbind()[::-1], ctx.moves[::-1], found.before[::-1], strict=True):
+        for seen, steps, before in zip(found.ratio().unbind()[::-1], ctx.moves[::-1], found.before[::-1], strict=True):
             onward.append(ahead)
             ahead = seen * ahead  # how each state at t would explain y_t and all after it
             for (matrix, whose), belief in zip(steps[::-1], before[::-1], strict=True):

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
-__all__ = ["narrow", "together", "unchecked"]
+__all__ = ["narrow", "once", "together", "unchecked"]
 
 
 def unchecked(law: Any) -> Any:
@@ -54,10 +54,13 @@ def narrow(law: Any) -> Any:
     law = copy.copy(law)
     for name in ("total_count", "probs", "logits"):
         if name in vars(law):
-            whole: Tensor = vars(law)[name]
-            once = tuple(slice(1) if stride == 0 else slice(None) for stride in whole.stride())
-            setattr(law, name, whole[once])
+            setattr(law, name, once(vars(law)[name]))
     return law
+
+
+def once(whole: Tensor) -> Tensor:
+    """The tensor with size 1 in those dimensions along which it was expanded, and so holds the same numbers again."""
+    return whole[tuple(slice(1) if stride == 0 else slice(None) for stride in whole.stride())]
 
 
 def together(*shapes: tuple[int, ...]) -> torch.Size:

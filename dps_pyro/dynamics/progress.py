@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dps_pyro.dynamics import sparse
 from dps_pyro.dynamics.forward import Filtered, condition, filter_all, log_likelihood, predict
-from dps_pyro.dynamics.laws import narrow, together, unchecked
+from dps_pyro.dynamics.laws import narrow, once, together, unchecked
 from dps_pyro.dynamics.step import Chain, Step
 
 Theta = TypeVar("Theta")
@@ -146,8 +146,10 @@ class Progress(TorchDistribution):
         seen = (timed.trials > 0).unsqueeze(-1)
         # [sample dimensions of the value alone, T, ..., N, 1]: time lines up with the law's own
         outcome = value.expand(*batch, -1).movedim(-1, -self._lead - 2).unsqueeze(-1)
-        likelihood = narrow(unchecked(self._emit(timed))).log_prob(torch.where(seen, outcome, 0.0))
-        return torch.where(seen, likelihood, 0.0).movedim(-self._lead - 3, 0)
+        # Many samples of theta share their outcomes, whose gamma functions are computed once.
+        likelihood = narrow(unchecked(self._emit(timed))).log_prob(torch.where(seen, once(outcome), 0.0))
+        whole = together(outcome.shape, likelihood.shape)
+        return torch.where(seen, likelihood, 0.0).expand(whole).movedim(-self._lead - 3, 0)
 
     def sample_ahead(self, value: Tensor) -> Tensor:
         """[..., N, T], one draw from `p(y_t | y_<t)` at every step, each given the true outcomes before it; 0 where
