@@ -43,16 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long files first, as wholes, so that of several test processes none is left with a long test at the end.
-
-    If coverage is measured, it is that of the first case of each test: its other cases run few other lines, and to
-    measure takes half as long again.
-    """
-    seen: set[str] = set()
-    for item in items:
-        if (test := item.nodeid.partition("[")[0]) in seen:
-            item.add_marker("no_cover")
-        seen.add(test)
+    """Put long files first, as wholes, so that of several test processes none is left with a long test at the end."""
 
     def place(item: pytest.Item) -> int:
         return next((at for at, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG))
