@@ -120,6 +120,23 @@ def test_gradients_are_finite_and_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(log_prob, tuple(value.requires_grad_() for value in values.values()))
 
 
+def test_samples_that_share_their_emissions_are_filtered_as_each_alone() -> None:
+    """What the samples share, the chances of the outcomes, is computed once."""
+    torch.set_default_dtype(torch.float64)
+    solved, trials = oracle.random_groups(4, 6)
+    stays = torch.tensor([[0.2], [0.6], [0.9]], requires_grad=True)  # [S, 1]: the prompts are the dimension after
+    together = Progress(Stays(), stays, Step(trials)).log_prob(solved)
+    alone = torch.stack([Progress(Stays(), stay[0], Step(trials)).log_prob(solved) for stay in stays])
+    torch.testing.assert_close(together, alone)
+    weights = torch.rand(3, 4)
+    gradients = [torch.autograd.grad((weights * found).sum(), stays)[0] for found in (together, alone)]
+    torch.testing.assert_close(*gradients)
+    beliefs = Progress(Stays(), stays.detach(), Step(trials)).filter(solved).belief  # [T, S, N, K]
+    for sample, stay in enumerate(stays.detach()):
+        one = Progress(Stays(), stay[0], Step(trials)).filter(solved).belief
+        torch.testing.assert_close(beliefs[:, sample], one)
+
+
 @pytest.mark.parametrize("make", [SolvingProgress, PaperDPS, lambda: oracle.OwnLadder(3)])
 def test_gradients_by_smoothing_equal_those_through_the_filter(make: Any) -> None:
     torch.set_default_dtype(torch.float64)
