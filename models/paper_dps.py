@@ -40,7 +40,7 @@ __all__ = ["PaperDPS"]
 class Parameters(NamedTuple):
     """The model's parameters."""
 
-    matrix: Tensor  # [..., N, 3, 3], p(next | now), a prompt's own
+    matrix: Tensor  # [..., N, 3, 3], p(next | now) of each prompt
 
 
 class PaperDPS(Dynamics[Parameters]):

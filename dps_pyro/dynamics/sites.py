@@ -18,7 +18,7 @@ __all__ = ["At", "HasPrior", "beginning", "centre", "is_drawn", "is_own", "own_s
 
 
 class At(Messenger):
-    """Substitute site values, each cut down to the wanted rows where the site is a prompt's own."""
+    """Substitute site values. The values of a site per prompt are cut down to the wanted rows."""
 
     def __init__(self, values: Mapping[str, Tensor], rows: Tensor | None) -> None:
         super().__init__()

@@ -151,8 +151,8 @@ def prequential(
     Args:
         dynamics: a model, or a baseline that brings a filter of its own.
         history: the log, with outcomes.
-        values: site name -> value, such as `posterior.population().point`: a prompt's own sites are best left out, as
-            their fitted values have seen what is to be predicted. None for a baseline.
+        values: site name -> value, such as `posterior.population().point`. Leave out the sites that each prompt has of
+            its own, because their fitted values have seen what is to be predicted. None for a baseline.
 
     Groups of one prompt at one step count as one.
     """

@@ -160,7 +160,7 @@ def _one_by_one(dynamics: Dynamics[Any], theta: Any, steps: Step, states: Tensor
 def _parameters(
     dynamics: Dynamics[Any], num_prompts: int, values: Mapping[str, Tensor], centre: bool
 ) -> tuple[Any, dict[str, Tensor], list[str]]:
-    """The parameters, the value of every site, and the names of those that are a prompt's own."""
+    """Return the parameters, the value of every site, and the names of the sites that each prompt has of its own."""
     given = {name: torch.as_tensor(value) for name, value in values.items()}
     placed = InitMessenger(centre_of_site) if centre else nullcontext()
     with placed, poutine.trace() as tape, poutine.condition(data=given):

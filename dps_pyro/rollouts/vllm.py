@@ -287,8 +287,8 @@ def _save_config(model: Any, folder: Path) -> None:
 
 
 def _start(arguments: dict[str, Any]) -> Any:
-    """vLLM's engine, with this process as it was but for that: vLLM seeds the global generators, and on a CPU puts a
-    function that does nothing in the place of `torch.set_num_threads`."""
+    """Start vLLM's engine and undo what it changes in this process: vLLM seeds the global generators, and on a CPU it
+    replaces `torch.set_num_threads` by a function that does nothing."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     others = set(multiprocessing.active_children())

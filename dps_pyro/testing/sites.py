@@ -91,7 +91,7 @@ def check_own_values(case: Case) -> None:
                 if differ(one.index_select(axis, keep), two.index_select(axis, keep)):
                     mend = (
                         f"{name!r} is sampled inside `with prompts`, once for each prompt: a global site, which all "
-                        "prompts share, is sampled before it; a prompt's own is used row by row"
+                        "prompts share, is sampled before it; the values of a site per prompt are used row by row"
                     )
                     came = f"those of others to change with prompt {changed}'s"
                     raise case.error(method, f"each prompt's laws to depend on its own {name!r}", came, mend)

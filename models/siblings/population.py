@@ -84,7 +84,7 @@ class Pooling(NamedTuple):
         return Population(mass, mass[:, :1].clone(), evidence, known, level)
 
     def places(self, group: Tensor, rows: Tensor | None, population: Population) -> Places:
-        """Where the prompts `rows` [V], or all, of the groups `group` [V], stand among the cells."""
+        """Find the cells of the prompts `rows` [V], whose groups are `group` [V]. None for `rows` means all prompts."""
         if self.scores is None:
             return Places(group, group, None)
         score = self.scores.of(population.weights, rows)[: len(group)]

@@ -1,4 +1,4 @@
-"""How a damaged file of a run is told from one as it was written: checksums beside files, and within one."""
+"""Tell damaged files of a run from undamaged ones, by checksums beside the files or inside a file."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def seal_run(folder: Path) -> None:
 
 
 def broken_seal(folder: Path, *drawn: str) -> str | None:
-    """The name of a file in `folder` that is not as it was when the folder was sealed, which may be the seal itself;
-    None where everything is whole. Files that are `drawn` again do not count.
+    """Return the name of a file in `folder` that has changed since the folder was sealed. It may be the seal itself.
+    The result is None if every file is undamaged. Files that are `drawn` again are not checked.
 
     Raises:
-        PermissionError: a file may not be read, so that nobody can tell whether it is whole.
+        PermissionError: a file may not be read, so that it cannot be checked.
     """
     try:
         sums = parse_json((folder / SEAL).read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def broken_seal(folder: Path, *drawn: str) -> str | None:
 
 
 def sealed_text(text: str) -> str:
-    """The text with a last line, a comment, that has the checksum of the lines before."""
+    """Append a line to the text, a comment with the checksum of the lines above it."""
     body = text if text.endswith("\n") or not text else text + "\n"
     return f"{body}# sha256 of the lines above: {hashlib.sha256(body.encode()).hexdigest()}\n"
 
@@ -63,8 +63,8 @@ def check_text(path: Path) -> None:
     """Check a file that was written with `sealed_text`.
 
     Raises:
-        ValueError: it is not as it was written: damaged, or changed by hand.
-        OSError: it cannot be read.
+        ValueError: the file has changed since it was written: it is damaged, or was edited by hand.
+        OSError: the file cannot be read.
     """
     content = path.read_bytes()
     text = content.decode("utf-8", errors="replace")
