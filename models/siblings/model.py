@@ -1,7 +1,7 @@
 r"""Prompts are believed to be where their siblings are, and to go where they go: pooling online, without a fit.
 
-A run starts with thousands of prompts that nobody has rolled out, and visits most of them once or twice. The own
-outcomes of such a prompt say little, but those of prompts like it (its siblings: the same subject, or the same level of
+A run starts with thousands of prompts that nobody has rolled out, and visits most of them once or twice. Such a
+prompt's own outcomes say little, but those of prompts like it (its siblings: the same subject, or the same level of
 difficulty) say much. A fitted hierarchical prior pools them, where there is a log of an earlier run to fit. This
 model pools them while the run goes on. It filters every prompt that was rolled out with a dynamics model of your
 choice. Every step, it replaces the belief of the others, the strangers, by that of the population of their group:
