@@ -26,6 +26,7 @@ import math
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,20 +124,24 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def _all(asked: Mapping[str, dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The numbers of runs by their names and settings, so many at a time as the options say."""
+    """The numbers of runs by their names and settings, so many at a time as the options say. After one has failed, no
+    other begins."""
+    failed = threading.Event()
 
     def one(name: str) -> dict[str, Any]:
-        found = run(name, asked[name], options.runs)
+        if failed.is_set():
+            raise SystemExit(f"{name}: not begun, because another run failed")
+        try:
+            found = run(name, asked[name], options.runs)
+        except BaseException:
+            failed.set()
+            raise
         first, last = (found["curve"]["accuracy"][place] for place in (0, -1))
         print(f"{name}: accuracy {first:.3f} to {last:.3f} in {found['wall']:.0f} s", flush=True)
         return found
 
     with ThreadPoolExecutor(options.together) as pool:
-        try:
-            return list(pool.map(one, asked))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        return list(pool.map(one, asked))
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -176,20 +181,22 @@ def _steps(settings: dict[str, Any], options: argparse.Namespace) -> int:
         )
     if plan["steps"] is None:
         probes = {
-            "-".join(["probe", *([str(number)] if number else [])]): settings
-            | {"seed": PROBE_SEED + number, "steps": PROBE_STEPS, "eval_every": 0}
-            for number in range(options.together)
+            f"probe-{k}" if k else "probe": settings | {"seed": PROBE_SEED + k, "steps": PROBE_STEPS, "eval_every": 0}
+            for k in range(options.together)
         }
         timed = _all(probes, options)
         paces = [Pace(**found["pace"]) for found in timed]
         pace = Pace(*(max(values) for values in zip(*paces, strict=True)))
-        number = math.ceil(len(options.seeds) * len(ARMS) / options.together)
+        number = len(options.seeds) * len(ARMS)
         left = 60 * options.minutes - max(found["wall"] for found in timed)
-        plan["steps"] = steps_within(left, number, pace)
+        plan["steps"] = steps_within(left, math.ceil(number / options.together), pace)
         print(f"A run takes {pace.start:.0f} s without its steps, and {pace.step:.2f} s per step.")
         if plan["steps"] == 0:
             raise SystemExit(f"--minutes: expected time for a step in each of {number} runs, got {options.minutes:g}")
-        print(f"There is time for {plan['steps']} steps in each of {number} runs, one after the other.", flush=True)
+        print(
+            f"There is time for {plan['steps']} steps in each of {number} runs, {options.together} at a time.",
+            flush=True,
+        )
         results.write(file, plan)
     return int(plan["steps"])
 
